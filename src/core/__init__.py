@@ -1,0 +1,1 @@
+"""The heart, without I/O: records, money, the order book, the risk kernel. Knows no clock, file, ring or user."""

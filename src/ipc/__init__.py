@@ -1,0 +1,1 @@
+"""Shared memory between the actors: segments, rings, atomics, doorbells, metric pages, seqlocked tables."""
