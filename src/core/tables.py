@@ -1,0 +1,153 @@
+"""Layouts of the shared tables: what one actor publishes as state and others read at any moment.
+
+Rule 1: as with records, a layout is described once, here. Rule 2: one writer per row; readers never write.
+Rule 3: sizes come from the limits fixed at start, so layouts that depend on a limit are functions of it.
+Rule 4: integers in the units of ``core.records``; a side of a book is an array of (price_ticks, quantity_lots), best first.
+It refuses to know seqlocks, memory and who asks.
+
+=================== ================== ============================ =====================================================
+table               row                writer                       what
+=================== ================== ============================ =====================================================
+``balances``        account            risk                         total and held of every asset
+``touch``           symbol             the symbol's matcher         best bid and ask, last price, trading state
+``depth``           symbol             publisher                    the first thousand levels of each side
+``tickers``         symbol             publisher                    the last 24 hours in one row
+``levels.s``        one                matcher s                    a symbol's whole book, on request
+``level_requests.s`` one               publisher                    which symbol's book is wanted
+``directory``       one                supervisor                   assets and symbols by name, as a msgpack blob
+``actors``          actor              supervisor                   process, state and restarts of each actor
+=================== ================== ============================ =====================================================
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+
+DEPTH_LEVELS_MAX: Final = 1000
+DIRECTORY_BYTES_MAX: Final = 1 << 20
+ACTOR_NAME_BYTES_MAX: Final = 24
+ACTOR_MESSAGE_BYTES_MAX: Final = 200
+
+NO_PRICE: Final = 0
+"""A price of zero ticks says that there is none: no bid, no ask, no trade yet."""
+
+
+class ActorState(IntEnum):
+    """What the supervisor knows about an actor."""
+
+    STOPPED = 0
+    STARTING = 1
+    """The process runs and recovers; it does not do its duty yet."""
+    READY = 2
+    STALLED = 3
+    """It runs, but its heartbeat is late."""
+    RESTARTING = 4
+    """It died; the next process starts after a pause."""
+    BLOCKED = 5
+    """It runs and says that it cannot go on by itself; ``message`` is why."""
+    FAILED = 6
+    """It died too often; nobody starts it again before the engine is started anew."""
+    STOPPING = 7
+
+
+touch_dtype: Final = np.dtype(
+    [
+        ("best_bid_ticks", "<i8"),  # 0: no bid
+        ("best_bid_lots", "<i8"),
+        ("best_ask_ticks", "<i8"),  # 0: no ask
+        ("best_ask_lots", "<i8"),
+        ("last_price_ticks", "<i8"),  # 0: no trade yet
+        ("trading_state", "<i8"),
+        ("sequence", "<i8"),  # of the shard's last event that this row includes
+        ("listed", "<i8"),  # 1 once the matcher knows the symbol
+        ("shard", "<i8"),
+    ]
+)
+
+depth_dtype: Final = np.dtype(
+    [
+        ("sequence", "<i8"),
+        ("timestamp_ns", "<i8"),
+        ("bid_count", "<i8"),
+        ("ask_count", "<i8"),
+        ("bids", "<i8", (DEPTH_LEVELS_MAX, 2)),
+        ("asks", "<i8", (DEPTH_LEVELS_MAX, 2)),
+    ]
+)
+
+ticker_dtype: Final = np.dtype(
+    [
+        ("sequence", "<i8"),
+        ("timestamp_ns", "<i8"),
+        ("best_bid_ticks", "<i8"),
+        ("best_bid_lots", "<i8"),
+        ("best_ask_ticks", "<i8"),
+        ("best_ask_lots", "<i8"),
+        ("last_price_ticks", "<i8"),
+        ("last_quantity_lots", "<i8"),
+        ("open_ticks", "<i8"),  # of the first trade in the last 24 hours; 0: none
+        ("high_ticks", "<i8"),
+        ("low_ticks", "<i8"),
+        ("volume_lots", "<i8"),
+        ("quote_volume_units", "<i8"),
+        ("trade_count", "<i8"),
+    ]
+)
+
+level_request_dtype: Final = np.dtype(
+    [
+        ("number", "<i8"),  # counts requests; 0: none was made yet
+        ("symbol_id", "<i8"),
+    ]
+)
+
+actor_dtype: Final = np.dtype(
+    [
+        ("name", f"S{ACTOR_NAME_BYTES_MAX}"),
+        ("message", f"S{ACTOR_MESSAGE_BYTES_MAX}"),
+        ("pid", "<i8"),  # 0: no process
+        ("state", "<i8"),  # ActorState
+        ("restart_count", "<i8"),
+        ("started_ns", "<i8"),  # UTC, of the present process
+        ("heartbeat_age_ms", "<i8"),
+    ]
+)
+
+directory_dtype: Final = np.dtype(
+    [
+        ("version", "<i8"),  # grows with every change
+        ("byte_count", "<i8"),
+        ("data", "u1", (DIRECTORY_BYTES_MAX,)),
+    ]
+)
+
+
+def balances_dtype(assets_max: int) -> np.dtype[np.void]:
+    """One account: ``units[asset_id]`` is (total, held) in minor units; available is total - held."""
+    return np.dtype([("units", "<i8", (assets_max, 2))])
+
+
+def levels_dtype(levels_max: int) -> np.dtype[np.void]:
+    """The whole book of one symbol, as the answer to request ``number``.
+
+    levels_max: as many levels as a side of a book can have. ``sequence`` is that of the shard's last event that the
+    copy includes. Readers copy only the first ``bid_count`` and ``ask_count`` pairs.
+    """
+    return np.dtype(
+        [
+            ("number", "<i8"),
+            ("symbol_id", "<i8"),
+            ("sequence", "<i8"),
+            ("bid_count", "<i8"),
+            ("ask_count", "<i8"),
+            ("bids", "<i8", (levels_max, 2)),
+            ("asks", "<i8", (levels_max, 2)),
+        ]
+    )
+
+
+for _dtype in (touch_dtype, depth_dtype, ticker_dtype, level_request_dtype, actor_dtype, directory_dtype):
+    assert _dtype.itemsize % 8 == 0  # seqlocks copy whole words
