@@ -2,12 +2,12 @@
 
 Rule 1: as with records, a layout is described once, here. Rule 2: one writer per row; readers never write.
 Rule 3: sizes come from the limits fixed at start, so layouts that depend on a limit are functions of it.
-Rule 4: integers in the units of ``core.records``; a side of a book is an array of (price_ticks, quantity_lots), best first.
+Rule 4: integers in the units of ``core.records``; a side of a book is an array of (price_ticks, lots), best first.
 It refuses to know seqlocks, memory and who asks.
 
-=================== ================== ============================ =====================================================
+=================== ================== ============================ ====================================================
 table               row                writer                       what
-=================== ================== ============================ =====================================================
+=================== ================== ============================ ====================================================
 ``balances``        account            risk                         total and held of every asset
 ``touch``           symbol             the symbol's matcher         best bid and ask, last price, trading state
 ``depth``           symbol             publisher                    the first thousand levels of each side
@@ -16,7 +16,7 @@ table               row                writer                       what
 ``level_requests.s`` one               publisher                    which symbol's book is wanted
 ``directory``       one                supervisor                   assets and symbols by name, as a msgpack blob
 ``actors``          actor              supervisor                   process, state and restarts of each actor
-=================== ================== ============================ =====================================================
+=================== ================== ============================ ====================================================
 """
 
 from __future__ import annotations
@@ -126,12 +126,12 @@ directory_dtype: Final = np.dtype(
 
 
 def balances_dtype(assets_max: int) -> np.dtype[np.void]:
-    """One account: ``units[asset_id]`` is (total, held) in minor units; available is total - held."""
+    """Lay out one account: ``units[asset_id]`` is (total, held) in minor units; available is total - held."""
     return np.dtype([("units", "<i8", (assets_max, 2))])
 
 
 def levels_dtype(levels_max: int) -> np.dtype[np.void]:
-    """The whole book of one symbol, as the answer to request ``number``.
+    """Lay out the whole book of one symbol, as the answer to request ``number``.
 
     levels_max: as many levels as a side of a book can have. ``sequence`` is that of the shard's last event that the
     copy includes. Readers copy only the first ``bid_count`` and ``ask_count`` pairs.
