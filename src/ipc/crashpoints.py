@@ -1,7 +1,7 @@
 """Named points at which a test makes a process kill itself, as kill -9 would.
 
-``TRADEENGINE_CRASH_AT=matcher.after_journal_write`` kills at the first pass of that point, ``…write:3`` at the third. The
-variable is read once, at import: unset, which is always so outside tests, ``crash_point`` is an empty function.
+``TRADEENGINE_CRASH_AT=matcher.after_journal_write`` kills at the first pass of that point, ``…write:3`` at the third.
+The variable is read once, at import: unset, which is always so outside tests, ``crash_point`` is an empty function.
 A process dies by SIGKILL of itself: nothing is flushed, no handler runs, the supervisor sees what it would see.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 VARIABLE: Final = "TRADEENGINE_CRASH_AT"
 
 
-def _pass_by(name: str) -> None:  # noqa: ARG001 - the same signature as the armed one
+def _pass_by(name: str) -> None:
     """Do nothing: no crash point is armed in this process."""
 
 
