@@ -1,0 +1,367 @@
+"""Settings: one immutable tree, read once at start and handed to every actor.
+
+Rule 1: ``config/default.toml`` owns the defaults and the text that explains them; this file owns types and bounds.
+Rule 2: four sources, the later wins: the defaults, a file of one's own, ``TRADEENGINE_…`` variables, the command line.
+Rule 3: a wrong setting is refused before anything starts, with its name, its value and what is allowed.
+It refuses to know what a setting is used for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+ENVIRONMENT_PREFIX: Final = "TRADEENGINE_"
+ENVIRONMENT_RESERVED: Final = frozenset({"TRADEENGINE_CONFIG", "TRADEENGINE_HANDOFF", "TRADEENGINE_CRASH_AT"})
+SECRET_LENGTH_MIN: Final = 32
+
+Count = Annotated[int, Meta(ge=1)]
+Slots = Annotated[int, Meta(ge=16, le=1 << 28)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class SettingsError(ValueError):
+    """A setting that is refused; the message names it, its value and what is allowed."""
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the settings file. No field has a default here: the defaults are in ``config/default.toml``."""
+
+
+class Engine(_Section, frozen=True):
+    """Size and place of the engine."""
+
+    data_dir: Annotated[str, Meta(min_length=1)]
+    shards: Annotated[int, Meta(ge=1, le=64)]
+    fronts: Annotated[int, Meta(ge=1, le=32)]
+
+
+class Http(_Section, frozen=True):
+    """The listening socket and what requests may do."""
+
+    host: Annotated[str, Meta(min_length=1)]
+    port: Annotated[int, Meta(ge=0, le=65535)]
+    backlog: Annotated[int, Meta(ge=1, le=65535)]
+    body_bytes_max: Annotated[int, Meta(ge=1024)]
+    command_timeout_ms: Annotated[int, Meta(ge=1, le=600_000)]
+    barrier_timeout_ms: Annotated[int, Meta(ge=1, le=600_000)]
+    stop_timeout_s: Seconds
+    cors_origins: tuple[str, ...]
+    trusted_proxies: tuple[str, ...]
+    tls_certificate: str
+    tls_key: str
+    metrics_token: str
+
+
+class Auth(_Section, frozen=True):
+    """How tokens are signed and checked."""
+
+    algorithm: Literal["HS256"]
+    secret: str
+    token_lifetime_s: Count
+    leeway_s: Annotated[int, Meta(ge=0, le=300)]
+
+
+class Limits(_Section, frozen=True):
+    """What is allocated at start."""
+
+    symbols_max: Annotated[int, Meta(ge=1, le=65_536)]
+    assets_max: Annotated[int, Meta(ge=2, le=4096)]
+    accounts_max: Annotated[int, Meta(ge=32, le=1 << 24)]
+    orders_max: Annotated[int, Meta(ge=16, le=1 << 26)]
+    levels_max: Annotated[int, Meta(ge=16, le=1 << 20)]
+    open_orders_max: Count
+    client_ids_max: Annotated[int, Meta(ge=16, le=1 << 28)]
+    clients_max: Annotated[int, Meta(ge=0, le=32)]
+
+
+class Rings(_Section, frozen=True):
+    """Slots of each kind of ring: powers of two."""
+
+    ingress_slots: Slots
+    commands_slots: Slots
+    events_slots: Slots
+    risk_events_slots: Slots
+    reserve_slots: Annotated[int, Meta(ge=1)]
+
+
+class Wait(_Section, frozen=True):
+    """How actors wait."""
+
+    spin_us: Annotated[int, Meta(ge=0, le=1_000_000)]
+    timeout_ms: Annotated[int, Meta(ge=1, le=10_000)]
+
+
+class Journal(_Section, frozen=True):
+    """Durability of commands."""
+
+    sync: bool
+    group_commands_max: Annotated[int, Meta(ge=1, le=1 << 20)]
+    segment_bytes: Annotated[int, Meta(ge=65_536, le=1 << 34)]
+    retain_h: Annotated[int, Meta(ge=0)]
+    free_disk_bytes_min: Annotated[int, Meta(ge=0)]
+
+
+class Snapshots(_Section, frozen=True):
+    """Snapshots of the books."""
+
+    keep_count: Annotated[int, Meta(ge=1, le=1000)]
+
+
+class Settlement(_Section, frozen=True):
+    """The way into PostgreSQL."""
+
+    batch_events_max: Annotated[int, Meta(ge=1, le=1 << 20)]
+    backlog_events_max: Count
+    funding_interval_ms: Annotated[int, Meta(ge=1, le=10_000)]
+    partition_months_ahead: Annotated[int, Meta(ge=1, le=120)]
+    partition_days_ahead: Annotated[int, Meta(ge=1, le=366)]
+
+
+class Publisher(_Section, frozen=True):
+    """How often tables are rewritten."""
+
+    depth_interval_ms: Annotated[int, Meta(ge=0, le=10_000)]
+    ticker_interval_ms: Annotated[int, Meta(ge=1, le=60_000)]
+
+
+class Database(_Section, frozen=True):
+    """PostgreSQL."""
+
+    dsn: str
+    pool_size: Annotated[int, Meta(ge=1, le=256)]
+    statement_timeout_ms: Annotated[int, Meta(ge=1)]
+    connect_timeout_s: Annotated[int, Meta(ge=1, le=600)]
+
+
+class Supervisor(_Section, frozen=True):
+    """Watching and restarting actors."""
+
+    heartbeat_timeout_s: Seconds
+    restart_backoff_ms: Annotated[int, Meta(ge=0, le=60_000)]
+    restart_backoff_ms_max: Annotated[int, Meta(ge=0, le=600_000)]
+    restart_count_max: Annotated[int, Meta(ge=0)]
+    restart_window_s: Seconds
+    stop_timeout_s: Seconds
+
+
+class Demo(_Section, frozen=True):
+    """Demo traders."""
+
+    traders: Annotated[int, Meta(ge=2, le=64)]
+    orders_per_s: Annotated[float, Meta(gt=0, le=100_000)]
+
+
+class Log(_Section, frozen=True):
+    """Log lines on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"]
+    format: Literal["console", "json"]
+
+
+class Settings(_Section, frozen=True):
+    """All settings."""
+
+    engine: Engine
+    http: Http
+    auth: Auth
+    limits: Limits
+    rings: Rings
+    wait: Wait
+    journal: Journal
+    snapshots: Snapshots
+    settlement: Settlement
+    publisher: Publisher
+    database: Database
+    supervisor: Supervisor
+    demo: Demo
+    log: Log
+
+    @property
+    def data_dir(self) -> Path:
+        """The data directory as an absolute path."""
+        return Path(self.engine.data_dir).expanduser().absolute()
+
+
+class AssetSeed(_Section, frozen=True):
+    """An asset of ``symbols.toml``."""
+
+    name: str
+    places: int
+
+
+class SymbolSeed(_Section, frozen=True):
+    """A symbol of ``symbols.toml``, in decimals; ``core.symbols.SymbolSpec.from_decimals`` says what is allowed."""
+
+    name: str
+    tick: str
+    lot: str
+    price_max: str
+    quantity_min: str
+    quantity_max: str
+    notional_min: str
+    collar: str
+    maker_fee: str
+    taker_fee: str
+    shard: Annotated[int, Meta(ge=0)]
+
+
+class Seeds(_Section, frozen=True):
+    """What a new database starts with."""
+
+    assets: tuple[AssetSeed, ...]
+    symbols: tuple[SymbolSeed, ...]
+
+
+def load_settings(
+    path: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read the settings from all four sources.
+
+    path: a TOML file that names what differs from the defaults; ``TRADEENGINE_CONFIG`` when None. overrides:
+    ``{"http.port": 0}`` from the command line, None values left out. environ: ``os.environ`` when None.
+    Raises SettingsError with one line that names the setting, its value and what is allowed.
+    """
+    environ = os.environ if environ is None else environ
+    raw = _read_toml(package_folder("config") / "default.toml")
+    if path is None and environ.get("TRADEENGINE_CONFIG"):
+        path = Path(environ["TRADEENGINE_CONFIG"])
+    if path is not None:
+        _merge(raw, _read_toml(path))
+    for name, text in sorted(environ.items()):
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in ENVIRONMENT_RESERVED:
+            _set_from_environment(raw, name, text)
+    for name, value in (overrides or {}).items():
+        if value is not None:
+            section, key = name.split(".")
+            raw[section][key] = value
+    return settings_from(raw)
+
+
+def settings_from(raw: Mapping[str, Any]) -> Settings:
+    """Check a whole tree of plain values. Raises SettingsError."""
+    try:
+        settings = msgspec.convert(raw, Settings)
+    except msgspec.ValidationError as error:
+        raise SettingsError(_explain(raw, str(error))) from None
+    _check(settings)
+    return settings
+
+
+def load_seeds(path: Path | None = None) -> Seeds:
+    """Read assets and symbols for a new database: ``config/symbols.toml`` when path is None. Raises SettingsError."""
+    raw = _read_toml(path or package_folder("config") / "symbols.toml")
+    try:
+        return msgspec.convert(raw, Seeds)
+    except msgspec.ValidationError as error:
+        raise SettingsError(_explain(raw, str(error))) from None
+
+
+def package_folder(name: str) -> Path:
+    """Folder of files that come with the program: ``config`` or ``migrations``.
+
+    In a wheel they lie inside the package; in a source tree beside ``src``, to which the import path is a link.
+    """
+    here = Path(__file__).parent
+    inside = here / name
+    return inside if inside.is_dir() else here.resolve().parent / name
+
+
+def _check(settings: Settings) -> None:
+    for name in ("ingress_slots", "commands_slots", "events_slots", "risk_events_slots"):
+        slots = getattr(settings.rings, name)
+        if slots & (slots - 1):
+            _refuse(f"rings.{name}", slots, "a power of two")
+    if settings.rings.reserve_slots * 2 > settings.rings.commands_slots:
+        _refuse("rings.reserve_slots", settings.rings.reserve_slots, "at most half of rings.commands_slots")
+    if settings.settlement.backlog_events_max > settings.rings.events_slots // 2:
+        _refuse(
+            "settlement.backlog_events_max",
+            settings.settlement.backlog_events_max,
+            f"at most half of rings.events_slots ({settings.rings.events_slots})",
+        )
+    if settings.auth.secret and len(settings.auth.secret) < SECRET_LENGTH_MIN:
+        _refuse("auth.secret", "(hidden)", f"empty or at least {SECRET_LENGTH_MIN} characters")
+    if bool(settings.http.tls_certificate) != bool(settings.http.tls_key):
+        _refuse("http.tls_key", settings.http.tls_key, "set together with http.tls_certificate, or both empty")
+
+
+def _refuse(name: str, value: object, allowed: str) -> typing.NoReturn:
+    raise SettingsError(f"setting {name} = {value!r} is not allowed: must be {allowed}")
+
+
+def _set_from_environment(raw: dict[str, Any], name: str, text: str) -> None:
+    section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
+    if key not in raw.get(section, {}):
+        raise SettingsError(f"environment variable {name} names no setting: must be TRADEENGINE_<SECTION>_<SETTING>")
+    default = raw[section][key]
+    if isinstance(default, list):
+        raw[section][key] = [part.strip() for part in text.split(",") if part.strip()]
+    elif isinstance(default, str):
+        raw[section][key] = text
+    else:
+        try:
+            raw[section][key] = msgspec.convert(text, type(default), strict=False)
+        except msgspec.ValidationError:
+            kind = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
+            _refuse(f"{section}.{key} (from {name})", text, kind)
+
+
+def _merge(base: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for name, value in other.items():
+        if isinstance(value, dict) and isinstance(base.get(name), dict):
+            _merge(base[name], value)
+        else:
+            base[name] = value
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"settings file {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {path} is not TOML: {error}") from None
+
+
+def _explain(raw: Mapping[str, Any], message: str) -> str:
+    """Turn ``Expected `int` >= 1 - at `$.engine.shards``` into a line with name, value and what is allowed."""
+    match = re.fullmatch(r"(.*?)(?: - at `\$\.?(.*)`)?", message, re.DOTALL)
+    assert match is not None
+    what, name = match.group(1), match.group(2) or ""
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", what)
+    if unknown is not None:
+        known = ", ".join(_known_names(name))
+        return f"setting {'.'.join(filter(None, (name, unknown.group(1))))} is unknown: known here are {known}"
+    if what.startswith("Invalid enum value"):
+        what = "must be one of " + ", ".join(map(repr, _choices(name)))
+    return f"setting {name} = {_value_at(raw, name)!r} is not allowed: {what[:1].lower()}{what[1:]}"
+
+
+def _choices(name: str) -> tuple[object, ...]:
+    section, _, key = name.partition(".")
+    return typing.get_args(typing.get_type_hints(typing.get_type_hints(Settings)[section])[key])
+
+
+def _known_names(name: str) -> list[str]:
+    kind: Any = {"": Settings, **typing.get_type_hints(Settings)}.get(name)
+    return sorted(kind.__struct_fields__) if kind is not None else ["(see the file that comes with the program)"]
+
+
+def _value_at(raw: Any, name: str) -> object:
+    for part in re.findall(r"[^.\[\]]+|\[\d+\]", name):
+        try:
+            raw = raw[int(part[1:-1])] if part.startswith("[") else raw[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return raw
