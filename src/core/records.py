@@ -64,6 +64,8 @@ class EventKind(IntEnum):
     TRIGGERED = 5
     """A stop fired. What it does next follows in the same command."""
     AMENDED = 6
+    """The order's new content. ``amended_event_dtype`` also tells the price and the rest that it had before, so that a
+    reader which knows only levels can move what it had there."""
     REFUSED = 7
     """A command that changed nothing and leaves no order, by ``reason``."""
     REPEATED = 8
@@ -290,6 +292,14 @@ _EVENT_FIELDS: Final = {name: field for name, field in _EVENT_HEAD.items() if na
     "maker_fee_total_units": ("<i8", 248),
 }
 
+# The order's fields as in every order event; where TRADED has the trade's id and the maker's rest, what was before.
+_AMENDED_EVENT_FIELDS: Final = {
+    name: field for name, field in _EVENT_FIELDS.items() if name not in {"trade_id", "maker_remaining_lots"}
+} | {
+    "previous_price_ticks": ("<i8", 48),
+    "previous_remaining_lots": ("<i8", 88),
+}
+
 _SYMBOL_EVENT_FIELDS: Final = _EVENT_HEAD | {
     "tick_lot_units": ("<i8", 40),
     "lot_units": ("<i8", 48),
@@ -328,6 +338,7 @@ command_dtype: Final = _layout(_COMMAND_FIELDS, COMMAND_BYTES)
 symbol_command_dtype: Final = _layout(_SYMBOL_COMMAND_FIELDS, COMMAND_BYTES)
 funding_command_dtype: Final = _layout(_FUNDING_COMMAND_FIELDS, COMMAND_BYTES)
 event_dtype: Final = _layout(_EVENT_FIELDS, EVENT_BYTES)
+amended_event_dtype: Final = _layout(_AMENDED_EVENT_FIELDS, EVENT_BYTES)
 symbol_event_dtype: Final = _layout(_SYMBOL_EVENT_FIELDS, EVENT_BYTES)
 funding_event_dtype: Final = _layout(_FUNDING_EVENT_FIELDS, EVENT_BYTES)
 
@@ -377,6 +388,7 @@ for _dtype in (
     symbol_command_dtype,
     funding_command_dtype,
     event_dtype,
+    amended_event_dtype,
     symbol_event_dtype,
     funding_event_dtype,
 ):
