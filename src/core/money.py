@@ -52,7 +52,7 @@ def parse_units(text: str, places: int, *, signed: bool = False) -> int:
     coefficient, scale = parse_decimal(text, signed=signed)
     if scale > places:
         raise NumberError(NumberFault.INVALID, f"at most {places} decimal places are allowed")
-    units = coefficient * 10 ** (places - scale)
+    units: int = coefficient * 10 ** (places - scale)
     if abs(units) > UNITS_MAX:
         raise NumberError(NumberFault.OUT_OF_RANGE, f"must not exceed {format_units(UNITS_MAX, places)}")
     return units
