@@ -125,6 +125,16 @@ directory_dtype: Final = np.dtype(
 )
 
 
+def table_dtype(name: str, *, assets_max: int, levels_max: int) -> np.dtype[np.void]:
+    """Give the row layout of a table by its name; ``levels.3`` is a table of the kind ``levels``. Raises KeyError."""
+    kind = name.partition(".")[0]
+    if kind == "balances":
+        return balances_dtype(assets_max)
+    if kind == "levels":
+        return levels_dtype(levels_max)
+    return _FIXED_LAYOUTS[kind]
+
+
 def balances_dtype(assets_max: int) -> np.dtype[np.void]:
     """Lay out one account: ``units[asset_id]`` is (total, held) in minor units; available is total - held."""
     return np.dtype([("units", "<i8", (assets_max, 2))])
@@ -149,5 +159,13 @@ def levels_dtype(levels_max: int) -> np.dtype[np.void]:
     )
 
 
-for _dtype in (touch_dtype, depth_dtype, ticker_dtype, level_request_dtype, actor_dtype, directory_dtype):
+_FIXED_LAYOUTS: Final = {
+    "touch": touch_dtype,
+    "depth": depth_dtype,
+    "tickers": ticker_dtype,
+    "level_requests": level_request_dtype,
+    "directory": directory_dtype,
+    "actors": actor_dtype,
+}
+for _dtype in _FIXED_LAYOUTS.values():
     assert _dtype.itemsize % 8 == 0  # seqlocks copy whole words

@@ -1,0 +1,226 @@
+"""The topology: which actors exist, and which rings, tables and doorbells join them. Read this first.
+
+An order's way, top down. A **front** parses a request and writes a command into its *ingress ring*. **Risk** takes
+it from there, checks and holds the money, and forwards it into the *command ring* of the symbol's shard. The shard's
+**matcher** journals it, syncs, matches, and publishes what happened into the *event ring* of the shard. From there
+
+- risk turns holds into spent or free balance,
+- **settlement** commits trades, orders, postings and its cursor to PostgreSQL in one transaction,
+- the **publisher** keeps depth pages and tickers,
+- the fronts answer the request that waits for the event.
+
+What never reaches a matcher (refusals, repeats, funding) risk publishes on an event ring of its own. Beside the way
+stands the **shadow**, which replays closed journal segments, writes snapshots and checks that a replay is identical.
+The **supervisor** owns the memory and the processes; on the rings it is called *operator*, and lists symbols.
+**Clients** are local programs (replay, benchmarks, demo traders) that attach later and have a ring like a front.
+
+Rule 1: a ring has one producer. Rule 2: whoever must not miss an event is a *gating* reader and holds the producer
+back; whoever can start over from a table is *lappable* and never does. Rule 3: this file is the only place that says
+who is joined to whom; it refuses to know memory, processes and what the records mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Literal
+
+from tradeengine.core.tables import table_dtype
+from tradeengine.ipc.wiring import Access, Layout, RingTerms, TableTerms
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tradeengine.settings import Limits, Settings
+
+Role = Literal["front", "risk", "matcher", "settlement", "publisher", "shadow", "operator", "client"]
+
+RISK: Final = "risk"
+SETTLEMENT: Final = "settlement"
+PUBLISHER: Final = "publisher"
+SHADOW: Final = "shadow"
+OPERATOR: Final = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """A process, or a place that a local client can take.
+
+    ``index``: shard of a matcher, number of a front or client.
+    """
+
+    name: str
+    role: Role
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RingPlan:
+    """A ring: its one writer, and its readers with whether they hold the writer back."""
+
+    name: str
+    layout: Layout
+    slots: int
+    writer: str
+    gating: tuple[str, ...]
+    lappable: tuple[str, ...] = ()
+
+    def access_of(self, actor: str) -> Access | None:
+        """Say what an actor does with this ring; None when nothing."""
+        if actor == self.writer:
+            return "write"
+        if actor in self.gating:
+            return "gate"
+        return "follow" if actor in self.lappable else None
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlan:
+    """A table: its rows, who writes them (matchers share ``touch``: each writes its own symbols) and who reads."""
+
+    name: str
+    rows: int
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Topology:
+    """All actors, rings and tables of one engine."""
+
+    actors: tuple[Actor, ...]
+    clients: tuple[Actor, ...]
+    rings: tuple[RingPlan, ...]
+    tables: tuple[TablePlan, ...]
+    limits: Limits
+
+    @property
+    def operator(self) -> Actor:
+        """The supervisor as a party on the rings."""
+        return Actor(OPERATOR, "operator")
+
+    @cached_property
+    def doorbells(self) -> dict[str, int]:
+        """Place of each party's doorbell in the doorbell page."""
+        parties = (*self.actors, self.operator, *self.clients)
+        return {actor.name: place for place, actor in enumerate(parties)}
+
+    @cached_property
+    def ingress_rings(self) -> tuple[str, ...]:
+        """Ingress rings in the order of ``ingress_ring``, the number that commands and events carry."""
+        return tuple(ring.name for ring in self.rings if ring.name.startswith("ingress."))
+
+    def actor(self, name: str) -> Actor:
+        """Find an actor, the operator or a client by name. Raises KeyError."""
+        found = {actor.name: actor for actor in (*self.actors, self.operator, *self.clients)}
+        return found[name]
+
+    def ring(self, name: str) -> RingPlan:
+        """Find a ring by name. Raises KeyError."""
+        return {ring.name: ring for ring in self.rings}[name]
+
+    def rings_of(self, actor: str) -> dict[str, RingTerms]:
+        """Rings that an actor is joined to, and how."""
+        terms = {ring.name: (ring.layout, ring.access_of(actor)) for ring in self.rings}
+        return {name: RingTerms(layout, access) for name, (layout, access) in terms.items() if access is not None}
+
+    def tables_of(self, actor: str) -> dict[str, TableTerms]:
+        """Tables that an actor writes or reads."""
+        return {
+            table.name: TableTerms(writable=actor in table.writers)
+            for table in self.tables
+            if actor in table.writers or actor in table.readers
+        }
+
+    def dtype_of(self, table: str) -> np.dtype[np.void]:
+        """Layout of a table's rows."""
+        return table_dtype(table, assets_max=self.limits.assets_max, levels_max=self.limits.levels_max)
+
+
+def plan(settings: Settings) -> Topology:
+    """Join everything up, for so many shards, fronts and clients as the settings say."""
+    matchers = tuple(Actor(f"matcher-{shard}", "matcher", shard) for shard in range(settings.engine.shards))
+    fronts = tuple(Actor(f"front-{number}", "front", number) for number in range(settings.engine.fronts))
+    clients = tuple(Actor(f"client-{number}", "client", number) for number in range(settings.limits.clients_max))
+    actors = (
+        Actor(RISK, "risk"),
+        *matchers,
+        Actor(SETTLEMENT, "settlement"),
+        Actor(PUBLISHER, "publisher"),
+        Actor(SHADOW, "shadow"),
+        *fronts,
+    )
+    return Topology(
+        actors=actors,
+        clients=clients,
+        rings=(
+            *_ingress_rings(settings, fronts, clients),
+            *_shard_rings(settings, matchers, fronts, clients),
+        ),
+        tables=_tables(settings, matchers, fronts, clients),
+        limits=settings.limits,
+    )
+
+
+def _ingress_rings(settings: Settings, fronts: tuple[Actor, ...], clients: tuple[Actor, ...]) -> tuple[RingPlan, ...]:
+    """Lay out who asks. Their order is the number that commands carry: fronts, settlement, operator, clients."""
+    writers = (*_names(fronts), SETTLEMENT, OPERATOR, *_names(clients))
+    return tuple(
+        RingPlan(f"ingress.{writer}", "command", settings.rings.ingress_slots, writer, gating=(RISK,))
+        for writer in writers
+    )
+
+
+def _shard_rings(
+    settings: Settings, matchers: tuple[Actor, ...], fronts: tuple[Actor, ...], clients: tuple[Actor, ...]
+) -> tuple[RingPlan, ...]:
+    """Lay out what is done and what happened: per shard a command ring and an event ring, and risk's event ring."""
+    rings = settings.rings
+    followers = (PUBLISHER, *_names(fronts), OPERATOR, *_names(clients))
+    commands = tuple(
+        RingPlan(f"commands.{matcher.index}", "command", rings.commands_slots, RISK, gating=(matcher.name,))
+        for matcher in matchers
+    )
+    events = tuple(
+        RingPlan(
+            f"events.{matcher.index}",
+            "event",
+            rings.events_slots,
+            matcher.name,
+            gating=(RISK, SETTLEMENT),
+            lappable=followers,
+        )
+        for matcher in matchers
+    )
+    refusals = RingPlan("events.risk", "event", rings.risk_events_slots, RISK, gating=(SETTLEMENT,), lappable=followers)
+    return (*commands, *events, refusals)
+
+
+def _tables(
+    settings: Settings, matchers: tuple[Actor, ...], fronts: tuple[Actor, ...], clients: tuple[Actor, ...]
+) -> tuple[TablePlan, ...]:
+    """Lay out what is: pages that one actor keeps and others read at any moment."""
+    limits = settings.limits
+    watchers = (*_names(fronts), OPERATOR, *_names(clients))
+    actor_count = len(matchers) + len(fronts) + 4
+    per_shard = tuple(
+        plan
+        for matcher in matchers
+        for plan in (
+            TablePlan(f"levels.{matcher.index}", 1, (matcher.name,), (PUBLISHER,)),
+            TablePlan(f"level_requests.{matcher.index}", 1, (PUBLISHER,), (matcher.name,)),
+        )
+    )
+    return (
+        TablePlan("balances", limits.accounts_max, (RISK,), watchers),
+        TablePlan("touch", limits.symbols_max, _names(matchers), (RISK, PUBLISHER, *watchers)),
+        TablePlan("depth", limits.symbols_max, (PUBLISHER,), watchers),
+        TablePlan("tickers", limits.symbols_max, (PUBLISHER,), watchers),
+        TablePlan("directory", 1, (OPERATOR,), (RISK, SETTLEMENT, PUBLISHER, SHADOW, *watchers)),
+        TablePlan("actors", actor_count, (OPERATOR,), (RISK, SETTLEMENT, PUBLISHER, *watchers)),
+        *per_shard,
+    )
+
+
+def _names(actors: tuple[Actor, ...]) -> tuple[str, ...]:
+    return tuple(actor.name for actor in actors)

@@ -1,0 +1,254 @@
+"""Wiring: what an actor is joined to, as the actor sees it, and the loop in which a plain actor does its duty.
+
+The supervisor starts each actor as a program with one end of a socket pair. Over it the actor gets its *handoff*: its
+name, the settings, and the descriptors of the rings, tables, doorbells and metric pages that it is joined to. Local
+clients get the same over the control socket. Here descriptors become objects, each when it is first asked for.
+
+Rule 1: an actor touches what its handoff names and nothing else.
+Rule 2: when the other end of the socket pair closes, the supervisor is gone; the actor exits at once, as if killed.
+That is safe, because what must survive is durable before anyone sees it.
+Rule 3: SIGTERM asks for an end: ``stopping()`` turns true and the doorbell rings, nothing is interrupted.
+It refuses to know what an actor's duty is, and who else exists beyond the names it was given.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from tradeengine.core.records import command_dtype, event_dtype
+from tradeengine.core.tables import table_dtype
+from tradeengine.ipc.doorbell import Doorbell
+from tradeengine.ipc.metrics import MetricPage
+from tradeengine.ipc.ring import Ring, RingReader, RingWriter
+from tradeengine.ipc.segment import Segment
+from tradeengine.ipc.seqlock import SeqlockTable
+from tradeengine.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Layout = Literal["command", "event"]
+Access = Literal["write", "gate", "follow"]
+
+FDS_PER_MESSAGE_MAX: Final = 200  # the kernel takes at most 253
+MESSAGE_BYTES_MAX: Final = 1 << 17
+EXIT_ORPHANED: Final = 70
+"""Exit status of an actor whose supervisor is gone."""
+
+
+class RingTerms(msgspec.Struct, frozen=True):
+    """How an actor is joined to a ring: its writer, a reader that gates, or one that follows and may be lapped."""
+
+    layout: Layout
+    access: Access
+
+
+class TableTerms(msgspec.Struct, frozen=True):
+    """How an actor is joined to a table."""
+
+    writable: bool
+
+
+class Handoff(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything an actor is given.
+
+    ``fds`` are descriptors by what they are: ``ring:NAME``, ``table:NAME``, ``bell:NAME``, ``bells`` (the doorbell
+    page), ``metrics:NAME``, ``listen``. ``doorbells`` are places in the doorbell page.
+    """
+
+    name: str
+    role: str
+    index: int
+    settings: Settings
+    ingress_rings: tuple[str, ...]
+    rings: dict[str, RingTerms]
+    tables: dict[str, TableTerms]
+    doorbells: dict[str, int]
+    fds: dict[str, int]
+
+
+class Wiring:
+    """An actor's rings, tables, doorbells and metric pages by name, and its line to the supervisor."""
+
+    def __init__(self, handoff: Handoff, parent: socket.socket | None = None) -> None:
+        """Take over the handoff and its descriptors. parent: the line to the supervisor; clients have none here."""
+        self.name = handoff.name
+        self.role = handoff.role
+        self.index = handoff.index
+        self.settings = handoff.settings
+        self.ingress_rings = handoff.ingress_rings
+        self._handoff = handoff
+        self._parent = parent
+        self._stop = threading.Event()
+        self._rings: dict[str, Ring] = {}
+        self._tables: dict[str, SeqlockTable] = {}
+
+    @property
+    def shard(self) -> int:
+        """The shard of a matcher."""
+        assert self.role == "matcher"
+        return self.index
+
+    @property
+    def shard_count(self) -> int:
+        """How many matchers there are."""
+        return self.settings.engine.shards
+
+    @property
+    def ingress_name(self) -> str:
+        """The one ingress ring that this actor writes."""
+        (name,) = (ring for ring in self._handoff.rings if ring == f"ingress.{self.name}")
+        return name
+
+    @property
+    def ingress_number(self) -> int:
+        """What ``ingress_ring`` is in this actor's commands."""
+        return self.ingress_rings.index(self.ingress_name)
+
+    @property
+    def ring_names(self) -> tuple[str, ...]:
+        """Rings that this actor is joined to."""
+        return tuple(self._handoff.rings)
+
+    def ring(self, name: str) -> Ring:
+        """Give a ring by name. Raises KeyError for one that is not this actor's business."""
+        if name not in self._rings:
+            terms = self._handoff.rings[name]
+            dtype = command_dtype if terms.layout == "command" else event_dtype
+            fd = self._handoff.fds[f"ring:{name}"]
+            self._rings[name] = Ring.attach(fd, dtype, writable=terms.access != "follow")
+        return self._rings[name]
+
+    def ring_writer(self, name: str) -> RingWriter:
+        """Give the producer's end of a ring; it rings the doorbells of the ring's readers. Ask once."""
+        assert self._handoff.rings[name].access == "write"
+        return self.ring(name).writer(self._doorbells)
+
+    def ring_reader(self, name: str) -> RingReader:
+        """Give this actor's reading end of a ring, at the cursor where it stood. Ask once."""
+        assert self._handoff.rings[name].access != "write"
+        return self.ring(name).reader(self.name)
+
+    def table(self, name: str) -> SeqlockTable:
+        """Give a table by name. Raises KeyError for one that is not this actor's business."""
+        if name not in self._tables:
+            limits = self.settings.limits
+            dtype = table_dtype(name, assets_max=limits.assets_max, levels_max=limits.levels_max)
+            fd = self._handoff.fds[f"table:{name}"]
+            self._tables[name] = SeqlockTable.attach(fd, dtype, writable=self._handoff.tables[name].writable)
+        return self._tables[name]
+
+    @cached_property
+    def doorbell(self) -> Doorbell:
+        """This actor's own bell."""
+        return self._doorbells[self._handoff.doorbells[self.name]]
+
+    @cached_property
+    def metrics(self) -> MetricPage:
+        """This actor's own metric page."""
+        return MetricPage.attach(self._handoff.fds[f"metrics:{self.name}"], writable=True)
+
+    @cached_property
+    def metric_pages(self) -> dict[str, MetricPage]:
+        """Every actor's metric page that was handed over, by actor: what ``/metrics`` shows."""
+        fds = {key.removeprefix("metrics:"): fd for key, fd in self._handoff.fds.items() if key.startswith("metrics:")}
+        return {name: MetricPage.attach(fd, writable=False) for name, fd in fds.items() if name != self.name}
+
+    @property
+    def listening_fd(self) -> int:
+        """The listening socket of a front."""
+        return self._handoff.fds["listen"]
+
+    @cached_property
+    def _doorbells(self) -> dict[int, Doorbell]:
+        page = Segment.attach(self._handoff.fds["bells"], writable=True)
+        return {
+            place: Doorbell.attach(page, place, self._handoff.fds[f"bell:{name}"])
+            for name, place in self._handoff.doorbells.items()
+        }
+
+    def stopping(self) -> bool:
+        """Whether the supervisor asked for an end."""
+        return self._stop.is_set()
+
+    def ready(self) -> None:
+        """Tell the supervisor that recovery is done and the duty begins."""
+        self._tell({"state": "ready"})
+
+    def blocked(self, message: str) -> None:
+        """Tell the supervisor why this actor cannot go on by itself; the next ``ready()`` takes it back."""
+        self._tell({"state": "blocked", "message": message})
+
+    def stop(self) -> None:
+        """Ask for an end, as SIGTERM does."""
+        self._stop.set()
+        self.doorbell.ring()
+
+    def obey_supervisor(self) -> None:
+        """Listen to SIGTERM and to the line to the supervisor, from now on. Call once, in the main thread.
+
+        SIGINT is left to the supervisor: a terminal sends it to every process at once.
+        """
+        assert self._parent is not None
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda _number, _frame: self.stop())
+        threading.Thread(target=_exit_with_parent, args=(self._parent,), name="parent", daemon=True).start()
+
+    def _tell(self, message: dict[str, str]) -> None:
+        if self._parent is not None:
+            self._parent.send(msgspec.json.encode(message))
+
+
+def run_duty(wiring: Wiring, duty: Callable[[], int]) -> None:
+    """Do a plain actor's duty until the supervisor asks for an end.
+
+    duty: polls, decides, publishes, advances; returns how much it did. It runs again at once after it did something.
+    After 0 the actor sleeps on its doorbell, having looked once more with the bell armed, so no ring is missed.
+    """
+    timeout_s = wiring.settings.wait.timeout_ms / 1000
+    spin_us = wiring.settings.wait.spin_us
+    doorbell, metrics = wiring.doorbell, wiring.metrics
+    while not wiring.stopping():
+        metrics.heartbeat()
+        if duty() == 0:
+            doorbell.wait(timeout_s, lambda: wiring.stopping() or duty() != 0, spin_us)
+
+
+def send_handoff(line: socket.socket, handoff: Handoff) -> None:
+    """Send a handoff with its descriptors over a connected Unix socket of type SOCK_SEQPACKET.
+
+    The descriptors stay open here. Raises OSError when the other end is gone.
+    """
+    line.send(msgspec.json.encode(handoff))
+    fds = list(handoff.fds.values())
+    for start in range(0, len(fds), FDS_PER_MESSAGE_MAX):
+        socket.send_fds(line, [b"fds"], fds[start : start + FDS_PER_MESSAGE_MAX])
+
+
+def receive_handoff(line: socket.socket) -> Handoff:
+    """Receive what ``send_handoff`` sent, with ``fds`` as this process counts them. Raises EOFError when none comes."""
+    message = line.recv(MESSAGE_BYTES_MAX)
+    if not message:
+        raise EOFError("the supervisor closed the line before it handed anything over")
+    handoff = msgspec.json.decode(message, type=Handoff)
+    fds: list[int] = []
+    while len(fds) < len(handoff.fds):
+        _, received, _, _ = socket.recv_fds(line, 16, FDS_PER_MESSAGE_MAX)
+        if not received:
+            raise EOFError("the supervisor closed the line in the middle of a handoff")
+        fds.extend(received)
+    return msgspec.structs.replace(handoff, fds=dict(zip(handoff.fds, fds, strict=True)))
+
+
+def _exit_with_parent(line: socket.socket) -> None:
+    """Wait for the end of the supervisor and end with it; nothing ever arrives on the line after the handoff."""
+    while line.recv(16):
+        pass
+    os._exit(EXIT_ORPHANED)
