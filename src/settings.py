@@ -190,6 +190,14 @@ class Settings(_Section, frozen=True):
         """The data directory as an absolute path."""
         return Path(self.engine.data_dir).expanduser().absolute()
 
+    def journal_dir(self, shard: int) -> Path:
+        """Folder of a shard's journal."""
+        return self.data_dir / "journal" / f"shard-{shard}"
+
+    def snapshot_dir(self, shard: int) -> Path:
+        """Folder of a shard's snapshots."""
+        return self.data_dir / "snapshots" / f"shard-{shard}"
+
 
 class AssetSeed(_Section, frozen=True):
     """An asset of ``symbols.toml``."""
