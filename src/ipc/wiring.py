@@ -189,7 +189,7 @@ class Wiring:
     def stop(self) -> None:
         """Ask for an end, as SIGTERM does."""
         self._stop.set()
-        self.doorbell.ring()
+        self.doorbell.alarm()
 
     def obey_supervisor(self) -> None:
         """Listen to SIGTERM and to the line to the supervisor, from now on. Call once, in the main thread.
@@ -209,16 +209,20 @@ class Wiring:
 def run_duty(wiring: Wiring, duty: Callable[[], int]) -> None:
     """Do a plain actor's duty until the supervisor asks for an end.
 
-    duty: polls, decides, publishes, advances; returns how much it did. It runs again at once after it did something.
-    After 0 the actor sleeps on its doorbell, having looked once more with the bell armed, so no ring is missed.
+    duty: polls, decides, publishes, advances; returns how much it did. It runs again at once after it did something;
+    after 0 the actor sleeps on its doorbell, at most ``wait.timeout_ms``.
     """
     timeout_s = wiring.settings.wait.timeout_ms / 1000
     spin_us = wiring.settings.wait.spin_us
     doorbell, metrics = wiring.doorbell, wiring.metrics
+
+    def did_something() -> bool:
+        return wiring.stopping() or duty() != 0
+
     while not wiring.stopping():
         metrics.heartbeat()
-        if duty() == 0:
-            doorbell.wait(timeout_s, lambda: wiring.stopping() or duty() != 0, spin_us)
+        # The bell asks three times: at once, with the bell armed so that no ring is missed, and after the sleep.
+        doorbell.wait(timeout_s, did_something, spin_us)
 
 
 def send_handoff(line: socket.socket, handoff: Handoff) -> None:
