@@ -7,13 +7,14 @@ nothing: whether a symbol trades right now is in ``touch``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import numpy as np
 
+from tradeengine.core.records import CommandKind, symbol_command_dtype
 from tradeengine.core.symbols import AssetSpec, SymbolSpec
 from tradeengine.core.tables import DIRECTORY_BYTES_MAX
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tradeengine.ipc.seqlock import SeqlockTable
-
-_PLAIN_FIELDS: Final = tuple(field.name for field in fields(SymbolSpec) if field.name not in {"base", "quote"})
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,11 @@ def _copy_blob(row: np.void) -> tuple[int, bytes]:
     return int(row["version"]), row["data"][: int(row["byte_count"])].tobytes()
 
 
-def _pack_symbol(symbol: SymbolSpec) -> dict[str, int]:
-    plain = {name: getattr(symbol, name) for name in _PLAIN_FIELDS}
-    return plain | {"base": symbol.base.asset_id, "quote": symbol.quote.asset_id}
+def _pack_symbol(symbol: SymbolSpec) -> bytes:
+    """Pack a symbol as the command that lists it: the layout is then described in one place."""
+    return symbol.to_command(CommandKind.LIST_SYMBOL).tobytes()
 
 
-def _unpack_symbol(packed: dict[str, int], assets: dict[int, AssetSpec]) -> SymbolSpec:
-    specs = {"base": assets[packed["base"]], "quote": assets[packed["quote"]]}
-    return SymbolSpec(**specs, **{name: packed[name] for name in _PLAIN_FIELDS})
+def _unpack_symbol(packed: bytes, assets: dict[int, AssetSpec]) -> SymbolSpec:
+    record = np.frombuffer(packed, symbol_command_dtype)[0]
+    return SymbolSpec.from_record(record, assets[int(record["base_asset_id"])], assets[int(record["quote_asset_id"])])
