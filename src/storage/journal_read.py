@@ -1,0 +1,285 @@
+"""Reading a journal: which segments there are, the commands in them, where they end, and which can go.
+
+Rule 1: what is not exactly as it was written is damage and stops the reader; only the end of the last segment may be
+torn. Rule 2: commands come in large arrays, however small the groups were. Rule 3: reading changes no file.
+``list_segments`` looks at every segment's header and seal, never at what is between; ``read_groups`` checks each byte
+that it gives out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from tradeengine.core.records import COMMAND_BYTES, command_dtype
+from tradeengine.storage.journal_format import (
+    GROUP_HEADER_BYTES,
+    GROUP_SEAL,
+    SEAL_BYTES,
+    SEGMENT_HEADER_BYTES,
+    TRAILER,
+    JournalDamaged,
+    JournalError,
+    SegmentHeader,
+    tail_damage,
+    unpack_group,
+)
+from tradeengine.storage.journal_scan import SCAN_FULL, SCAN_SEALED, SCAN_STOPPED, ScanPosition, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+SUFFIX: Final = ".journal"
+SUCCESSOR_SUFFIX: Final = ".journal.new"
+REWRITE_SUFFIX: Final = ".journal.rewrite"
+BATCH_COMMANDS: Final = 1 << 16
+
+_NAME: Final = re.compile(r"(\d{20})\.journal")
+_RESTORE: Final = "restore the file from a copy of the journal"
+
+
+class SequenceNotHeld(JournalError):  # noqa: N818 - says what is the case
+    """The journal does not reach back, or forward, to the sequence that was asked for."""
+
+
+class KernelChanged(JournalError):  # noqa: N818 - says what is the case
+    """The commands to replay were matched by another kernel version, whose events this one may not repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFile:
+    """One segment on the disk."""
+
+    path: Path
+    header: SegmentHeader
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentEnd:
+    """Where the whole groups of a segment end."""
+
+    position: ScanPosition
+    sealed: bool
+    last_command: NDArray[np.void] | None
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEnd:
+    """Where a journal ends: what the next command will get, and what the last one carried (0: there was none)."""
+
+    next_command_sequence: int
+    next_ring_sequence: int
+    epoch: int
+    last_timestamp_ns: int
+
+
+def journal_end(directory: Path) -> JournalEnd:
+    """Where the journal in ``directory`` ends; reads its last segment only. An empty or missing one ends at 0.
+
+    Raises JournalDamaged.
+    """
+    segments = list_segments(directory)
+    if not segments:
+        return JournalEnd(0, 0, 0, 0)
+    end = read_end(segments[-1])
+    last = end.last_command
+    if last is None and len(segments) > 1:
+        last = _last_before_seal(segments[-2].path)
+    ring = segments[-1].header.first_ring_sequence if last is None else int(last["ring_sequence"]) + 1
+    timestamp_ns = 0 if last is None else int(last["timestamp_ns"])
+    return JournalEnd(end.position.sequence, ring, end.position.epoch, timestamp_ns)
+
+
+def read_groups(
+    directory: Path, from_sequence: int, kernel_version: int | None = None, batch: int = BATCH_COMMANDS
+) -> Iterator[tuple[int, NDArray[np.void]]]:
+    """Give the commands from ``from_sequence`` to the end as (first command sequence, command_dtype[1 … batch]).
+
+    kernel_version: refuse groups that another version wrote. Whole groups are merged up to ``batch`` commands.
+    Raises SequenceNotHeld, KernelChanged, JournalDamaged.
+    """
+    segments = list_segments(directory)
+    if not segments or from_sequence < segments[0].header.first_command_sequence:
+        held = f"begins at {segments[0].header.first_command_sequence}" if segments else "is empty"
+        raise SequenceNotHeld(f"the journal in {directory} {held}; command sequence {from_sequence} is wanted")
+    following = [segment.header.first_command_sequence for segment in segments[1:]]
+    for index, segment in enumerate(segments):
+        is_last = index == len(following)
+        if is_last or following[index] > from_sequence:
+            yield from read_segment(
+                segment, from_sequence, kernel_version=kernel_version, batch=batch, closed=not is_last
+            )
+
+
+def read_segment(
+    segment: SegmentFile,
+    from_sequence: int,
+    *,
+    closed: bool,
+    kernel_version: int | None = None,
+    batch: int = BATCH_COMMANDS,
+) -> Iterator[tuple[int, NDArray[np.void]]]:
+    """Give the commands of one segment as ``read_groups`` does. closed: it must end with its seal."""
+    words = load_words(segment.path)
+    position = start_of(segment.header)
+    status = SCAN_FULL
+    while status == SCAN_FULL:
+        first = position.sequence
+        out = np.empty((max(batch, _next_count(words, position)), COMMAND_BYTES // 8), dtype=np.uint64)
+        status, count, kernel, position = scan(words, position, segment.header.shard, out)
+        if count == 0 or first + count <= from_sequence:
+            continue
+        if kernel_version is not None and kernel != kernel_version:
+            raise KernelChanged(
+                f"{segment.path}: commands from sequence {first} were matched by kernel version {kernel}, this is "
+                f"{kernel_version}. Remedy: start the version that wrote them once more and stop it in order, so that "
+                "it leaves a snapshot at its end"
+            )
+        skip = max(0, from_sequence - first)
+        yield first + skip, out[:count].reshape(-1).view(command_dtype)[skip:]
+    _check_end(segment, words, position, sealed=status == SCAN_SEALED, closed=closed)
+
+
+def read_end(segment: SegmentFile) -> SegmentEnd:
+    """Find the end of the last segment. Raises JournalDamaged when what follows its whole groups is not a tear."""
+    words = load_words(segment.path)
+    position = start_of(segment.header)
+    out = np.empty((BATCH_COMMANDS, COMMAND_BYTES // 8), dtype=np.uint64)
+    last: NDArray[np.void] | None = None
+    status = SCAN_FULL
+    while status == SCAN_FULL:
+        if _next_count(words, position) > len(out):
+            out = np.empty((_next_count(words, position), COMMAND_BYTES // 8), dtype=np.uint64)
+        status, count, _, position = scan(words, position, segment.header.shard, out)
+        if count:
+            last = out[count - 1].copy().view(command_dtype)[0]
+    _check_end(segment, words, position, sealed=status == SCAN_SEALED, closed=False)
+    return SegmentEnd(position, status == SCAN_SEALED, last)
+
+
+def list_segments(directory: Path) -> list[SegmentFile]:
+    """All segments in order, their headers and seals checked against each other. Raises JournalDamaged."""
+    if not directory.is_dir():
+        return []
+    segments = [_open_segment(path) for path in sorted(directory.glob(f"*{SUFFIX}"))]
+    for before, after in pairwise(segments):
+        _check_link(before, after)
+    return segments
+
+
+def prune(
+    directory: Path, settled_event_sequence: int, snapshot_command_sequence: int, retain_s: float, now_ns: int
+) -> list[Path]:
+    """Remove the oldest closed segments that nobody needs any more; returns their paths.
+
+    A segment goes when all its events are settled (sequence < settled_event_sequence), all its commands are in the
+    oldest snapshot that is kept (sequence < snapshot_command_sequence), and it was closed ``retain_s`` ago.
+    """
+    removed = []
+    for segment, after in pairwise(list_segments(directory)):
+        header = after.header
+        if (
+            header.first_event_sequence > settled_event_sequence
+            or header.first_command_sequence > snapshot_command_sequence
+            or header.created_ns > now_ns - int(retain_s * 1e9)
+        ):
+            break
+        segment.path.unlink()
+        removed.append(segment.path)
+    return removed
+
+
+def segment_name(first_command_sequence: int) -> str:
+    """File name of the segment that begins with this command."""
+    return f"{first_command_sequence:020d}{SUFFIX}"
+
+
+def start_of(header: SegmentHeader) -> ScanPosition:
+    """Where the groups of a segment begin."""
+    return ScanPosition(SEGMENT_HEADER_BYTES // 8, header.first_command_sequence, header.previous_hash, header.epoch)
+
+
+def load_words(path: Path) -> NDArray[np.uint64]:
+    """Read a file as words, for ``scan``. Read, not mapped: a bad sector is then an OSError and not a signal."""
+    data = path.read_bytes()
+    return np.frombuffer(data, dtype=np.uint64, count=len(data) // 8)
+
+
+def read_header(path: Path) -> SegmentHeader:
+    """Read a segment's header. Raises ValueError, saying what is wrong with it."""
+    with path.open("rb") as file:
+        return SegmentHeader.unpack(file.read(SEGMENT_HEADER_BYTES))
+
+
+def _open_segment(path: Path) -> SegmentFile:
+    match = _NAME.fullmatch(path.name)
+    sequence = int(match[1]) if match else -1
+    try:
+        header = read_header(path)
+    except ValueError as error:
+        raise JournalDamaged(path, sequence, str(error), _RESTORE) from error
+    if header.first_command_sequence != sequence:
+        name = segment_name(header.first_command_sequence)
+        raise JournalDamaged(path, header.first_command_sequence, "the file has a wrong name", f"rename it to {name}")
+    return SegmentFile(path, header)
+
+
+def _check_link(before: SegmentFile, after: SegmentFile) -> None:
+    with before.path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(SEGMENT_HEADER_BYTES, size - SEAL_BYTES))
+        block = file.read()
+    seal = unpack_group(block[:GROUP_HEADER_BYTES])
+    first = before.header.first_command_sequence
+    if seal is None or seal.kind != GROUP_SEAL or block[GROUP_HEADER_BYTES:] != TRAILER:
+        raise JournalDamaged(before.path, first, "a segment follows, but this one does not end with its seal", _RESTORE)
+    if before.header.shard != after.header.shard:
+        raise JournalDamaged(after.path, after.header.first_command_sequence, "a segment of another shard", _RESTORE)
+    next_sequence, found = seal.first_command_sequence, after.header.first_command_sequence
+    if next_sequence != found:
+        missing = before.path.with_name(segment_name(next_sequence))
+        problem = f"a segment is missing: {before.path.name} ends before {next_sequence}, the next begins at {found}"
+        raise JournalDamaged(missing, next_sequence, problem, _RESTORE)
+    if seal.pack()[1] != after.header.previous_hash:
+        raise JournalDamaged(after.path, found, f"it does not continue {before.path.name}", _RESTORE)
+
+
+def _check_end(
+    segment: SegmentFile, words: NDArray[np.uint64], position: ScanPosition, *, sealed: bool, closed: bool
+) -> None:
+    if sealed and (not closed or position.word == len(words)):
+        return
+    if closed:
+        raise JournalDamaged(segment.path, position.sequence, f"damaged at byte {position.word * 8}", _RESTORE)
+    data = np.fromfile(segment.path, dtype=np.uint8)
+    problem = tail_damage(data, position.word * 8, segment.header.shard, position.sequence)
+    if problem:
+        cut = f"truncate -s {position.word * 8} {segment.path}"
+        remedy = f"{_RESTORE}; to give up this command and all later ones instead: {cut}"
+        raise JournalDamaged(segment.path, position.sequence, f"{problem}, at byte {position.word * 8}", remedy)
+
+
+def _next_count(words: NDArray[np.uint64], position: ScanPosition) -> int:
+    start = position.word
+    header = unpack_group(words[start : start + GROUP_HEADER_BYTES // 8].tobytes())
+    return header.count if header else 0
+
+
+def _last_before_seal(path: Path) -> NDArray[np.void] | None:
+    with path.open("rb") as file:
+        end = file.seek(0, 2) - SEAL_BYTES - len(TRAILER)
+        if end < SEGMENT_HEADER_BYTES + GROUP_HEADER_BYTES + COMMAND_BYTES:
+            return None
+        file.seek(end - COMMAND_BYTES)
+        record: NDArray[np.void] = np.frombuffer(file.read(COMMAND_BYTES), dtype=command_dtype)[0]
+    return record
+
+
+assert SCAN_STOPPED not in (SCAN_FULL, SCAN_SEALED)

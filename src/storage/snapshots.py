@@ -1,0 +1,181 @@
+"""Snapshots: what replaying a shard's journal up to some command gives, so that a restart replays only the rest.
+
+Rule 1: a snapshot is one file, complete or not there: written under another name, synced, renamed, folder synced.
+Rule 2: it is never needed: the journal is the truth. So one that is damaged is skipped, with a reason, and an older one
+or the journal's beginning serves.
+Rule 3: what is kept reaches back as far as the journal does, thinly, so that a restored database backup finds a
+snapshot before its cursor.
+It refuses to know what the payload means.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import time
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tradeengine.storage.journal_files import FileOperations, create_file, rename_durably
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from typing_extensions import Buffer
+
+FORMAT_VERSION: Final = 1
+SUFFIX: Final = ".snapshot"
+SPACED_COUNT: Final = 8
+"""How many of the older ones are kept, spread over the time that the journal is retained."""
+
+_MAGIC: Final = 0x5EA7_0F1A_5AFE_B00C
+_TEMPORARY_SUFFIX: Final = ".snapshot.new"
+# magic, format version, shard, kernel version, command, event and ring sequence, event hash, state hash, time created,
+# bytes of payload, CRC of the payload; then the CRC of all this
+_HEADER: Final = struct.Struct("<QHHIqqqQQqQI")
+_CRC: Final = struct.Struct("<I")
+_HEADER_BYTES: Final = _HEADER.size + _CRC.size
+_NAME: Final = re.compile(r"(\d{20})-(\d{20})\.snapshot")
+
+assert _HEADER_BYTES % 8 == 0
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotHeader:
+    """Where a snapshot was taken: the sequences that come next, and the hashes of all before."""
+
+    shard: int
+    kernel_version: int
+    command_sequence: int
+    event_sequence: int
+    ring_sequence: int
+    event_hash: int
+    state_hash: int
+    created_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot that was read and found whole."""
+
+    path: Path
+    header: SnapshotHeader
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A snapshot that cannot be used, and why."""
+
+    path: Path
+    reason: str
+
+
+def newest_snapshot(
+    directory: Path, shard: int, kernel_version: int, event_sequence_max: int
+) -> tuple[Snapshot | None, list[Skipped]]:
+    """Read the newest usable snapshot whose next event sequence is at most ``event_sequence_max``.
+
+    Returns it (None: there is none) and those newer ones that had to be skipped, with reasons.
+    """
+    skipped = []
+    for path, _, event_sequence in reversed(list_snapshots(directory)):
+        if event_sequence > event_sequence_max:
+            continue
+        try:
+            snapshot = read_snapshot(path)
+        except (ValueError, OSError) as error:
+            skipped.append(Skipped(path, str(error)))
+            continue
+        if snapshot.header.shard != shard or snapshot.header.kernel_version != kernel_version:
+            kind = f"of shard {snapshot.header.shard}, kernel version {snapshot.header.kernel_version}"
+            skipped.append(Skipped(path, f"{kind}; wanted {shard}, {kernel_version}"))
+            continue
+        return snapshot, skipped
+    return None, skipped
+
+
+def write_snapshot(
+    directory: Path, header: SnapshotHeader, payload: Buffer, files: FileOperations | None = None
+) -> Path:
+    """Write one durably; returns its path. Raises OSError, and then leaves no snapshot behind."""
+    files = files or FileOperations()
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{header.command_sequence:020d}-{header.event_sequence:020d}{SUFFIX}"
+    temporary = path.with_suffix(_TEMPORARY_SUFFIX)
+    os.close(create_file(files, temporary, [_pack(header, payload), payload]))
+    rename_durably(files, temporary, path)
+    return path
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """Read and check one. Raises ValueError, saying what is wrong with it, and OSError."""
+    block = path.read_bytes()
+    if len(block) < _HEADER_BYTES or _CRC.unpack_from(block, _HEADER.size)[0] != zlib.crc32(block[: _HEADER.size]):
+        raise ValueError("the header does not match its checksum")
+    magic, version, shard, kernel, command, event, ring, event_hash, state_hash, created_ns, size, crc = (
+        _HEADER.unpack_from(block)
+    )
+    if magic != _MAGIC or version != FORMAT_VERSION:
+        raise ValueError(f"not a snapshot of format {FORMAT_VERSION}")
+    payload = block[_HEADER_BYTES:]
+    if len(payload) != size or zlib.crc32(payload) != crc:
+        raise ValueError("the payload does not match its checksum")
+    header = SnapshotHeader(shard, kernel, command, event, ring, event_hash, state_hash, created_ns)
+    return Snapshot(path, header, payload)
+
+
+def list_snapshots(directory: Path) -> list[tuple[Path, int, int]]:
+    """Give (path, command sequence, event sequence) of each, oldest first, by their names alone."""
+    found = []
+    for path in directory.glob(f"*{SUFFIX}"):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            found.append((path, int(match[1]), int(match[2])))
+    return sorted(found, key=lambda entry: entry[1])
+
+
+def prune_snapshots(directory: Path, settled_event_sequence: int, keep: int, retain_s: float, now_ns: int) -> int:
+    """Remove the snapshots that are not worth keeping; returns the command sequence before which no restart reads.
+
+    Kept are the newest ``keep``; one that is settled (event sequence ≤ settled_event_sequence) and was made before
+    ``retain_s`` ago, if there is one; and SPACED_COUNT spread over the time between. 0 when none is settled.
+    """
+    assert keep >= 1
+    for leftover in directory.glob(f"*{_TEMPORARY_SUFFIX}"):
+        leftover.unlink()
+    snapshots = list_snapshots(directory)
+    horizon_ns = now_ns - int(retain_s * 1e9)
+    created_ns = [path.stat().st_mtime_ns for path, _, _ in snapshots]
+    old = [index for index, (_, _, event) in enumerate(snapshots) if event <= settled_event_sequence]
+    anchor = max((index for index in old if created_ns[index] <= horizon_ns), default=0)
+    spacing_ns = max(1, int(retain_s * 1e9) // SPACED_COUNT)
+    kept: list[int] = []
+    for index in range(anchor, len(snapshots)):
+        is_new = index >= len(snapshots) - keep
+        if is_new or not kept or created_ns[index] - created_ns[kept[-1]] >= spacing_ns:
+            kept.append(index)
+    for index, (path, _, _) in enumerate(snapshots):
+        if index not in kept:
+            path.unlink()
+    return snapshots[kept[0]][1] if old else 0
+
+
+def _pack(header: SnapshotHeader, payload: Buffer) -> bytes:
+    body = _HEADER.pack(
+        _MAGIC,
+        FORMAT_VERSION,
+        header.shard,
+        header.kernel_version,
+        header.command_sequence,
+        header.event_sequence,
+        header.ring_sequence,
+        header.event_hash,
+        header.state_hash,
+        header.created_ns or time.time_ns(),
+        memoryview(payload).nbytes,
+        zlib.crc32(payload),
+    )
+    return body + _CRC.pack(zlib.crc32(body))
