@@ -29,8 +29,8 @@ WORD_BYTES = 8
 _WORD = ir.IntType(64)
 # numba is untyped: what its decorator makes of a function is callable from compiled code, with other arguments.
 _intrinsic: Any = intrinsic
-# Tells the core that this is a spin: its sibling thread and the memory bus get the time.
-_PAUSE = {"x86_64": "pause", "aarch64": "yield"}.get(platform.machine(), "")
+# Tells the core that this is a spin, so that its sibling thread gets the time; elsewhere a spin does without.
+_PAUSE_INTRINSIC = {"x86_64": "llvm.x86.sse2.pause"}.get(platform.machine(), "")
 
 
 def address_of(array: np.ndarray[Any, Any]) -> int:
@@ -102,8 +102,9 @@ def pause(_typing_context: Any) -> Any:
     """Take one turn of a spin."""
 
     def codegen(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        if _PAUSE:
-            builder.asm(ir.FunctionType(ir.VoidType(), []), _PAUSE, "", (), side_effect=True)
+        if _PAUSE_INTRINSIC:
+            function_type = ir.FunctionType(ir.VoidType(), [])
+            builder.call(builder.module.declare_intrinsic(_PAUSE_INTRINSIC, (), function_type), ())
         return context.get_dummy_value()
 
     return types.void(), codegen

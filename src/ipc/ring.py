@@ -19,7 +19,6 @@ It refuses to know what a record means: copies and comparisons are of bytes.
 from __future__ import annotations
 
 import struct
-import zlib
 from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 import numpy as np
 
 from tradeengine.ipc.atomics import address_of, load_word, store_word
+from tradeengine.ipc.layout import layout_checksum
 from tradeengine.ipc.ring_kernels import (
     LAPPED,
     NO_ROOM,
@@ -422,13 +422,6 @@ class RingWatch:
     def __call__(self) -> bool:
         """Look once."""
         return any_published(self._watched_address)
-
-
-def layout_checksum(dtype: np.dtype[Any]) -> int:
-    """Fingerprint names, types and offsets, so that two versions of a layout are never mixed up."""
-    fields: Mapping[str, Any] = dtype.fields or {}
-    described = sorted((name, str(field[0]), field[1]) for name, field in fields.items())
-    return zlib.crc32(repr((dtype.itemsize, described)).encode())
 
 
 def _is_capacity(count: int) -> bool:
