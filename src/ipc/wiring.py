@@ -152,8 +152,10 @@ class Wiring:
 
     @cached_property
     def metrics(self) -> MetricPage:
-        """This actor's own metric page."""
-        return MetricPage.attach(self._handoff.fds[f"metrics:{self.name}"], writable=True)
+        """This actor's own metric page; ``ipc.metric_names`` says what is on it."""
+        page = MetricPage.attach(self._handoff.fds[f"metrics:{self.name}"], writable=True)
+        page.started()
+        return page
 
     @cached_property
     def metric_pages(self) -> dict[str, MetricPage]:
@@ -185,6 +187,10 @@ class Wiring:
     def blocked(self, message: str) -> None:
         """Tell the supervisor why this actor cannot go on by itself; the next ``ready()`` takes it back."""
         self._tell({"state": "blocked", "message": message})
+
+    def failed(self, message: str) -> None:
+        """Tell the supervisor why this process is about to end."""
+        self._tell({"state": "failed", "message": message})
 
     def stop(self) -> None:
         """Ask for an end, as SIGTERM does."""

@@ -1,0 +1,124 @@
+"""The data directory: who owns it, and the secret that is kept in it.
+
+Rule 1: one engine per directory. The lock is a flock whose descriptor all actors inherit, so it is held as long as any
+process of the engine lives, and gone with the last of them however they ended.
+Rule 2: there is no default secret. It is made at the first start, readable by its owner only.
+It refuses to know what else lies in the directory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOCK_NAME: Final = "engine.lock"
+SECRET_NAME: Final = "secret"  # noqa: S105 - the name of the file, not what is in it
+CONTROL_NAME: Final = "control.sock"
+ORPHANS_TIMEOUT_S: Final = 10.0
+"""Actors of a killed supervisor exit as soon as they notice; the next start waits that long for them."""
+
+
+class DataDirError(Exception):
+    """The directory cannot be used; the message says why and what to do."""
+
+
+@contextmanager
+def open_data_dir(path: Path) -> Iterator[int]:
+    """Own a data directory, made when missing; gives the lock's descriptor, to be inherited by every actor.
+
+    Raises DataDirError when another engine owns it, or it cannot be written.
+    """
+    try:
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        lock = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DataDirError(f"data directory {path} cannot be used: {error.strerror}") from None
+    try:
+        _take(lock, path)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def read_secret(path: Path) -> str:
+    """Read the secret of a data directory. Raises DataDirError when there is none."""
+    try:
+        return (path / SECRET_NAME).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        raise DataDirError(
+            f"no engine was ever started in {path}: run `tradeengine up --data-dir {path}` first"
+        ) from None
+    except OSError as error:
+        raise DataDirError(f"{path / SECRET_NAME} cannot be read: {error.strerror}") from None
+
+
+def ensure_secret(path: Path) -> str:
+    """Read the secret of a data directory, made when missing."""
+    if not (path / SECRET_NAME).exists():
+        making = path / f"{SECRET_NAME}.new"
+        with suppress(FileNotFoundError):
+            making.unlink()
+        fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(48) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        making.rename(path / SECRET_NAME)
+    return read_secret(path)
+
+
+def owner_pid(path: Path) -> int | None:
+    """Process id of the engine that owns the directory now; None when nobody does."""
+    try:
+        lock = os.open(path / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _written_pid(lock)
+    else:
+        return None
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, path: Path) -> None:
+    deadline = time.monotonic() + ORPHANS_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = _written_pid(lock)
+            if _is_alive(pid) or time.monotonic() > deadline:
+                raise DataDirError(
+                    f"data directory {path} is in use by the engine with process id {pid}: "
+                    "stop that one, or give this one another --data-dir"
+                ) from None
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _written_pid(lock: int) -> int:
+    text = os.pread(lock, 32, 0).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether that process runs; one that ended and was not reaped yet (a zombie) does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}

@@ -1,0 +1,129 @@
+"""The engine's shared memory: every ring, table, doorbell and metric page of a topology, made and owned in one place.
+
+The supervisor makes it once per start and keeps it as long as it lives, so an actor that dies finds everything as it
+left it. An actor gets descriptors of what the topology joins it to (its *handoff*): read-only ones where it only reads.
+
+Rule 1: nothing here is durable. A whole start begins from the journals and from PostgreSQL, and opens the rings at the
+sequences that these hold.
+It refuses to know processes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tradeengine.actors.topology import OPERATOR, Topology
+from tradeengine.core.records import command_dtype, event_dtype
+from tradeengine.ipc.doorbell import Doorbell, create_page
+from tradeengine.ipc.metric_names import ROLE_METRICS
+from tradeengine.ipc.metrics import MetricPage
+from tradeengine.ipc.ring import ReaderSpec, Ring, RingStatistics
+from tradeengine.ipc.seqlock import SeqlockTable
+from tradeengine.ipc.wiring import Handoff, Wiring
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tradeengine.actors.topology import Actor, RingPlan
+    from tradeengine.ipc.segment import Segment
+    from tradeengine.settings import Settings
+
+
+@dataclass
+class Memory:
+    """All shared memory of one engine. ``first_sequences``: where rings open, by name; others open at 0."""
+
+    topology: Topology
+    settings: Settings
+    first_sequences: Mapping[str, int]
+    bells_page: Segment = field(init=False)
+    bells: dict[str, Doorbell] = field(init=False)
+    rings: dict[str, Ring] = field(init=False)
+    tables: dict[str, SeqlockTable] = field(init=False)
+    metrics: dict[str, MetricPage] = field(init=False)
+
+    def __post_init__(self) -> None:
+        topology = self.topology
+        self.bells_page = create_page("bells", len(topology.doorbells))
+        self.bells = {name: Doorbell.create(self.bells_page, place) for name, place in topology.doorbells.items()}
+        self.rings = {ring.name: self._create_ring(ring) for ring in topology.rings}
+        self.tables = {
+            table.name: SeqlockTable.create(table.name, topology.dtype_of(table.name), table.rows)
+            for table in topology.tables
+        }
+        parties = (*topology.actors, topology.operator, *topology.clients)
+        self.metrics = {
+            actor.name: MetricPage.create(actor.name, actor.role, *ROLE_METRICS[actor.role]) for actor in parties
+        }
+
+    def _create_ring(self, plan: RingPlan) -> Ring:
+        bells = self.topology.doorbells
+        readers = [ReaderSpec(name, gating=True, doorbell_index=bells[name]) for name in plan.gating]
+        readers += [ReaderSpec(name, gating=False, doorbell_index=bells[name]) for name in plan.lappable]
+        dtype = command_dtype if plan.layout == "command" else event_dtype
+        return Ring.create(plan.name, dtype, plan.slots, readers, self.first_sequences.get(plan.name, 0))
+
+    def handoff(self, actor: Actor, listener: socket.socket | None = None) -> Handoff:
+        """Give what an actor is joined to. ``fds`` are new descriptors that the caller closes after sending them."""
+        rings = self.topology.rings_of(actor.name)
+        tables = self.topology.tables_of(actor.name)
+        with_secrets = actor.role == "front"
+        fds = {"bells": os.dup(self.bells_page.fd)}
+        fds |= {f"bell:{name}": os.dup(bell.fd) for name, bell in self.bells.items()}
+        for name, terms in rings.items():
+            fds[f"ring:{name}"] = _descriptor(self.rings[name].segment, writable=terms.access != "follow")
+        for name, table_terms in tables.items():
+            fds[f"table:{name}"] = _descriptor(self.tables[name].segment, writable=table_terms.writable)
+        for name, page in self.metrics.items():
+            if name == actor.name or actor.role in {"front", "operator"}:
+                fds[f"metrics:{name}"] = _descriptor(page.segment, writable=name == actor.name)
+        if actor.role == "front" and listener is not None:
+            fds["listen"] = os.dup(listener.fileno())
+        return Handoff(
+            name=actor.name,
+            role=actor.role,
+            index=actor.index,
+            settings=self.settings if with_secrets else _without_secrets(self.settings),
+            ingress_rings=self.topology.ingress_rings,
+            rings=rings,
+            tables=tables,
+            doorbells=self.topology.doorbells,
+            fds=fds,
+        )
+
+    def operator_wiring(self) -> Wiring:
+        """Give the supervisor's own ends, as if it were an actor."""
+        return Wiring(self.handoff(self.topology.actor(OPERATOR)))
+
+    def ring_all_bells(self) -> None:
+        """Wake everyone, because something happened that no ring shows."""
+        for bell in self.bells.values():
+            bell.alarm()
+
+    def ring_statistics(self) -> list[RingStatistics]:
+        """Look at the cursors of all rings."""
+        return [ring.statistics() for ring in self.rings.values()]
+
+    def bytes_total(self) -> int:
+        """Size of all rings and tables; the kernel gives a page only when it is first written."""
+        segments = [ring.segment for ring in self.rings.values()] + [table.segment for table in self.tables.values()]
+        return sum(segment.size for segment in segments)
+
+
+def close_descriptors(handoff: Handoff) -> None:
+    """Close the descriptors of a handoff that has been sent."""
+    for fd in handoff.fds.values():
+        os.close(fd)
+
+
+def _descriptor(segment: Segment, *, writable: bool) -> int:
+    return os.dup(segment.fd) if writable else segment.read_only_descriptor()
+
+
+def _without_secrets(settings: Settings) -> Settings:
+    return msgspec.structs.replace(settings, auth=msgspec.structs.replace(settings.auth, secret=""))

@@ -1,0 +1,64 @@
+"""The program that every actor runs in: ``python -m tradeengine.actors.run NAME LINE_FD``, started by the supervisor.
+
+It imports the actor's code and loads its compiled kernels at once, while the supervisor still prepares the database,
+then waits on the line for its handoff, and does its duty until it is asked to end.
+
+Exit status: 0 asked to end; 1 the actor failed, and has told the supervisor why; 70 the supervisor is gone.
+This is the one place where the roles of ``actors`` and ``web`` meet; they are named, not imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import socket
+import sys
+from typing import Final
+
+import trio
+
+from tradeengine.ipc.logs import configure_logs
+from tradeengine.ipc.wiring import EXIT_ORPHANED, Wiring, receive_handoff
+from tradeengine.kernels import load_kernels
+
+MODULES: Final = {
+    "risk": "tradeengine.actors.risk",
+    "matcher": "tradeengine.actors.matcher",
+    "settlement": "tradeengine.actors.settlement",
+    "publisher": "tradeengine.actors.publisher",
+    "shadow": "tradeengine.actors.shadow",
+    "front": "tradeengine.web.serve",
+}
+
+logger = logging.getLogger(__name__)
+
+
+def main(name: str, line_fd: int) -> int:
+    """Run one actor; returns the exit status."""
+    line = socket.socket(fileno=line_fd)
+    role = name.partition("-")[0]
+    module = importlib.import_module(MODULES[role])
+    load_kernels(role)
+    try:
+        handoff = receive_handoff(line)
+    except EOFError:
+        return EXIT_ORPHANED
+    wiring = Wiring(handoff, line)
+    wiring.obey_supervisor()
+    configure_logs(wiring.settings.log, name)
+    try:
+        if inspect.iscoroutinefunction(module.main):
+            trio.run(module.main, wiring)
+        else:
+            module.main(wiring)
+    except Exception as error:
+        # The one place where an actor's failure ends: it is told, logged, and the process with it.
+        wiring.failed(f"{type(error).__name__}: {error}")
+        logger.exception("%s failed", name)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

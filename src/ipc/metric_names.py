@@ -1,0 +1,53 @@
+"""Names of what each role counts and measures: the supervisor lays out the metric pages by them.
+
+Every name ends in its unit. ``/metrics`` shows them as ``tradeengine_<role>_<name>``. A role asks its page for a name
+(``page.counter("commands")``) and gets its place; a name that is not here is an error at the actor's start.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class RoleMetrics(NamedTuple):
+    """What one role's page holds."""
+
+    counters: tuple[str, ...] = ()
+    gauges: tuple[str, ...] = ()
+    histograms: tuple[str, ...] = ()
+
+
+ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
+    "risk": RoleMetrics(
+        counters=("commands", "forwarded", "refused", "repeated", "funded", "events"),
+        gauges=("open_orders", "accepting"),
+        histograms=("batch_commands", "batch_events"),
+    ),
+    "matcher": RoleMetrics(
+        counters=("commands", "events", "trades", "orders_placed", "groups", "journal_bytes", "expiries"),
+        gauges=("open_orders", "symbols", "journal_segment_bytes"),
+        histograms=("batch_commands", "match_latency_us", "sync_latency_us", "command_latency_us"),
+    ),
+    "settlement": RoleMetrics(
+        counters=("events", "trades", "orders", "postings", "fundings", "transactions", "errors"),
+        gauges=("backlog_events", "pending_fundings"),
+        histograms=("batch_events", "transaction_latency_us", "settle_latency_us"),
+    ),
+    "publisher": RoleMetrics(
+        counters=("events", "depth_writes", "ticker_writes", "lapped"),
+        gauges=("lag_events",),
+        histograms=("batch_events", "publish_latency_us"),
+    ),
+    "shadow": RoleMetrics(
+        counters=("commands", "segments", "snapshots", "mismatches", "pruned_segments"),
+        gauges=("snapshot_sequence",),
+        histograms=("segment_latency_ms", "snapshot_latency_ms"),
+    ),
+    "front": RoleMetrics(
+        counters=("requests", "errors", "orders_sent", "outcomes_unknown", "lapped"),
+        gauges=("in_flight", "connections"),
+        histograms=("request_latency_us", "command_latency_us", "query_latency_us"),
+    ),
+    "operator": RoleMetrics(counters=("symbols_listed", "restarts"), gauges=("memory_bytes",)),
+    "client": RoleMetrics(counters=("commands", "events"), histograms=("command_latency_us",)),
+}

@@ -1,0 +1,65 @@
+"""Compiled kernels: what to compile when the program is installed, and what to load when an actor starts.
+
+numba keeps machine code in files, beside the sources where that is possible, else in the user's cache. Compiling all
+kernels takes a minute or so; loading takes a moment. A kernel has one set of argument types, and its module's
+``compile_kernels`` calls it once with these, so nothing is ever compiled while orders wait.
+Run as a program (``python -m tradeengine.kernels``) it compiles everything and says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+_IPC: Final = ("ipc.ring_kernels", "ipc.seqlock_kernels", "ipc.atomics", "ipc.histogram")
+
+KERNEL_MODULES: Final[dict[str, tuple[str, ...]]] = {
+    "risk": _IPC,
+    "matcher": _IPC,
+    "settlement": _IPC,
+    "publisher": _IPC,
+    "shadow": _IPC,
+    "front": _IPC,
+    "supervisor": _IPC,
+    "core": (),
+}
+"""Modules with a ``compile_kernels`` function, by the role that runs them."""
+
+
+def use_writable_cache() -> None:
+    """Let numba keep machine code in the user's cache when the program's own folder is read-only.
+
+    Before numba is imported. A folder that is set already (NUMBA_CACHE_DIR) stays.
+    """
+    if "NUMBA_CACHE_DIR" in os.environ or os.access(Path(__file__).parent, os.W_OK):
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ["NUMBA_CACHE_DIR"] = str(home / "tradeengine" / "numba")
+
+
+def load_kernels(role: str) -> None:
+    """Load (compile, when that was not done before) the kernels that a role runs."""
+    for name in KERNEL_MODULES[role]:
+        importlib.import_module(f"tradeengine.{name}").compile_kernels()
+
+
+def main() -> None:
+    """Compile all kernels."""
+    started_s = time.monotonic()
+    names = list(dict.fromkeys(name for names in KERNEL_MODULES.values() for name in names))
+    sys.stdout.write(f"compiling {len(names)} modules of kernels, once; this takes about a minute\n")
+    for name in names:
+        importlib.import_module(f"tradeengine.{name}").compile_kernels()
+        sys.stdout.write(f"  tradeengine.{name}\n")
+        sys.stdout.flush()
+    sys.stdout.write(f"compiled in {time.monotonic() - started_s:.0f} s\n")
+
+
+use_writable_cache()
+
+if __name__ == "__main__":
+    main()
