@@ -26,7 +26,8 @@ from tradeengine.core.records import command_dtype, event_dtype
 from tradeengine.core.tables import table_dtype
 from tradeengine.ipc.doorbell import Doorbell
 from tradeengine.ipc.metrics import MetricPage
-from tradeengine.ipc.ring import Ring, RingReader, RingWriter
+from tradeengine.ipc.ring import Ring, RingWriter
+from tradeengine.ipc.ring_reader import RingReader
 from tradeengine.ipc.segment import Segment
 from tradeengine.ipc.seqlock import SeqlockTable
 from tradeengine.settings import Settings
