@@ -151,6 +151,10 @@ class Wiring:
         """This actor's own bell."""
         return self._doorbells[self._handoff.doorbells[self.name]]
 
+    def wake(self, name: str) -> None:
+        """Ring another's bell, after something was stored for it in a table: no ring shows that."""
+        self._doorbells[self._handoff.doorbells[name]].ring()
+
     @cached_property
     def metrics(self) -> MetricPage:
         """This actor's own metric page; ``ipc.metric_names`` says what is on it."""
