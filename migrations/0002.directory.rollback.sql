@@ -1,0 +1,7 @@
+DROP TABLE accounts;
+
+DROP TABLE symbols;
+
+DROP TABLE assets;
+
+DROP TABLE counters;

@@ -1,0 +1,5 @@
+DROP TABLE candles_1m;
+
+DROP TABLE trades;
+
+DROP TABLE orders;
