@@ -140,7 +140,7 @@ class Ring:
         self.readers = tuple(_unpack_reader(header, index) for index in range(reader_count))
         self._slots = segment.array(self.dtype, _SLOTS_OFFSET, capacity)
         self.head_address = segment.address(_HEAD_OFFSET)
-        self._claim_address = segment.address(_CLAIM_OFFSET)
+        self.claim_address = segment.address(_CLAIM_OFFSET)
         self._plan = self.plan()
         self.plan_address = address_of(self._plan)
 
@@ -163,7 +163,7 @@ class Ring:
         for index, reader in enumerate(readers):
             _pack_reader(header, index, reader)
         ring = cls(segment, kind)
-        for address in (ring.head_address, ring._claim_address, *map(ring.cursor_address, range(len(readers)))):
+        for address in (ring.head_address, ring.claim_address, *map(ring.cursor_address, range(len(readers)))):
             store_word(address, first_sequence)
         return ring
 
@@ -188,7 +188,7 @@ class Ring:
     @property
     def claim(self) -> int:
         """One past the newest sequence that a producer has begun to write."""
-        return load_word(self._claim_address)
+        return load_word(self.claim_address)
 
     @property
     def oldest(self) -> int:
@@ -248,7 +248,7 @@ class Ring:
 
     def plan(self, *lists: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Make the words that kernels work from; ``lists`` go behind, each after its length."""
-        words = [self.segment.address(_SLOTS_OFFSET), self._claim_address, self.head_address]
+        words = [self.segment.address(_SLOTS_OFFSET), self.claim_address, self.head_address]
         words += [self.capacity - 1, self.dtype.itemsize, self.first_sequence]
         for numbers in lists:
             words += [len(numbers), *numbers]
@@ -261,8 +261,8 @@ class RingWriter:
     def __init__(self, ring: Ring, doorbells: Mapping[int, Doorbell]) -> None:
         self.ring = ring
         self.head = ring.head
-        if not 0 <= ring.claim - self.head <= ring.capacity:
-            raise RingDamaged(f"{ring.name}: claim {ring.claim} does not follow head {self.head}")
+        if not ring.first_sequence <= self.head <= ring.claim <= self.head + ring.capacity:
+            raise RingDamaged(f"{ring.name}: head {self.head}, claim {ring.claim}")
         gates = [ring.cursor_address(index) for index, spec in enumerate(ring.readers) if spec.gating]
         indexes = sorted({spec.doorbell_index for spec in ring.readers} & doorbells.keys())
         self._bells = [doorbells[index] for index in indexes]

@@ -29,7 +29,7 @@ HEADER_BYTES: Final = 128
 NAME_BYTES_MAX: Final = 96
 LAYOUT_VERSION: Final = 1
 _MAGIC: Final = b"TRADEENG"
-_HEADER: Final = struct.Struct("<8sqqq96s")
+_HEADER: Final = struct.Struct("<8sqq104s")
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 assert _HEADER.size == HEADER_BYTES
@@ -47,23 +47,12 @@ class Segment:
     """
 
     def __init__(self, descriptor: int, writable: bool) -> None:
-        """Map ``descriptor`` and own it. Raises SegmentError, PermissionError."""
+        """Map ``descriptor``, which ``check`` accepted, and own it. Raises PermissionError."""
         self.fd = descriptor
         self.writable = writable
-        size_whole = os.fstat(descriptor).st_size
-        if size_whole <= HEADER_BYTES:
-            raise SegmentError(f"descriptor {descriptor} is not a segment: {size_whole} bytes")
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        self._memory = mmap.mmap(descriptor, size_whole, flags=mmap.MAP_SHARED, prot=protection)
-        magic, version, size, _, name = _HEADER.unpack_from(self._memory)
-        if magic != _MAGIC:
-            raise SegmentError(f"descriptor {descriptor} is not a segment: it has no magic")
-        if version != LAYOUT_VERSION:
-            raise SegmentError(f"segment has layout version {version}, this program knows {LAYOUT_VERSION}")
-        if size != size_whole - HEADER_BYTES:
-            raise SegmentError(f"segment says {size} bytes and has {size_whole - HEADER_BYTES}")
-        if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-            raise SegmentError(f"descriptor {descriptor} may be resized by others")
+        self._memory = mmap.mmap(descriptor, os.fstat(descriptor).st_size, flags=mmap.MAP_SHARED, prot=protection)
+        _, _, size, name = _HEADER.unpack_from(self._memory)
         self.size: int = size
         self.name: str = name.rstrip(b"\0").decode()
         self._bytes: np.ndarray[Any, np.dtype[np.uint8]] = np.frombuffer(self._memory, np.uint8)
@@ -77,7 +66,7 @@ class Segment:
         assert size > 0
         descriptor = os.memfd_create(f"tradeengine:{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(descriptor, HEADER_BYTES + size)
-        os.pwrite(descriptor, _HEADER.pack(_MAGIC, LAYOUT_VERSION, size, 0, encoded), 0)
+        os.pwrite(descriptor, _HEADER.pack(_MAGIC, LAYOUT_VERSION, size, encoded), 0)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS | fcntl.F_SEAL_SEAL)
         return cls(descriptor, writable=True)
 
@@ -86,8 +75,14 @@ class Segment:
         """Map a segment that another process made; the descriptor belongs to it from now on.
 
         Raises SegmentError when it is none, PermissionError when a read-only descriptor shall be mapped for writing.
+        The descriptor is closed then too.
         """
-        return cls(fd, writable)
+        try:
+            check(fd)
+            return cls(fd, writable)
+        except BaseException:
+            os.close(fd)
+            raise
 
     def array(self, dtype: Any, offset: int, shape: int | tuple[int, ...]) -> np.ndarray[Any, Any]:
         """Give an array over the memory, ``offset`` bytes in; read-only when the segment is."""
@@ -126,3 +121,19 @@ class Segment:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def check(descriptor: int) -> None:
+    """Look whether a descriptor is a whole segment of this layout, before it is mapped. Raises SegmentError."""
+    size_whole = os.fstat(descriptor).st_size
+    if size_whole <= HEADER_BYTES:
+        raise SegmentError(f"descriptor {descriptor} is not a segment: {size_whole} bytes")
+    magic, version, size, _ = _HEADER.unpack(os.pread(descriptor, HEADER_BYTES, 0))
+    if magic != _MAGIC:
+        raise SegmentError(f"descriptor {descriptor} is not a segment: it has no magic")
+    if version != LAYOUT_VERSION:
+        raise SegmentError(f"segment has layout version {version}, this program knows {LAYOUT_VERSION}")
+    if size != size_whole - HEADER_BYTES:
+        raise SegmentError(f"segment says {size} bytes and has {size_whole - HEADER_BYTES}")
+    if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+        raise SegmentError(f"descriptor {descriptor} may be resized by others")
