@@ -38,6 +38,9 @@ change_dtype: Final = np.dtype(
 )
 
 
+PRICE_UNKNOWN: Final = -1
+
+
 class DepthBroken(Exception):  # noqa: N818 - reads as what happened, like Lapped of the rings
     """The levels contradict the events: some were missed."""
 
@@ -58,8 +61,8 @@ def level_changes(events: NDArray[np.void], taker: Taker) -> tuple[NDArray[np.vo
     """Tell what a shard's events add to levels and take from them, by event.
 
     events: 1-D ``event_dtype``, in order and without gaps. taker: what the call for the events before returned.
-    Returns 1-D ``change_dtype``, ordered by event, and the taker to go on with.
-    Raises DepthBroken when a trade's taker was never announced.
+    Returns 1-D ``change_dtype``, ordered by event, and the taker to go on with. A trade whose taker was announced
+    before the first event has ``PRICE_UNKNOWN`` for what it takes from the taker's side.
     """
     index = np.flatnonzero(_CHANGES_LEVELS[events["kind"]])
     if not len(index):
@@ -76,10 +79,10 @@ def level_changes(events: NDArray[np.void], taker: Taker) -> tuple[NDArray[np.vo
 
     traded = np.flatnonzero(kind == EventKind.TRADED)
     at_work = np.searchsorted(starts, traded, side="right")
-    if (start_ids[at_work] != events["order_id"][traded]).any():
-        raise DepthBroken("a trade's taker was not announced by an event before it")
-    taken = traded[start_counts[at_work]]
-    taker_prices = start_prices[at_work[start_counts[at_work]]]
+    unknown = start_ids[at_work] != events["order_id"][traded]
+    resting = unknown | start_counts[at_work]
+    taken = traded[resting]
+    taker_prices = np.where(unknown, PRICE_UNKNOWN, start_prices[at_work])[resting]
 
     added = starts[counts[starts]]
     amended = np.flatnonzero((kind == EventKind.AMENDED) & counts)
@@ -107,9 +110,9 @@ class Depth:
     def __init__(self) -> None:
         self._sides = (_DepthSide(Side.BUY), _DepthSide(Side.SELL))
 
-    def side(self, side: Side) -> NDArray[np.int64]:
-        """Levels of a side, shape (n, 2): price_ticks and lots, best first. A copy."""
-        return self._sides[side].levels()
+    def side(self, side: Side, levels_max: int | None = None) -> NDArray[np.int64]:
+        """Levels of a side, shape (n, 2): price_ticks and lots, best first, at most ``levels_max``. A copy."""
+        return self._sides[side].levels(levels_max)
 
     def best(self, side: Side) -> tuple[int, int]:
         """Price and lots of the best level; (0, 0): none."""
@@ -120,7 +123,12 @@ class Depth:
         self._sides[side].replace(levels)
 
     def add(self, side: Side, prices_ticks: NDArray[np.int64], lots: NDArray[np.int64]) -> None:
-        """Add lots, negative ones too, to levels of distinct prices. Raises DepthBroken when one goes below nothing."""
+        """Add lots, negative ones too, to levels of distinct prices.
+
+        Raises DepthBroken when a level goes below nothing, or for a price of ``PRICE_UNKNOWN``.
+        """
+        if len(prices_ticks) and int(prices_ticks.min()) == PRICE_UNKNOWN:
+            raise DepthBroken("a trade's taker was not announced by any event that was seen")
         self._sides[side].add(prices_ticks, lots)
 
 
@@ -134,8 +142,8 @@ class _DepthSide:
         self._keys = np.zeros(0, np.int64)
         self._lots = np.zeros(0, np.int64)
 
-    def levels(self) -> NDArray[np.int64]:
-        return np.column_stack([self._keys * self._sign, self._lots])
+    def levels(self, levels_max: int | None) -> NDArray[np.int64]:
+        return np.column_stack([self._keys[:levels_max] * self._sign, self._lots[:levels_max]])
 
     def best(self) -> tuple[int, int]:
         return (int(self._keys[0]) * self._sign, int(self._lots[0])) if len(self._keys) else (0, 0)

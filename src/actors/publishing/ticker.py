@@ -48,8 +48,7 @@ class Tickers:
         self._last[symbol_ids] = 0
 
     def load(self, symbol_id: int, buckets: NDArray[np.void]) -> None:
-        """Take stored minutes, 1-D ``bucket_dtype``, ascending and at most one window long."""
-        assert len(buckets) <= WINDOW_MINUTES
+        """Take stored minutes, 1-D ``bucket_dtype``, ascending; of more than a window only the last ones stay."""
         self._buckets[symbol_id, buckets["minute"] % WINDOW_MINUTES] = buckets
         if len(buckets):
             self._last[symbol_id, 0] = buckets["close_ticks"][-1]

@@ -1,0 +1,215 @@
+"""The publisher: turns events into what anyone may look at, one row per symbol: the depth of its book, and its ticker.
+
+It follows every shard's event ring and never holds one back: when it is lapped, or starts anew, it fetches the books
+from the matchers and the last 24 hours from PostgreSQL (``publishing.follower`` says how the two meet without a gap).
+Rows are rewritten when they changed: at once when nothing else is to be done, under load every few milliseconds.
+
+Rule 1: a row shows the book at the end of a command, so it is never crossed. Rule 2: one shard's trouble is its own:
+a matcher that does not answer, or a database that cannot be read, stops neither the other shards nor the other table.
+It refuses to know who looks.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+import structlog
+import trio
+
+from tradeengine.actors.publishing.follower import Follower
+from tradeengine.actors.publishing.ticker import MINUTE_NS, WINDOW_MINUTES, Tickers
+from tradeengine.core.records import Side
+from tradeengine.core.tables import DEPTH_LEVELS_MAX
+from tradeengine.ipc.directory import read_directory
+from tradeengine.ipc.seqlock import SeqlockBusy
+from tradeengine.storage.history import StoredMinutes, read_minutes
+
+if TYPE_CHECKING:
+    from tradeengine.ipc.wiring import Wiring
+
+RETRY_S: Final = 1.0
+ANSWER_TIMEOUT_S: Final = 0.005
+"""How long the publisher sleeps while a matcher has not answered a request yet."""
+NS_PER_MS: Final = 10**6
+
+logger = structlog.get_logger()
+
+
+async def main(wiring: Wiring) -> None:
+    """Publish until the supervisor asks for an end."""
+    publisher = Publisher(wiring)
+    told_ready = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(publisher.load_histories)
+        while not wiring.stopping():
+            wiring.metrics.heartbeat()
+            if publisher.complete and not told_ready:
+                wiring.ready()
+                told_ready = True
+            timeout_s = publisher.timeout_s()
+            # The bell asks three times: at once, with the bell armed so that no ring is missed, and after the sleep.
+            await wiring.doorbell.wait_trio(timeout_s, lambda: wiring.stopping() or publisher.duty(time.time_ns()) != 0)
+        nursery.cancel_scope.cancel()
+
+
+class Publisher:
+    """One follower per shard, and the tables that they are shown in."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        settings = wiring.settings
+        self._wiring = wiring
+        self._tickers = Tickers(settings.limits.symbols_max)
+        self._followers = [self._follower(shard) for shard in range(wiring.shard_count)]
+        self._depth_table = wiring.table("depth")
+        self._ticker_table = wiring.table("tickers")
+        self._touch_table = wiring.table("touch")
+        self._directory_table = wiring.table("directory")
+        self._directory_version = -1
+        self._depth_interval_ns = settings.publisher.depth_interval_ms * NS_PER_MS
+        self._ticker_interval_ns = settings.publisher.ticker_interval_ms * NS_PER_MS
+        self._shown_ns = [0] * wiring.shard_count
+        self._tickers_shown_ns = 0
+        self._metrics = _Metrics(wiring)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every book of every listed symbol is known."""
+        return self._directory_version >= 0 and all(follower.complete for follower in self._followers)
+
+    def timeout_s(self) -> float:
+        """Give the longest sleep: until tickers are due, or a matcher's answer is worth another look."""
+        if not all(follower.complete for follower in self._followers):
+            return ANSWER_TIMEOUT_S
+        until_tickers_ns = self._tickers_shown_ns + self._ticker_interval_ns - time.time_ns()
+        return max(min(until_tickers_ns / 10**9, self._wiring.settings.wait.timeout_ms / 1000), 0.001)
+
+    def duty(self, now_ns: int) -> int:
+        """Follow every shard a step and show what is due; returns how many events or answers came in."""
+        self._read_directory()
+        done = 0
+        for shard, follower in enumerate(self._followers):
+            events_before, lapped_before = follower.event_count, follower.lapped_count
+            step = follower.duty()
+            done += step
+            self._metrics.count(follower.event_count - events_before, follower.lapped_count - lapped_before)
+            due = not step or now_ns - self._shown_ns[shard] >= self._depth_interval_ns
+            if follower.changed and follower.whole and due:
+                self._show(follower, now_ns)
+                self._shown_ns[shard] = now_ns
+        if now_ns - self._tickers_shown_ns >= self._ticker_interval_ns:
+            self._show_all_tickers(now_ns)
+        return done
+
+    async def load_histories(self) -> None:
+        """Give every follower that lacks it its past, for as long as the publisher runs."""
+        warned = False
+        while True:
+            try:
+                for shard, follower in enumerate(self._followers):
+                    if follower.history_wanted and follower.complete:
+                        stored = await trio.to_thread.run_sync(self._read_minutes, shard, abandon_on_cancel=True)
+                        follower.take_history(stored.next_sequence, stored.minutes)
+                warned = False
+            except psycopg.Error as error:
+                if not warned:
+                    logger.warning("tickers lack their past: the database cannot be read", error=str(error))
+                warned = True
+            await trio.sleep(RETRY_S)
+
+    def _read_minutes(self, shard: int) -> StoredMinutes:
+        """Read a shard's past; runs in a thread."""
+        database = self._wiring.settings.database
+        with psycopg.connect(database.dsn, connect_timeout=database.connect_timeout_s, autocommit=True) as connection:
+            return read_minutes(connection, shard, time.time_ns() // MINUTE_NS - WINDOW_MINUTES)
+
+    def _follower(self, shard: int) -> Follower:
+        wiring = self._wiring
+        return Follower(
+            wiring.ring_reader(f"events.{shard}"),
+            wiring.table(f"level_requests.{shard}"),
+            wiring.table(f"levels.{shard}"),
+            self._tickers,
+            wiring.settings.limits.symbols_max,
+            lambda: wiring.wake(f"matcher-{shard}"),
+        )
+
+    def _read_directory(self) -> None:
+        version = self._directory_table.version(0)
+        if version == self._directory_version:
+            return
+        try:
+            page = read_directory(self._directory_table)
+        except SeqlockBusy:
+            return
+        if page.version == 0:
+            return
+        self._directory_version = version
+        for shard, follower in enumerate(self._followers):
+            follower.add_symbols(symbol.symbol_id for symbol in page.symbols.values() if symbol.shard == shard)
+
+    def _show(self, follower: Follower, now_ns: int) -> None:
+        shown = follower.changed.intersection(follower.symbol_ids)
+        follower.changed -= shown
+        for symbol_id in shown:
+            timestamp_ns = int(follower.timestamps_ns[symbol_id]) or now_ns
+            depth = follower.depth(symbol_id)
+            bids, asks = depth.side(Side.BUY, DEPTH_LEVELS_MAX), depth.side(Side.SELL, DEPTH_LEVELS_MAX)
+            with self._depth_table.writing(symbol_id) as row:
+                row["sequence"] = follower.sequences[symbol_id]
+                row["timestamp_ns"] = timestamp_ns
+                row["bid_count"], row["ask_count"] = len(bids), len(asks)
+                row["bids"][: len(bids)] = bids
+                row["asks"][: len(asks)] = asks
+            self._show_ticker(follower, symbol_id, now_ns)
+            self._metrics.shown(now_ns - timestamp_ns)
+
+    def _show_all_tickers(self, now_ns: int) -> None:
+        for follower in self._followers:
+            for symbol_id in follower.symbol_ids if follower.whole else ():
+                self._show_ticker(follower, symbol_id, now_ns)
+        self._tickers_shown_ns = now_ns
+
+    def _show_ticker(self, follower: Follower, symbol_id: int, now_ns: int) -> None:
+        row = self._tickers.row(symbol_id, now_ns)
+        row["sequence"] = follower.sequences[symbol_id]
+        depth = follower.depth(symbol_id)
+        row["best_bid_ticks"], row["best_bid_lots"] = depth.best(Side.BUY)
+        row["best_ask_ticks"], row["best_ask_lots"] = depth.best(Side.SELL)
+        if not row["last_price_ticks"]:
+            # The last trade is older than the window: the matcher remembers it.
+            row["last_price_ticks"] = self._last_price_ticks(symbol_id)
+        self._ticker_table.write(symbol_id, row)
+        self._metrics.ticker_shown()
+
+    def _last_price_ticks(self, symbol_id: int) -> int:
+        try:
+            return int(self._touch_table.read(symbol_id)["last_price_ticks"])
+        except SeqlockBusy:
+            return 0
+
+
+class _Metrics:
+    """The publisher's page, by what happened."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._page = page = wiring.metrics
+        self._events, self._lapped = page.counter("events"), page.counter("lapped")
+        self._depth_writes, self._ticker_writes = page.counter("depth_writes"), page.counter("ticker_writes")
+        self._batch_events = page.histogram("batch_events")
+        self._publish_latency_us = page.histogram("publish_latency_us")
+
+    def count(self, event_count: int, lapped_count: int) -> None:
+        if event_count:
+            self._page.add(self._events, event_count)
+            self._page.record(self._batch_events, event_count)
+        if lapped_count:
+            self._page.add(self._lapped, lapped_count)
+
+    def shown(self, latency_ns: int) -> None:
+        self._page.add(self._depth_writes)
+        self._page.record(self._publish_latency_us, latency_ns // 1000)
+
+    def ticker_shown(self) -> None:
+        self._page.add(self._ticker_writes)

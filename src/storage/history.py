@@ -1,0 +1,45 @@
+"""What the publisher reads when it starts: a shard's stored minutes, and the first event that they lack.
+
+Both come from one snapshot, so a trade is either in a minute or at or after the cursor: never both, never neither.
+It refuses to know what the minutes are for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final
+
+import psycopg
+
+Connection = psycopg.Connection[Any]
+Minute = tuple[int, int, int, int, int, int, int, int]
+"""Minute since the epoch, open, high, low, close (ticks), volume (lots), notional (quote units), number of trades."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMinutes:
+    """Minutes in which a shard's symbols traded, ascending, by symbol id; ``next_sequence``: the first event after."""
+
+    next_sequence: int
+    minutes: dict[int, list[Minute]]
+
+
+def read_minutes(connection: Connection, shard: int, since_minute: int) -> StoredMinutes:
+    """Read a shard's minutes after ``since_minute`` (since the epoch) and its settlement cursor, in one snapshot."""
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        cursor = connection.execute("SELECT sequence FROM settlement_cursors WHERE shard = %s", (shard,)).fetchone()
+        rows = connection.execute(_SELECT_MINUTES, (shard, since_minute)).fetchall()
+    minutes = {symbol_id: [row[1:] for row in group] for symbol_id, group in groupby(rows, itemgetter(0))}
+    return StoredMinutes(0 if cursor is None else cursor[0], minutes)
+
+
+_SELECT_MINUTES: Final = """
+SELECT symbol_id, (extract(epoch FROM minute) / 60)::bigint, open_ticks, high_ticks, low_ticks, close_ticks,
+       volume_lots, notional_units, trade_count
+FROM candles_1m
+WHERE symbol_id IN (SELECT id FROM symbols WHERE shard = %s) AND minute > to_timestamp(%s * 60::bigint)
+ORDER BY symbol_id, minute
+"""
