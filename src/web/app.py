@@ -1,0 +1,103 @@
+"""The application: routes by noun, one error type out, and everything else turned into an answer of the same shape.
+
+It refuses to know sockets, rings and SQL: it is given a ``Front`` that does.
+"""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+import structlog
+from quart import Response, current_app, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from tradeengine.web import openapi
+from tradeengine.web.envelope import failure, request_id
+from tradeengine.web.errors import ApiError
+from tradeengine.web.front import Front
+from tradeengine.web.routes import account, market, orders, system
+
+BODY_TIMEOUT_S: Final = 20
+PREFIX: Final = "/api/v1"
+_log = structlog.get_logger()
+
+
+class FrontApp(QuartTrio):
+    """A Quart application that knows its front."""
+
+    front: Front
+
+
+def create_app(front: Front) -> FrontApp:
+    """Join the routes to a front."""
+    app = FrontApp("tradeengine")
+    app.front = front
+    app.config["MAX_CONTENT_LENGTH"] = front.settings.http.body_bytes_max
+    app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_S
+    # A path either is a route or it is not: no redirects, because clients that sign or retry do not follow them.
+    app.url_map.merge_slashes = False
+    app.url_map.strict_slashes = True
+    for blueprint in (orders.blueprint, account.blueprint, market.blueprint):
+        app.register_blueprint(blueprint, url_prefix=PREFIX)
+    app.register_blueprint(system.blueprint)
+    app.register_error_handler(ApiError, _answer_api_error)
+    app.register_error_handler(HTTPException, _answer_http_error)
+    app.register_error_handler(Exception, _answer_fault)
+    if front.settings.http.cors_origins:
+        app.after_request(_allow_origin)
+    system.describe_app(app, openapi.attach(app))
+    return app
+
+
+async def _answer_api_error(error: ApiError) -> Response:
+    if error.status >= 500:
+        _log.warning("request failed", code=error.code, path=request.path, request_id=request_id())
+    return failure(error)
+
+
+async def _answer_http_error(error: HTTPException) -> Response:
+    return failure(_from_http(error))
+
+
+async def _answer_fault(error: Exception) -> Response:
+    """Answer for a mistake of ours: the log has the trace, the client the request id to quote."""
+    _log.error("fault in a handler", path=request.path, request_id=request_id(), exc_info=error)
+    return failure(ApiError("INTERNAL", "The server made a mistake; quote the request id when you report it."))
+
+
+def _from_http(error: HTTPException) -> ApiError:
+    match error.code:
+        case 404:
+            return ApiError("NOT_FOUND", f"There is nothing at {request.path}; see /docs.", {"path": request.path})
+        case 405:
+            allowed = sorted(getattr(error, "valid_methods", None) or ())
+            headers = {"Allow": ", ".join(allowed)}
+            return ApiError(
+                "METHOD_NOT_ALLOWED", f"{request.path} does not take {request.method}.", {"allowed": allowed}, headers
+            )
+        case 408:
+            return ApiError("REQUEST_TIMEOUT", "The body did not arrive in time.", {"seconds": BODY_TIMEOUT_S})
+        case 413:
+            maximum = current_app.config["MAX_CONTENT_LENGTH"]
+            return ApiError(
+                "BODY_TOO_LARGE", f"The body is larger than {maximum} bytes.", {"field": "body", "maximum": maximum}
+            )
+        case _:
+            return ApiError("INVALID_REQUEST", str(error.description))
+
+
+async def _allow_origin(response: Response) -> Response:
+    """Let browsers of the configured origins read answers."""
+    origin = request.headers.get("Origin")
+    allowed = cast(FrontApp, current_app).front.settings.http.cors_origins
+    response.headers.add("Vary", "Origin")
+    if origin is None or (origin not in allowed and "*" not in allowed):
+        return response
+    response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers["Access-Control-Expose-Headers"] = "X-Request-ID, Retry-After"
+    if request.method == "OPTIONS":
+        response.headers["Access-Control-Allow-Methods"] = "GET, POST, PATCH, DELETE"
+        response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-Request-ID"
+        response.headers["Access-Control-Max-Age"] = "600"
+    return response

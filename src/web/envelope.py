@@ -1,0 +1,67 @@
+"""The envelope around every answer: ``success``, ``data`` or ``error``, and ``meta``.
+
+It refuses to know what is inside.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from quart import Response, g, request
+
+from tradeengine.web.errors import ApiError
+from tradeengine.web.schemas import AnswerMeta, Error, ErrorAnswer
+from tradeengine.web.times import format_ms
+
+JSON_TYPE: Final = "application/json"
+REQUEST_ID_HEADER: Final = "X-Request-ID"
+_SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    success: bool
+    data: Any
+    meta: AnswerMeta
+
+
+def success(data: Any, status: int = 200, *, next_cursor: str | UnsetType | None = UNSET) -> Response:
+    """Answer with data: a struct of ``schemas``, or a list of them."""
+    return _response(_encode(_Answer(True, data, _meta(next_cursor))), status, {})
+
+
+def failure(error: ApiError) -> Response:
+    """Answer with what went wrong."""
+    body = ErrorAnswer(
+        success=False,
+        error=Error(code=error.code, message=error.message, details=error.details),
+        meta=_meta(UNSET),
+    )
+    return _response(_encode(body), error.status, error.headers)
+
+
+def request_id() -> str:
+    """Name this request: the caller's name for it when that is sane, else one of our making."""
+    known: str | None = g.get("request_id")
+    if known is None:
+        known = request.headers.get(REQUEST_ID_HEADER, "")
+        if not _SANE_REQUEST_ID.fullmatch(known):
+            known = secrets.token_hex(8)
+        g.request_id = known
+    return known
+
+
+def _response(body: bytes, status: int, headers: dict[str, str]) -> Response:
+    response = Response(body, status, headers, content_type=JSON_TYPE)
+    response.headers[REQUEST_ID_HEADER] = request_id()
+    return response
+
+
+def _meta(next_cursor: str | UnsetType | None) -> AnswerMeta:
+    now_ms = time.time_ns() // 1_000_000
+    return AnswerMeta(request_id=request_id(), timestamp=format_ms(now_ms), next_cursor=next_cursor)

@@ -1,0 +1,142 @@
+"""The front: what handlers work with. Who asks, what exists, how to send a command, where history and pages are.
+
+It refuses to know routes and JSON shapes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import msgspec
+from quart import current_app, request
+
+from tradeengine.core.symbols import SymbolSpec
+from tradeengine.ipc.directory import DirectoryPage, read_directory
+from tradeengine.ipc.metrics import MetricPage
+from tradeengine.ipc.seqlock import SeqlockBusy, SeqlockTable
+from tradeengine.settings import Settings
+from tradeengine.web.auth import Authenticator, Identity
+from tradeengine.web.errors import ApiError, overloaded
+from tradeengine.web.gateway import Gateway, NoRoom, OutcomeUnknown, Records
+from tradeengine.web.history import Accounts, History
+from tradeengine.web.jsonbody import printable, read_object
+from tradeengine.web.validation import read_body
+
+if TYPE_CHECKING:
+    from tradeengine.web.app import FrontApp
+    from tradeengine.web.watch import Watch
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+ANSWER_GRACE_S = 1.0
+"""Risk drops a command at its deadline and says so; the front waits a little longer to hear it."""
+
+
+@dataclass(kw_only=True)
+class Front:
+    """One front process."""
+
+    settings: Settings
+    authenticator: Authenticator
+    gateway: Gateway
+    accounts: Accounts
+    history: History
+    pages: Pages
+    watch: Watch
+    metrics: MetricPage
+    shard_count: int
+    started_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def command_timeout_ms(self) -> int:
+        """How long a command may wait for risk."""
+        return self.settings.http.command_timeout_ms
+
+    def identify(self) -> Identity:
+        """Name the caller of the present request. Raises ApiError UNAUTHORIZED."""
+        return self.authenticator.identify(request.headers.getlist("Authorization"))
+
+    def identify_if_named(self) -> Identity | None:
+        """Name the caller where no token is needed; a wrong token is refused all the same."""
+        return self.identify() if "Authorization" in request.headers else None
+
+    async def account_id(self, name: str) -> int:
+        """Account id of a caller's name, made when it is new. Raises ApiError."""
+        return await self.accounts.id_of(name)
+
+    async def ask(self, command: Records, *, parts: int = 1, **details: str) -> Records:
+        """Send a command and return its events, at least one.
+
+        details: what a caller needs to ask again. Raises ApiError ENGINE_OVERLOADED, OUTCOME_UNKNOWN.
+        """
+        try:
+            return await self.gateway.ask(command, self.command_timeout_ms / 1000 + ANSWER_GRACE_S, parts)
+        except NoRoom:
+            raise overloaded() from None
+        except OutcomeUnknown:
+            raise ApiError(
+                "OUTCOME_UNKNOWN",
+                "The command was sent but its outcome did not come back in time. Repeat the same request: "
+                "with the same client_order_id nothing is done twice.",
+                dict(details),
+            ) from None
+
+    def symbol(self, name: str) -> SymbolSpec:
+        """Find a symbol by the name that a client wrote: BTC/USDT, or BTC-USDT. Raises ApiError SYMBOL_NOT_FOUND."""
+        spec = self.pages.directory().symbol_by_name.get(name.upper().replace("-", "/", 1))
+        if spec is None:
+            shown = printable(name)
+            raise ApiError(
+                "SYMBOL_NOT_FOUND",
+                f"There is no symbol {shown}; see /api/v1/symbols.",
+                {"field": "symbol", "symbol": shown},
+            )
+        return spec
+
+    def symbol_by_id(self, symbol_id: int) -> SymbolSpec:
+        """Find a symbol by its id; the engine names only those that it has."""
+        return self.pages.directory().symbols[symbol_id]
+
+
+@dataclass(kw_only=True)
+class Pages:
+    """The shared tables that a front reads."""
+
+    balances: SeqlockTable
+    touch: SeqlockTable
+    depth: SeqlockTable
+    tickers: SeqlockTable
+    actors: SeqlockTable
+    directory_table: SeqlockTable
+    _directory: DirectoryPage | None = None
+    _directory_version: int = -1
+
+    def directory(self) -> DirectoryPage:
+        """Give the directory as it is now; it is decoded once per change."""
+        version = self.directory_table.version(0)
+        if self._directory is None or (version != self._directory_version and not version & 1):
+            self._directory = read_directory(self.directory_table)
+            self._directory_version = version
+        return self._directory
+
+
+def read_page(table: SeqlockTable, row: int) -> Any:
+    """Copy one row of a shared table. Raises ApiError ENGINE_OVERLOADED when its writer is in the way or gone."""
+    try:
+        return table.read(row)
+    except SeqlockBusy:
+        raise overloaded() from None
+
+
+def current_front() -> Front:
+    """Give the front that serves the present request."""
+    return cast("FrontApp", current_app).front
+
+
+async def read_json(kind: type[T]) -> T:
+    """Read and check the body of the present request. Raises ApiError."""
+    body = await request.get_data(as_text=False, parse_form_data=False)
+    assert isinstance(body, bytes)
+    return read_body(read_object(body), kind)

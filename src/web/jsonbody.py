@@ -1,0 +1,81 @@
+"""Reading JSON that strangers send: one way to say a thing, and a clear sentence for everything else.
+
+Rule 1: what two readers could understand differently is refused: a key twice, NaN, bytes that are not UTF-8.
+Rule 2: the reader's own limits (nesting, digits, bytes) come out as a refusal, never as a fault.
+It refuses to know which fields a body should have.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, NoReturn
+
+from tradeengine.web.errors import ApiError, invalid_field
+
+NESTING_MAX: Final = 32
+NAME_CHARACTERS_MAX: Final = 64
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """Decode a request body that must be one JSON object.
+
+    Raises ApiError INVALID_REQUEST with what is wrong and, where there is one, the position in the body.
+    """
+    value = _read(body)
+    if not isinstance(value, dict):
+        raise ApiError("INVALID_REQUEST", "The body must be a JSON object.", {"field": "body"})
+    return value
+
+
+def printable(name: str) -> str:
+    """Make a name from outside fit for an answer: short, and without lone surrogates, which UTF-8 cannot hold."""
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    return shown if len(shown) <= NAME_CHARACTERS_MAX else shown[: NAME_CHARACTERS_MAX - 1] + "…"
+
+
+def _read(body: bytes) -> Any:
+    if not body.strip():
+        raise ApiError("INVALID_REQUEST", "The body is empty; send a JSON object.", {"field": "body"})
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _malformed(f"The body is not UTF-8: byte {error.start}.", position=error.start) from None
+    _check_nesting(text)
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise _malformed(f"The body is not JSON: {error.msg}.", position=error.pos) from None
+    except ValueError:
+        # Python refuses to read integers of thousands of digits.
+        raise _malformed("The body holds a number with too many digits.") from None
+
+
+def _check_nesting(text: str) -> None:
+    """Count brackets without regard to strings: a body of ours needs two, so a false alarm takes malice."""
+    if text.count("[") + text.count("{") <= NESTING_MAX:
+        return
+    depth = 0
+    for character in text:
+        if character in "[{":
+            depth += 1
+            if depth > NESTING_MAX:
+                raise _malformed(f"The body is nested deeper than {NESTING_MAX} levels.", maximum=NESTING_MAX)
+        elif character in "]}":
+            depth -= 1
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise invalid_field(printable(twice), f"The field {printable(twice)} is given twice.")
+    return value
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise _malformed(f"{constant} is not JSON.")
+
+
+def _malformed(message: str, **details: Any) -> ApiError:
+    return ApiError("INVALID_REQUEST", message, {"field": "body", **details})

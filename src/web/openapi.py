@@ -1,0 +1,135 @@
+"""``/openapi.json``: made from the routes and the structs that they name, so that it cannot say anything else.
+
+quart-schema walks the routes; this provider gives it msgspec's schemas by reference, so that every request and answer
+has a name under ``components``. ``describe`` is how a handler says what it takes and gives.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+from msgspec.json import schema_components
+from quart_schema import QuartSchema, document_querystring, document_request, document_response, security_scheme, tag
+from quart_schema.openapi import HttpSecurityScheme, Info, License, OpenAPIProvider
+
+from tradeengine import __version__
+from tradeengine.web.errors import STATUS_OF_CODE
+from tradeengine.web.schemas import ErrorAnswer
+
+if TYPE_CHECKING:
+    from quart import Quart
+    from quart_schema.validation import DataSource
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+Schema = dict[str, Any]
+
+_REFERENCE: Final = "#/components/schemas/{name}"
+_BEARER: Final = "bearer"
+_DESCRIPTION: Final = (
+    "Every answer is an envelope: `success`, then `data` or `error`, and `meta`. Prices, quantities, fees and balances "
+    "are decimal strings both ways. `error.code` is stable; `error.details` names the field and the bound.\n\n"
+    "Order ids grow with time. A `POST /api/v1/orders` may be repeated with the same `client_order_id`: the same order "
+    "is answered with 200 and nothing is placed twice.\n\nError codes: "
+    + ", ".join(f"`{code}` ({status})" for code, status in STATUS_OF_CODE.items())
+    + "."
+)
+
+
+def describe(
+    *,
+    answers: dict[int, type[msgspec.Struct]],
+    tags: str,
+    body: type[msgspec.Struct] | None = None,
+    query: type[msgspec.Struct] | None = None,
+    token: bool = True,
+) -> Callable[[Handler], Handler]:
+    """Say what a handler takes and gives. token: whether it wants a bearer token."""
+
+    def mark(handler: Handler) -> Handler:
+        for status, answer in answers.items():
+            handler = document_response(answer, status)(handler)
+        if body is not None:
+            handler = document_request(body)(handler)
+        if query is not None:
+            handler = document_querystring(query)(handler)
+        if token:
+            handler = security_scheme([{_BEARER: []}])(handler)
+        return tag([tags])(handler)
+
+    return mark
+
+
+def attach(app: Quart) -> OpenAPIProvider:
+    """Join an app to its description; the description itself is made when it is first asked for."""
+    extension = QuartSchema(
+        openapi_path=None,
+        redoc_ui_path=None,
+        scalar_ui_path=None,
+        swagger_ui_path=None,
+        conversion_preference="msgspec",
+        openapi_provider_class=_Provider,
+        security_schemes={_BEARER: HttpSecurityScheme(scheme="bearer", bearer_format="JWT")},
+        info=Info(
+            title="Trade engine",
+            version=__version__,
+            description=_DESCRIPTION,
+            license=License(name="Apache-2.0", identifier="Apache-2.0"),
+        ),
+    )
+    return _Provider(app, extension)
+
+
+class _Provider(OpenAPIProvider):
+    def build_paths(self, rule: Any) -> tuple[Schema, Schema]:
+        """Add to each operation what every one of them may answer."""
+        paths, components = super().build_paths(rule)
+        error, error_components = self.build_response_object(ErrorAnswer, None)
+        for operations in paths.values():
+            for operation in operations.values():
+                operation["responses"] = {str(status): answer for status, answer in operation["responses"].items()}
+                operation["responses"]["default"] = error
+        return paths, components | error_components
+
+    def build_response_object(self, model: Any, headers_model: Any) -> tuple[Schema, Schema]:
+        """Refer to the answer's schema by name."""
+        reference, components = _reference(model)
+        assert headers_model is None
+        content = {"application/json": {"schema": reference}}
+        return {"description": inspect.getdoc(model), "content": content}, components
+
+    def build_request_body(
+        self,
+        model: Any,
+        source: DataSource,  # noqa: ARG002 - the base class passes it; every body here is JSON
+    ) -> tuple[Schema, Schema]:
+        """Refer to the request's schema by name."""
+        reference, components = _reference(model)
+        return {"required": True, "content": {"application/json": {"schema": reference}}}, components
+
+    def build_querystring_parameters(self, model: Any) -> tuple[list[Schema], Schema]:
+        """Describe each field of a query struct as a parameter."""
+        _, components = _reference(model)
+        schema = components.pop(model.__name__)
+        required = schema.get("required", [])
+        parameters = [
+            {"name": name, "in": "query", "required": name in required, "schema": _without_null(kind)}
+            for name, kind in schema["properties"].items()
+        ]
+        return parameters, components
+
+
+def _reference(model: Any) -> tuple[Schema, Schema]:
+    (reference,), components = schema_components([model], ref_template=_REFERENCE)
+    return reference, dict(components)
+
+
+def _without_null(schema: Schema) -> Schema:
+    """Take null away: a query parameter can only be absent."""
+    choices = [choice for choice in schema.get("anyOf", []) if choice != {"type": "null"}]
+    if len(choices) != 1:
+        return schema
+    rest = {name: value for name, value in schema.items() if name not in {"anyOf", "default"}}
+    return {**choices[0], **rest}

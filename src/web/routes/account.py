@@ -1,0 +1,34 @@
+"""What a caller owns."""
+
+from __future__ import annotations
+
+from quart import Blueprint, Response
+
+from tradeengine.web import schemas
+from tradeengine.web.envelope import success
+from tradeengine.web.front import current_front, read_page
+from tradeengine.web.openapi import describe
+
+blueprint = Blueprint("account", __name__)
+
+
+@blueprint.get("/balances")
+@describe(tags="account", answers={200: schemas.BalancesAnswer})
+async def list_balances() -> Response:
+    """List own balances, one per asset: everything that was answered before this call is in them."""
+    front = current_front()
+    account_id = await front.account_id(front.identify().name)
+    await front.history.wait_folded()
+    units = read_page(front.pages.balances, account_id)["units"]
+    balances = []
+    for asset in front.pages.directory().assets.values():
+        total, held = (int(value) for value in units[asset.asset_id])
+        balances.append(
+            schemas.Balance(
+                asset=asset.name,
+                total=asset.format(total),
+                available=asset.format(total - held),
+                held=asset.format(held),
+            )
+        )
+    return success(balances)

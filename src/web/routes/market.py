@@ -1,0 +1,205 @@
+"""Market data: what everyone may see, from the pages that matchers and the publisher keep, and trades from history."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+from quart import Blueprint, Response, request
+
+from tradeengine.core.money import format_units
+from tradeengine.core.records import TradingState
+from tradeengine.core.symbols import SymbolSpec
+from tradeengine.core.tables import NO_PRICE
+from tradeengine.ipc.seqlock import SeqlockBusy
+from tradeengine.web import schemas
+from tradeengine.web.envelope import success
+from tradeengine.web.errors import ApiError, invalid_field, overloaded
+from tradeengine.web.front import Front, current_front, read_page
+from tradeengine.web.openapi import describe
+from tradeengine.web.paging import decode_cursor, encode_cursor, parse_id
+from tradeengine.web.times import format_ms, parse_ns
+from tradeengine.web.validation import read_query
+from tradeengine.web.views import NS_PER_MS, TradeContent, own_trade_view, trade_view
+
+blueprint = Blueprint("market", __name__)
+_TAG = "market data"
+_PPM_PLACES = 6
+
+
+@blueprint.get("/symbols")
+@describe(tags=_TAG, answers={200: schemas.SymbolsAnswer}, query=schemas.NoQuery, token=False)
+async def list_symbols() -> Response:
+    """List what may be traded, with ticks, lots, bounds, fees and state."""
+    read_query(request.args, schemas.NoQuery)
+    front = current_front()
+    specs = sorted(front.pages.directory().symbols.values(), key=lambda spec: spec.symbol_id)
+    return success([_symbol_view(spec, _status(front, spec)) for spec in specs])
+
+
+@blueprint.get("/time")
+@describe(tags=_TAG, answers={200: schemas.ServerTimeAnswer}, token=False)
+async def tell_time() -> Response:
+    """Tell the server's clock."""
+    now_ms = time.time_ns() // NS_PER_MS
+    return success(schemas.ServerTime(time=format_ms(now_ms), unix_ms=now_ms))
+
+
+@blueprint.get("/orderbook/<path:symbol>")
+@describe(tags=_TAG, answers={200: schemas.OrderBookAnswer}, query=schemas.DepthQuery, token=False)
+async def show_order_book(symbol: str) -> Response:
+    """Show the best price levels of a book; its sequence is that of the symbol's event stream."""
+    front = current_front()
+    query = read_query(request.args, schemas.DepthQuery)
+    spec = front.symbol(symbol)
+    try:
+        sequence, timestamp_ns, bids, asks = front.pages.depth.read_with(
+            spec.symbol_id, lambda row: _copy_levels(row, query.depth)
+        )
+    except SeqlockBusy:
+        raise overloaded() from None
+    return success(
+        schemas.OrderBook(
+            symbol=spec.name,
+            sequence=sequence,
+            bids=[(spec.format_price(price), spec.format_quantity(lots)) for price, lots in bids],
+            asks=[(spec.format_price(price), spec.format_quantity(lots)) for price, lots in asks],
+            timestamp=format_ms((timestamp_ns or time.time_ns()) // NS_PER_MS),
+        )
+    )
+
+
+@blueprint.get("/markets/<path:symbol>/ticker")
+@describe(tags=_TAG, answers={200: schemas.TickerAnswer}, query=schemas.NoQuery, token=False)
+async def show_ticker(symbol: str) -> Response:
+    """Show best bid and ask, the last trade, and the last 24 hours."""
+    read_query(request.args, schemas.NoQuery)
+    front = current_front()
+    spec = front.symbol(symbol)
+    return success(_ticker_view(spec, read_page(front.pages.tickers, spec.symbol_id)))
+
+
+@blueprint.get("/trades")
+@describe(tags=_TAG, answers={200: schemas.TradesAnswer}, query=schemas.TradesQuery, token=False)
+async def list_trades() -> Response:
+    """List trades of a symbol, newest first; with scope=mine (needs a token) own fills, of one symbol or all."""
+    front = current_front()
+    query = read_query(request.args, schemas.TradesQuery)
+    if query.scope == "mine":
+        return await _list_own_trades(front, query)
+    if query.symbol is None:
+        raise invalid_field("symbol", "symbol is missing; only scope=mine lists trades of all symbols.")
+    spec = front.symbol(query.symbol)
+    found = await front.history.public_trades(spec.symbol_id, **_range(query))
+    page = found[: query.limit]
+    return success([trade_view(trade, spec) for trade in page], next_cursor=_next_cursor(found, query.limit))
+
+
+@blueprint.get("/trades/<trade_id>")
+@describe(tags=_TAG, answers={200: schemas.TradeAnswer}, token=False)
+async def show_trade(trade_id: str) -> Response:
+    """Show one trade; its order ids only to its two parties and to admins."""
+    front = current_front()
+    identity = front.identify_if_named()
+    trade = await front.history.trade(parse_id(trade_id, "TRADE_NOT_FOUND"))
+    if trade is None:
+        raise ApiError("TRADE_NOT_FOUND", "There is no trade with this id.")
+    allowed = False
+    if identity is not None:
+        account_id = await front.account_id(identity.name)
+        allowed = identity.is_admin or account_id in {trade.taker_account_id, trade.maker_account_id}
+    return success(trade_view(trade, front.symbol_by_id(trade.symbol_id), with_orders=allowed))
+
+
+async def _list_own_trades(front: Front, query: schemas.TradesQuery) -> Response:
+    account_id = await front.account_id(front.identify().name)
+    symbol_id = front.symbol(query.symbol).symbol_id if query.symbol else None
+    found = await front.history.own_trades(account_id, symbol_id, **_range(query))
+    shown = []
+    for trade in found[: query.limit]:
+        order_id = trade.taker_order_id if trade.taker_account_id == account_id else trade.maker_order_id
+        shown.append(own_trade_view(trade, front.symbol_by_id(trade.symbol_id), order_id, "settled"))
+    return success(shown, next_cursor=_next_cursor(found, query.limit))
+
+
+def _range(query: schemas.TradesQuery) -> dict[str, Any]:
+    return {
+        "start_ns": parse_ns("start", query.start) if query.start else None,
+        "end_ns": parse_ns("end", query.end) if query.end else None,
+        "before_id": decode_cursor(query.cursor) if query.cursor else None,
+        "limit": query.limit + 1,
+    }
+
+
+def _next_cursor(found: list[TradeContent], limit: int) -> str | None:
+    return encode_cursor(found[limit - 1].trade_id) if len(found) > limit else None
+
+
+def _copy_levels(row: Any, depth: int) -> tuple[int, int, list[list[int]], list[list[int]]]:
+    bids = row["bids"][: min(int(row["bid_count"]), depth)].tolist()
+    asks = row["asks"][: min(int(row["ask_count"]), depth)].tolist()
+    return int(row["sequence"]), int(row["timestamp_ns"]), bids, asks
+
+
+def _status(front: Front, spec: SymbolSpec) -> Literal["open", "cancel_only", "halted", "unlisted"]:
+    touch = read_page(front.pages.touch, spec.symbol_id)
+    if not touch["listed"]:
+        return "unlisted"
+    names: dict[int, Literal["open", "cancel_only", "halted"]] = {
+        TradingState.OPEN: "open",
+        TradingState.CANCEL_ONLY: "cancel_only",
+        TradingState.HALTED: "halted",
+    }
+    return names[int(touch["trading_state"])]
+
+
+def _symbol_view(spec: SymbolSpec, status: Literal["open", "cancel_only", "halted", "unlisted"]) -> schemas.Symbol:
+    return schemas.Symbol(
+        symbol=spec.name,
+        base_asset=spec.base.name,
+        quote_asset=spec.quote.name,
+        base_places=spec.base.places,
+        quote_places=spec.quote.places,
+        tick=spec.tick,
+        lot=spec.lot,
+        price_max=spec.format_price(spec.price_ticks_max),
+        quantity_min=spec.format_quantity(spec.quantity_lots_min),
+        quantity_max=spec.format_quantity(spec.quantity_lots_max),
+        min_notional=spec.quote.format(spec.notional_units_min),
+        max_price_deviation=format_units(spec.collar_ppm, _PPM_PLACES) if spec.collar_ppm else None,
+        maker_fee=format_units(spec.maker_fee_ppm, _PPM_PLACES),
+        taker_fee=format_units(spec.taker_fee_ppm, _PPM_PLACES),
+        status=status,
+        shard=spec.shard,
+    )
+
+
+def _ticker_view(spec: SymbolSpec, row: Any) -> schemas.Ticker:
+    last_ticks, open_ticks = int(row["last_price_ticks"]), int(row["open_ticks"])
+    change_ticks = last_ticks - open_ticks if last_ticks != NO_PRICE and open_ticks != NO_PRICE else None
+    return schemas.Ticker(
+        symbol=spec.name,
+        best_bid=_price(spec, row["best_bid_ticks"]),
+        best_bid_quantity=_quantity(spec, row["best_bid_lots"], row["best_bid_ticks"]),
+        best_ask=_price(spec, row["best_ask_ticks"]),
+        best_ask_quantity=_quantity(spec, row["best_ask_lots"], row["best_ask_ticks"]),
+        last=_price(spec, last_ticks),
+        last_quantity=_quantity(spec, row["last_quantity_lots"], last_ticks),
+        open=_price(spec, open_ticks),
+        high=_price(spec, row["high_ticks"]),
+        low=_price(spec, row["low_ticks"]),
+        volume=spec.format_quantity(row["volume_lots"]),
+        quote_volume=spec.quote.format(int(row["quote_volume_units"])),
+        change=None if change_ticks is None else spec.format_price(change_ticks),
+        trades=int(row["trade_count"]),
+        sequence=int(row["sequence"]),
+        timestamp=format_ms((int(row["timestamp_ns"]) or time.time_ns()) // NS_PER_MS),
+    )
+
+
+def _price(spec: SymbolSpec, price_ticks: int) -> str | None:
+    return spec.format_price(price_ticks) if price_ticks != NO_PRICE else None
+
+
+def _quantity(spec: SymbolSpec, quantity_lots: int, price_ticks: int) -> str | None:
+    return spec.format_quantity(quantity_lots) if price_ticks != NO_PRICE else None

@@ -1,0 +1,90 @@
+"""What operators and tools ask: is the process up, are orders accepted, metrics, the description of the API."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+from quart import Blueprint, Response, current_app, request
+from quart_schema import hide
+from quart_schema.openapi import OpenAPIProvider
+
+from tradeengine import __version__
+from tradeengine.web import metrics, schemas
+from tradeengine.web.envelope import JSON_TYPE, success
+from tradeengine.web.errors import ApiError
+from tradeengine.web.front import current_front
+from tradeengine.web.openapi import describe
+
+blueprint = Blueprint("system", __name__)
+_TAG = "operations"
+_PROVIDER = "TRADEENGINE_OPENAPI"
+
+
+def describe_app(app: Any, provider: OpenAPIProvider) -> None:
+    """Let ``/openapi.json`` describe this app."""
+    app.extensions[_PROVIDER] = provider
+
+
+@blueprint.get("/health")
+@describe(tags=_TAG, answers={200: schemas.HealthAnswer}, token=False)
+async def show_health() -> Response:
+    """Say that this process answers."""
+    uptime_s = time.monotonic() - current_front().started_s
+    return success(schemas.Health("ok", __version__, round(uptime_s, 3)))
+
+
+@blueprint.get("/ready")
+@describe(tags=_TAG, answers={200: schemas.ReadinessAnswer, 503: schemas.ReadinessAnswer}, token=False)
+async def show_readiness() -> Response:
+    """Say whether orders are accepted: 200 while they are, and what is degraded; else 503 and why."""
+    readiness = current_front().watch.readiness()
+    response = success(readiness, 503 if readiness.status == "unready" else 200)
+    if readiness.status == "unready":
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+@blueprint.get("/metrics")
+@hide
+async def show_metrics() -> Response:
+    """Show every actor and ring in Prometheus' text format."""
+    front = current_front()
+    _check_metrics_token(front.settings.http.metrics_token)
+    return Response(metrics.render(front.watch.pages.values(), front.watch.rings), content_type=metrics.CONTENT_TYPE)
+
+
+@blueprint.get("/openapi.json")
+@hide
+async def show_openapi() -> Response:
+    """Describe this API."""
+    return Response(_openapi(current_app.extensions[_PROVIDER]), content_type=JSON_TYPE)
+
+
+@blueprint.get("/docs")
+@hide
+async def show_docs() -> Response:
+    """Show the description to people; the page needs nothing from elsewhere."""
+    return Response(_docs_page(), content_type="text/html; charset=utf-8")
+
+
+@cache
+def _openapi(provider: OpenAPIProvider) -> bytes:
+    return msgspec.json.encode(provider.schema())
+
+
+@cache
+def _docs_page() -> bytes:
+    return (files("tradeengine.web") / "pages" / "docs.html").read_bytes()
+
+
+def _check_metrics_token(wanted: str) -> None:
+    if not wanted:
+        return
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), wanted.encode()):
+        raise ApiError("UNAUTHORIZED", "The metrics need their bearer token.", headers={"WWW-Authenticate": "Bearer"})

@@ -1,0 +1,127 @@
+"""The front as a program: joins the ends that it was handed, and serves HTTP on the socket that the supervisor opened.
+
+All fronts listen on that one socket, so a front that is started anew refuses no connection.
+It refuses to know routes.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from functools import partial
+from typing import Final
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+from tradeengine.ipc.wiring import Wiring
+from tradeengine.settings import Settings
+from tradeengine.web.app import create_app
+from tradeengine.web.auth import Authenticator
+from tradeengine.web.barrier import Barrier
+from tradeengine.web.database import Database
+from tradeengine.web.front import Front, Pages
+from tradeengine.web.gateway import Gateway
+from tradeengine.web.history import Accounts, History
+from tradeengine.web.watch import Watch
+
+HEADER_BYTES_MAX: Final = 16 * 1024
+KEEP_ALIVE_S: Final = 75
+REFUSALS: Final = "events.risk"
+_HEARTBEAT_S: Final = 0.5
+
+
+async def main(wiring: Wiring) -> None:
+    """Serve until the supervisor asks for an end, then let open requests finish."""
+    front = assemble(wiring)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(front.gateway.run)
+        nursery.start_soon(_beat, wiring, front)
+        wiring.metrics.started()
+        await _serve(wiring, front)
+        nursery.cancel_scope.cancel()
+
+
+def assemble(wiring: Wiring) -> Front:
+    """Make the front of what the wiring hands over."""
+    settings = wiring.settings
+    event_rings = {name: wiring.ring(name) for name in wiring.ring_names if name.startswith("events.")}
+    shard_rings = [ring for name, ring in event_rings.items() if name != REFUSALS]
+    settled = Barrier(tuple(event_rings.values()), "settlement")
+    database = Database(
+        settings.database.dsn,
+        size=settings.database.pool_size,
+        statement_timeout_ms=settings.database.statement_timeout_ms,
+        connect_timeout_s=settings.database.connect_timeout_s,
+    )
+    return Front(
+        settings=settings,
+        authenticator=Authenticator(settings.auth.secret.encode(), settings.auth.leeway_s),
+        gateway=Gateway(
+            wiring.ingress_number,
+            wiring.ring_writer(wiring.ingress_name),
+            {name: wiring.ring_reader(name) for name in event_rings},
+            REFUSALS,
+            wiring.doorbell,
+            wiring.metrics,
+        ),
+        accounts=Accounts(database, settings.limits.accounts_max),
+        history=History(database, settled, Barrier(shard_rings, "risk"), settings.http.barrier_timeout_ms / 1000),
+        pages=Pages(
+            balances=wiring.table("balances"),
+            touch=wiring.table("touch"),
+            depth=wiring.table("depth"),
+            tickers=wiring.table("tickers"),
+            actors=wiring.table("actors"),
+            directory_table=wiring.table("directory"),
+        ),
+        watch=Watch(
+            wiring.table("actors"),
+            settled,
+            settings.settlement.backlog_events_max,
+            {wiring.name: wiring.metrics, **wiring.metric_pages},
+            event_rings,
+        ),
+        metrics=wiring.metrics,
+        shard_count=wiring.shard_count,
+    )
+
+
+def hypercorn_config(settings: Settings, listening_fd: int) -> Config:
+    """Tell Hypercorn the socket and the bounds of what a connection may do."""
+    config = Config()
+    config.bind = [f"fd://{listening_fd}"]
+    config.h11_max_incomplete_size = HEADER_BYTES_MAX
+    config.keep_alive_timeout = KEEP_ALIVE_S
+    config.keep_alive_max_requests = 1 << 62
+    config.graceful_timeout = settings.http.stop_timeout_s
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = logging.getLogger("tradeengine.http")
+    config.errorlog.setLevel(logging.WARNING)
+    if settings.http.tls_certificate:
+        config.certfile = settings.http.tls_certificate
+        config.keyfile = settings.http.tls_key
+    return config
+
+
+async def _serve(wiring: Wiring, front: Front) -> None:
+    config = hypercorn_config(wiring.settings, wiring.listening_fd)
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+
+        async def asked_to_end() -> None:
+            async for _ in signals:
+                return
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve, create_app(front), config, shutdown_trigger=asked_to_end))
+            wiring.ready()
+
+
+async def _beat(wiring: Wiring, front: Front) -> None:
+    """Show that the front lives, also while nobody asks anything."""
+    while True:
+        wiring.metrics.heartbeat()
+        front.gateway.measure()
+        await trio.sleep(_HEARTBEAT_S)

@@ -1,0 +1,76 @@
+"""The watch: whether orders are accepted, and what does not work as it should.
+
+It looks at the page of actors that the supervisor keeps and at how far settlement is behind.
+It refuses to know how things are mended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from tradeengine.core.tables import ActorState
+from tradeengine.ipc.metrics import MetricPage
+from tradeengine.ipc.ring import Ring
+from tradeengine.ipc.seqlock import SeqlockBusy, SeqlockTable
+from tradeengine.web.barrier import Barrier
+from tradeengine.web.schemas import Readiness
+
+_SERVING: Final = frozenset({ActorState.READY, ActorState.STALLED})
+_LAG_DEGRADED_SHARE: Final = 0.5
+"""Settlement counts as degraded when it has this share of the backlog to settle at which orders are refused."""
+
+
+class Watch:
+    """Looks at actors and backlogs when asked."""
+
+    def __init__(
+        self,
+        actors: SeqlockTable,
+        settled: Barrier,
+        backlog_events_max: int,
+        pages: Mapping[str, MetricPage],
+        rings: Mapping[str, Ring],
+    ) -> None:
+        self._actors = actors
+        self._settled = settled
+        self._backlog_events_max = backlog_events_max
+        self.pages = pages
+        self.rings = rings
+
+    def readiness(self) -> Readiness:
+        """Say whether orders are accepted (``ready`` or ``degraded``) or not, and why."""
+        states = self._states()
+        troubles = [_sentence(name, *state) for name, state in states.items() if state[0] != ActorState.READY]
+        lag = self._settled.lag()
+        if lag > self._backlog_events_max * _LAG_DEGRADED_SHARE:
+            troubles.append(f"settlement is {lag} events behind")
+        if not self._accepts_orders({name: state for name, (state, _) in states.items()}, lag):
+            return Readiness("unready", troubles)
+        return Readiness("degraded" if troubles else "ready", troubles)
+
+    def _accepts_orders(self, states: Mapping[str, ActorState], lag: int) -> bool:
+        matchers = [state for name, state in states.items() if name.startswith("matcher-")]
+        return (
+            states.get("risk") in _SERVING
+            and any(state in _SERVING for state in matchers)
+            and lag <= self._backlog_events_max
+        )
+
+    def _states(self) -> dict[str, tuple[ActorState, str]]:
+        """State and message of every actor by name; what cannot be read is stalled."""
+        states: dict[str, tuple[ActorState, str]] = {}
+        for row in range(self._actors.rows):
+            try:
+                actor = self._actors.read(row)
+            except SeqlockBusy:
+                states[f"row {row}"] = (ActorState.STALLED, "its row cannot be read")
+                continue
+            name = bytes(actor["name"]).decode()
+            if name:
+                states[name] = (ActorState(int(actor["state"])), bytes(actor["message"]).decode(errors="replace"))
+        return states
+
+
+def _sentence(name: str, state: ActorState, message: str) -> str:
+    return f"{name} is {state.name.lower()}" + (f": {message}" if message else "")
