@@ -156,6 +156,7 @@ class Supervisor(_Section, frozen=True):
 class Demo(_Section, frozen=True):
     """Demo traders."""
 
+    enabled: bool
     traders: Annotated[int, Meta(ge=2, le=64)]
     orders_per_s: Annotated[float, Meta(gt=0, le=100_000)]
 

@@ -115,12 +115,6 @@ class Memory:
         return sum(segment.size for segment in segments)
 
 
-def close_descriptors(handoff: Handoff) -> None:
-    """Close the descriptors of a handoff that has been sent."""
-    for fd in handoff.fds.values():
-        os.close(fd)
-
-
 def _descriptor(segment: Segment, *, writable: bool) -> int:
     return os.dup(segment.fd) if writable else segment.read_only_descriptor()
 

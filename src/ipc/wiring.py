@@ -247,6 +247,12 @@ def send_handoff(line: socket.socket, handoff: Handoff) -> None:
         socket.send_fds(line, [b"fds"], fds[start : start + FDS_PER_MESSAGE_MAX])
 
 
+def close_descriptors(handoff: Handoff) -> None:
+    """Close the descriptors of a handoff that has been sent."""
+    for fd in handoff.fds.values():
+        os.close(fd)
+
+
 def receive_handoff(line: socket.socket) -> Handoff:
     """Receive what ``send_handoff`` sent, with ``fds`` as this process counts them. Raises EOFError when none comes."""
     message = line.recv(MESSAGE_BYTES_MAX)

@@ -1,0 +1,222 @@
+"""A child: one actor through all its processes, started, listened to, reaped and started again.
+
+Rule 1: a replacement starts only after the old process has been reaped, so that a ring never has two producers.
+Rule 2: what an actor says about itself comes over its line, one message per packet: ready, blocked, failed.
+Rule 3: whoever dies too often is given up and shown as failed; the others go on.
+It refuses to know what actors do.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+import trio
+
+from tradeengine.core.tables import ActorState
+from tradeengine.ipc.crashpoints import VARIABLE as CRASH_VARIABLE
+from tradeengine.ipc.wiring import MESSAGE_BYTES_MAX, close_descriptors, send_handoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tradeengine.actors.topology import Actor
+    from tradeengine.ipc.wiring import Handoff
+    from tradeengine.settings import Supervisor as Policy
+
+KILL_AFTER_S: Final = 5.0
+"""Between SIGTERM and SIGKILL."""
+LAST_WORDS_TIMEOUT_S: Final = 0.5
+ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+"""No actor computes in parallel, and idle threads of numerical libraries cost time at every start."""
+
+logger = structlog.get_logger()
+
+
+class _Word(msgspec.Struct):
+    """What an actor says over its line."""
+
+    state: str
+    message: str = ""
+
+
+@dataclass
+class Child:
+    """One actor. ``state`` and ``message`` are the newest known; ``changed`` is called when they change."""
+
+    actor: Actor
+    policy: Policy
+    inherited_fds: tuple[int, ...]
+    changed: Callable[[Child], None]
+    state: ActorState = ActorState.STOPPED
+    message: str = ""
+    restart_count: int = 0
+    started_ns: int = 0
+    process: trio.Process | None = None
+    was_ready: bool = False
+    failed_at_start: bool = False
+    """It told of a failure before it was ever ready: starting it again would not help."""
+    ended: trio.Event = field(default_factory=trio.Event)
+    """Its last process was reaped."""
+    _stop_asked: trio.Event = field(default_factory=trio.Event)
+    _deaths: deque[float] = field(default_factory=deque)
+
+    @property
+    def pid(self) -> int:
+        """Process id, 0 when there is no process."""
+        return self.process.pid if self.process is not None else 0
+
+    async def keep(self, make_handoff: Callable[[], Handoff], handoff_possible: trio.Event) -> None:
+        """Run the actor's processes, one after the other, until it is stopped or given up.
+
+        make_handoff: called for each process, once ``handoff_possible`` is set.
+        """
+        try:
+            while not self._stop_asked.is_set():
+                status = await self._live(make_handoff, handoff_possible)
+                if not self._stop_asked.is_set() and not await self._pause_after(status):
+                    return
+            self._set(ActorState.STOPPED)
+        finally:
+            self.ended.set()
+
+    async def _live(self, make_handoff: Callable[[], Handoff], handoff_possible: trio.Event) -> int:
+        """Run one process from start to reaping; returns its exit status."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        talked = trio.Event()
+        with ours, theirs:
+            self.process = process = await self._start(theirs)
+            theirs.close()
+            try:
+                self.started_ns = time.time_ns()
+                self._set(ActorState.STARTING)
+                if self._stop_asked.is_set():
+                    process.terminate()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._talk, ours, make_handoff, handoff_possible, talked)
+                    await process.wait()
+                    # What it said last may still be in the line; a line that was never used ends never.
+                    with trio.move_on_after(LAST_WORDS_TIMEOUT_S if handoff_possible.is_set() else 0):
+                        await talked.wait()
+                    nursery.cancel_scope.cancel()
+            finally:
+                self.process = None
+                process.kill()
+                with trio.CancelScope(shield=True):
+                    status = await process.wait()
+        return status
+
+    async def _start(self, line: socket.socket) -> trio.Process:
+        environment = {**os.environ, **ENVIRONMENT}
+        if self.started_ns:
+            # A crash point is for the first process: a test wants to see the second one recover.
+            environment.pop(CRASH_VARIABLE, None)
+        return await trio.lowlevel.open_process(
+            [sys.executable, "-m", "tradeengine.actors.run", self.actor.name, str(line.fileno())],
+            stdin=subprocess.DEVNULL,
+            # Standard output is the supervisor's alone: scripts read the line that begins with `ready` from it.
+            stdout=2,
+            pass_fds=(line.fileno(), *self.inherited_fds),
+            env=environment,
+            # A group of its own, so that Ctrl-C in a terminal reaches the supervisor only.
+            process_group=0,
+        )
+
+    async def _talk(
+        self,
+        ours: socket.socket,
+        make_handoff: Callable[[], Handoff],
+        handoff_possible: trio.Event,
+        talked: trio.Event,
+    ) -> None:
+        """Hand over what the actor is joined to, then listen until it closes the line."""
+        await handoff_possible.wait()
+        handoff = make_handoff()
+        # A process that died meanwhile has closed the line; its exit status says more than this error.
+        with suppress(OSError):
+            send_handoff(ours, handoff)
+        close_descriptors(handoff)
+        line = trio.socket.from_stdlib_socket(ours)
+        with suppress(OSError):
+            while packet := await line.recv(MESSAGE_BYTES_MAX):
+                self._hear(msgspec.json.decode(packet, type=_Word))
+        talked.set()
+
+    def _hear(self, word: _Word) -> None:
+        if word.state == "ready":
+            self.was_ready = True
+            self._set(ActorState.READY)
+        elif word.state == "blocked":
+            logger.error("actor is blocked", name=self.actor.name, reason=word.message)
+            self._set(ActorState.BLOCKED, word.message)
+        elif word.state == "failed":
+            self.failed_at_start = not self.was_ready
+            self._set(self.state, word.message)
+
+    async def _pause_after(self, status: int) -> bool:
+        """Wait before the next process; returns whether there shall be one."""
+        now_s = time.monotonic()
+        self._deaths.append(now_s)
+        while now_s - self._deaths[0] > self.policy.restart_window_s:
+            self._deaths.popleft()
+        death = _signal_name(-status) if status < 0 else f"exit status {status}"
+        logger.error("actor died", name=self.actor.name, death=death, reason=self.message or None)
+        reason = f"{death}, {self.message}" if self.message else death
+        if len(self._deaths) > self.policy.restart_count_max:
+            self._set(ActorState.FAILED, f"died {len(self._deaths)} times, last: {reason}")
+            return False
+        self._set(ActorState.RESTARTING, reason)
+        backoff_ms = self.policy.restart_backoff_ms * 2 ** (len(self._deaths) - 1)
+        with trio.move_on_after(min(backoff_ms, self.policy.restart_backoff_ms_max) / 1000):
+            await self._stop_asked.wait()
+        self.restart_count += 1
+        return True
+
+    async def stop(self, timeout_s: float = KILL_AFTER_S) -> None:
+        """End the actor: ask, then kill after ``timeout_s``; returns when it is reaped."""
+        self._stop_asked.set()
+        if self.process is not None:
+            self._set(ActorState.STOPPING)
+            self.process.terminate()
+        with trio.move_on_after(timeout_s):
+            await self.ended.wait()
+        if self.process is not None:
+            logger.warning("actor did not end in time and is killed", name=self.actor.name)
+            self.process.kill()
+        await self.ended.wait()
+
+    def kill(self) -> None:
+        """End the present process at once; another one follows unless the actor is stopping."""
+        if self.process is not None:
+            self.process.kill()
+
+    def stalled(self, *, late: bool) -> None:
+        """Note that the heartbeat is late, or in time again."""
+        if late and self.state is ActorState.READY:
+            logger.warning("actor is stalled", name=self.actor.name)
+            self._set(ActorState.STALLED)
+        elif not late and self.state is ActorState.STALLED:
+            self._set(ActorState.READY)
+
+    def _set(self, state: ActorState, message: str = "") -> None:
+        self.state = state
+        self.message = message
+        self.changed(self)
+
+
+def _signal_name(number: int) -> str:
+    """Name a signal: ``SIGKILL`` for 9."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,50 @@
+"""Accounts to try the engine with: ``demo-1``, ``demo-2`` …, funded once with the same amount of every asset.
+
+Each amount is an ordinary deposit with a reference of its own, so however often an engine starts, it is made once.
+``demo.enabled = false`` leaves them out: an engine for real money has none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+
+from tradeengine.storage.directory import load_directory, resolve_account
+from tradeengine.storage.funding import FundingKind, request_funding, wait_funding
+
+if TYPE_CHECKING:
+    from tradeengine.settings import Settings
+
+AMOUNT: Final = "1000000"
+"""Of every asset."""
+TIMEOUT_S: Final = 20.0
+
+
+def demo_names(settings: Settings) -> list[str]:
+    """Names of the demo traders, none when they are switched off."""
+    return [f"demo-{number}" for number in range(1, settings.demo.traders + 1)] if settings.demo.enabled else []
+
+
+def fund_demo_accounts(settings: Settings, dsn: str) -> None:
+    """Make and fund the demo traders, and wait until the newest deposit is settled, in which case all are.
+
+    Raises psycopg.Error.
+    """
+    names = demo_names(settings)
+    with psycopg.connect(dsn, autocommit=True, application_name="tradeengine demo accounts") as connection:
+        assets = load_directory(connection).assets.values()
+        requests = [
+            request_funding(
+                connection,
+                FundingKind.DEPOSIT,
+                reference=f"demo:{name}:{asset.name}",
+                account_id=resolve_account(connection, name, accounts_max=settings.limits.accounts_max),
+                asset_id=asset.asset_id,
+                amount_units=asset.parse(AMOUNT),
+            )
+            for name in names
+            for asset in assets
+        ]
+        for request in requests:
+            wait_funding(connection, request, timeout_s=TIMEOUT_S)

@@ -1,0 +1,105 @@
+"""What a start needs to know before any ring exists: the database at the right schema, and where everything stands.
+
+Rule 1: the rings open where durable things end: event rings at the settled cursors, command rings behind the journals.
+Rule 2: one engine per database. The lock is looked at here, for an early and clear refusal; settlement holds it.
+Rule 3: plain synchronous code, run in a thread while the actors import theirs.
+It refuses to know processes and memory.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+
+from tradeengine.core.symbols import ListingError
+from tradeengine.settings import load_seeds
+from tradeengine.storage.directory import Directory, DirectoryFullError, load_directory, seed_directory
+from tradeengine.storage.journal_format import JournalError
+from tradeengine.storage.journal_read import journal_end
+from tradeengine.storage.migrate import MigrationError, migrate
+
+if TYPE_CHECKING:
+    from tradeengine.settings import Settings
+
+RISK_SHARD: Final = -1
+"""Under which risk's own event ring has its settlement cursor."""
+
+
+class StartError(Exception):
+    """The engine cannot start; the message is one line that says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Where everything stands. ``first_sequences``: where the rings open, by name."""
+
+    dsn: str
+    directory: Directory
+    first_sequences: dict[str, int]
+
+
+def prepare(settings: Settings, dsn: str, ingress_rings: tuple[str, ...]) -> Prepared:
+    """Bring the database to the schema, seed it, and read where everything stands. Raises StartError."""
+    try:
+        migrate(dsn)
+        with psycopg.connect(
+            dsn, autocommit=True, connect_timeout=settings.database.connect_timeout_s, application_name="supervisor"
+        ) as connection:
+            directory = _seed(connection, settings)
+            cursors: dict[int, int] = dict(
+                connection.execute("SELECT shard, sequence FROM settlement_cursors").fetchall()
+            )
+    except psycopg.OperationalError as error:
+        raise StartError(f"the database cannot be reached: {' '.join(str(error).split())}") from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise StartError(f"the database refuses: {' '.join(str(error).split())}") from None
+    except MigrationError as error:
+        raise StartError(str(error)) from None
+    except (ListingError, DirectoryFullError) as error:
+        raise StartError(f"symbols.toml: {error}") from None
+    return Prepared(dsn, directory, _first_sequences(settings, cursors, ingress_rings))
+
+
+def _seed(connection: psycopg.Connection[Any], settings: Settings) -> Directory:
+    shards, limits = settings.engine.shards, settings.limits
+    directory = load_directory(connection)
+    # Seeds are for a new database: a symbol that was taken off later shall not come back by itself.
+    if not directory.symbols:
+        directory = seed_directory(
+            connection, load_seeds(), shards=shards, assets_max=limits.assets_max, symbols_max=limits.symbols_max
+        )
+    for row in directory.symbols.values():
+        if row.spec.shard >= shards:
+            raise StartError(
+                f"setting engine.shards = {shards} is not allowed: symbol {row.spec.name} lives on shard "
+                f"{row.spec.shard}, so there must be at least {row.spec.shard + 1}"
+            )
+    for name, ids, limit in (
+        ("limits.symbols_max", directory.symbols, limits.symbols_max),
+        ("limits.assets_max", directory.assets, limits.assets_max),
+    ):
+        if max(ids) >= limit:
+            raise StartError(f"setting {name} = {limit} is not allowed: the database has more, at least {max(ids) + 1}")
+    return directory
+
+
+def _cursors(connection: psycopg.Connection[Any]) -> dict[int, int]:
+    return dict(connection.execute("SELECT shard, sequence FROM settlement_cursors").fetchall())
+
+
+def _first_sequences(settings: Settings, cursors: dict[int, int], ingress_rings: tuple[str, ...]) -> dict[str, int]:
+    first = {"events.risk": cursors.get(RISK_SHARD, 0)}
+    newest_ns = time.time_ns()
+    for shard in range(settings.engine.shards):
+        try:
+            end = journal_end(settings.journal_dir(shard))
+        except JournalError as error:
+            raise StartError(str(error)) from None
+        first[f"events.{shard}"] = cursors.get(shard, 0)
+        first[f"commands.{shard}"] = end.next_ring_sequence
+        newest_ns = max(newest_ns, end.last_timestamp_ns + 1)
+    # (ingress ring, ingress sequence) names a command over all starts, so a start goes on above every number before it.
+    return first | dict.fromkeys(ingress_rings, newest_ns)

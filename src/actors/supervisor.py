@@ -1,0 +1,306 @@
+"""The supervisor: owns the data directory, the listening socket, the database and the memory, and keeps the actors.
+
+A start, in an order that is ready soonest: the lock, the port (both refuse at once), then at the same time the actors'
+programs, which import their code, and the database. When it is known where everything stands, memory is made and handed
+over; the actors recover; pending symbols are listed; then it is ready.
+
+A stop: the fronts end first, so that nothing new comes in; what is on its way is matched and settled; then the others
+end, and the embedded database last. A second request to stop skips the waiting.
+
+Rule 1: an actor that dies is started again, and everyone's bell rings. The others do not stop for it.
+Rule 2: nothing that must survive is in this process: if it is killed, the actors exit, and the next start recovers.
+It refuses to know orders.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+import structlog
+import trio
+
+from tradeengine.actors.children import KILL_AFTER_S, Child
+from tradeengine.actors.data_dir import ensure_secret, open_data_dir
+from tradeengine.actors.demo_accounts import fund_demo_accounts
+from tradeengine.actors.memory import Memory
+from tradeengine.actors.operator import ListingRefusedError, Operator
+from tradeengine.actors.preparing import StartError, prepare
+from tradeengine.actors.topology import Topology, plan
+from tradeengine.core.tables import ACTOR_MESSAGE_BYTES_MAX, ActorState, actor_dtype
+from tradeengine.storage.embedded import EmbeddedError, start_embedded, stop_embedded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tradeengine.ipc.wiring import Handoff
+    from tradeengine.settings import Settings
+
+WATCH_INTERVAL_S: Final = 0.25
+DRAIN_INTERVAL_S: Final = 0.01
+KILL_AFTER_LATE_FACTOR: Final = 3
+"""A heartbeat so many times later than allowed: the actor hangs, and is killed."""
+
+logger = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a started engine tells who started it."""
+
+    host: str
+    port: int
+    dsn: str
+    start_s: float
+
+
+def run_engine(settings: Settings, announce: Callable[[Running], Any], *, demo: bool = False) -> None:
+    """Run an engine until SIGINT or SIGTERM; ``announce`` is called once orders are accepted.
+
+    demo: also run the demo traders. Raises StartError, DataDirError when it cannot start.
+    """
+    _raise_descriptor_limit()
+    with open_data_dir(settings.data_dir) as lock_fd, open_listener(settings) as listener:
+        trio.run(make_supervisor(_with_secret(settings), listener, lock_fd, announce).run)
+
+
+def make_supervisor(
+    settings: Settings, listener: socket.socket, lock_fd: int, announce: Callable[[Running], Any]
+) -> Supervisor:
+    """Make a supervisor with a child for each actor of the topology."""
+    topology = plan(settings)
+    supervisor = Supervisor(settings, topology, listener, announce, {})
+    for actor in topology.actors:
+        supervisor.children[actor.name] = Child(actor, settings.supervisor, (lock_fd,), supervisor.child_changed)
+    return supervisor
+
+
+@contextmanager
+def open_listener(settings: Settings) -> Iterator[socket.socket]:
+    """Bind the listening socket that all fronts share. Raises StartError."""
+    host, port = settings.http.host, settings.http.port
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.create_server(address[:2], family=family, backlog=settings.http.backlog)
+    except socket.gaierror as error:
+        raise StartError(f"setting http.host = {host!r} is not an address of this machine: {error.strerror}") from None
+    except OSError as error:
+        problem = os.strerror(error.errno or 0)
+        raise StartError(f"cannot listen on {host}:{port}: {problem}; choose another with --port") from None
+    with listener:
+        yield listener
+
+
+@dataclass
+class Supervisor:
+    """One engine from start to stop."""
+
+    settings: Settings
+    topology: Topology
+    listener: socket.socket
+    announce: Callable[[Running], Any]
+    children: dict[str, Child]
+    started_s: float = field(default_factory=time.monotonic)
+    memory: Memory | None = None
+    operator: Operator | None = None
+    embedded: bool = False
+    failure: Exception | None = None
+    _handoff_possible: trio.Event = field(default_factory=trio.Event)
+    _stop_asked: trio.Event = field(default_factory=trio.Event)
+    _news: trio.Event = field(default_factory=trio.Event)
+    _interruptible: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    async def run(self) -> None:
+        """Start, work until asked to stop, stop. Raises what kept the engine from starting."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._obey_signals)
+            for child in self.children.values():
+                nursery.start_soon(child.keep, partial(self._handoff, child), self._handoff_possible)
+            try:
+                await self._start_and_work(nursery)
+            except (StartError, ListingRefusedError, EmbeddedError) as error:
+                # Kept and raised below: out of the nursery it would come as a group.
+                self.failure = error
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._end()
+            nursery.cancel_scope.cancel()
+        if self.failure is not None:
+            raise self.failure
+
+    async def _start_and_work(self, nursery: trio.Nursery) -> None:
+        with self._interruptible:
+            running = await self._start()
+        if self._stop_asked.is_set():
+            return
+        self.announce(running)
+        nursery.start_soon(self._watch)
+        assert self.operator is not None
+        nursery.start_soon(self.operator.keep_directory)
+        await self._stop_asked.wait()
+        self._interruptible = trio.CancelScope()
+        with self._interruptible:
+            await self._drain()
+
+    async def _start(self) -> Running:
+        """Bring everything up. Raises StartError, ListingRefusedError, EmbeddedError."""
+        dsn = self.settings.database.dsn
+        if not dsn:
+            self.embedded = True
+            server = await trio.to_thread.run_sync(start_embedded, self.settings.data_dir)
+            dsn = server.dsn
+            self.settings = with_database(self.settings, dsn)
+        prepared = await trio.to_thread.run_sync(prepare, self.settings, dsn, self.topology.ingress_rings)
+        self.memory = Memory(self.topology, self.settings, prepared.first_sequences)
+        self.operator = Operator(self.memory.operator_wiring(), prepared.directory, dsn)
+        self._show_all()
+        self._handoff_possible.set()
+        await self._until_ready({"risk", "matcher", "settlement"})
+        await self.operator.list_pending()
+        await trio.to_thread.run_sync(fund_demo_accounts, self.settings, dsn)
+        await self._until_ready({child.actor.role for child in self.children.values()})
+        host, port = self.listener.getsockname()[:2]
+        return Running(host, port, dsn, time.monotonic() - self.started_s)
+
+    async def _until_ready(self, roles: set[str]) -> None:
+        """Wait until every actor of these roles is ready. Raises StartError when one says that it cannot."""
+        while True:
+            news = self._news
+            waited_for = [child for child in self.children.values() if child.actor.role in roles]
+            for child in self.children.values():
+                hopeless = child.failed_at_start or child.state in {ActorState.FAILED, ActorState.BLOCKED}
+                if hopeless and not child.was_ready:
+                    raise StartError(f"{child.actor.name} cannot start: {child.message}")
+            if all(child.was_ready for child in waited_for):
+                return
+            await news.wait()
+
+    async def _obey_signals(self) -> None:
+        """Stop at the first SIGINT or SIGTERM; interrupt the start at once, and at a second one the stop too."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            async for _ in signals:
+                self._stop_asked.set()
+                self._interruptible.cancel()
+
+    async def _drain(self) -> None:
+        """End the fronts, then wait until everything on its way is matched and settled."""
+        await self._stop_children({"front"}, self.settings.http.stop_timeout_s + KILL_AFTER_S)
+        with trio.move_on_after(self.settings.supervisor.stop_timeout_s) as waiting:
+            # Cursors are words in memory that other processes move: there is no event to wait for.
+            while not self._drained() and not self._drain_is_hopeless():  # noqa: ASYNC110
+                await trio.sleep(DRAIN_INTERVAL_S)
+        if waiting.cancelled_caught:
+            logger.warning("stopped with commands or events on their way; the next start takes them up")
+
+    def _drained(self) -> bool:
+        """Whether no gating reader has anything before it; looked at in the order in which records travel."""
+        assert self.memory is not None
+        return all(
+            reader.lag == 0 for ring in self.memory.ring_statistics() for reader in ring.readers if reader.gating
+        )
+
+    def _drain_is_hopeless(self) -> bool:
+        needed = {"risk", "matcher", "settlement"}
+        lost = {ActorState.FAILED, ActorState.BLOCKED}
+        return any(child.actor.role in needed and child.state in lost for child in self.children.values())
+
+    async def _end(self) -> None:
+        """End whatever still runs, the embedded database last."""
+        await self._stop_children({child.actor.role for child in self.children.values()}, KILL_AFTER_S)
+        if self.embedded:
+            with suppress(EmbeddedError):
+                await trio.to_thread.run_sync(stop_embedded, self.settings.data_dir)
+
+    async def _stop_children(self, roles: set[str], timeout_s: float) -> None:
+        async with trio.open_nursery() as nursery:
+            for child in self.children.values():
+                if child.actor.role in roles:
+                    nursery.start_soon(child.stop, timeout_s)
+
+    async def _watch(self) -> None:
+        """Look at the heartbeats: mark who is late, end who hangs."""
+        assert self.memory is not None
+        heartbeats = {name: Heartbeat() for name in self.children}
+        while True:
+            for name, child in self.children.items():
+                # The age is counted here and not by the page's clock, which jumps when a machine was asleep.
+                age_s = heartbeats[name].age_s(child.pid, self.memory.metrics[name].heartbeat_ns)
+                late_s = self.settings.supervisor.heartbeat_timeout_s
+                child.stalled(late=age_s > late_s)
+                if age_s > late_s * KILL_AFTER_LATE_FACTOR and child.state is ActorState.STALLED:
+                    logger.error("actor hangs and is killed", name=name, silent_s=round(age_s))
+                    child.kill()
+                self._show(child, age_s)
+            await trio.sleep(WATCH_INTERVAL_S)
+
+    def _handoff(self, child: Child) -> Handoff:
+        assert self.memory is not None
+        return self.memory.handoff(child.actor, self.listener)
+
+    def child_changed(self, child: Child) -> None:
+        """Show a child's new state; wake everyone when one died."""
+        news, self._news = self._news, trio.Event()
+        news.set()
+        if self.memory is not None:
+            self._show(child)
+            if child.state in {ActorState.RESTARTING, ActorState.FAILED}:
+                self.memory.ring_all_bells()
+
+    def _show_all(self) -> None:
+        assert self.memory is not None
+        for child in self.children.values():
+            self._show(child)
+
+    def _show(self, child: Child, heartbeat_age_s: float = 0.0) -> None:
+        """Write an actor's row of the table ``actors``."""
+        assert self.memory is not None
+        record = np.zeros(1, actor_dtype)
+        record["name"] = child.actor.name.encode()
+        record["message"] = child.message.encode()[:ACTOR_MESSAGE_BYTES_MAX]
+        record["pid"] = child.pid
+        record["state"] = child.state
+        record["restart_count"] = child.restart_count
+        record["started_ns"] = child.started_ns
+        record["heartbeat_age_ms"] = int(heartbeat_age_s * 1000)
+        place = list(self.children).index(child.actor.name)
+        self.memory.tables["actors"].write_rows((place,), record)
+
+
+@dataclass
+class Heartbeat:
+    """How long a heartbeat has stood still, by our own clock."""
+
+    seen: tuple[int, int] = (0, 0)
+    since_s: float = field(default_factory=time.monotonic)
+
+    def age_s(self, pid: int, heartbeat_ns: int) -> float:
+        """Look at it; a new process begins anew."""
+        if self.seen != (pid, heartbeat_ns):
+            self.seen = (pid, heartbeat_ns)
+            self.since_s = time.monotonic()
+        return time.monotonic() - self.since_s
+
+
+def with_database(settings: Settings, dsn: str) -> Settings:
+    """Give settings that name the database in use, whichever it is."""
+    return msgspec.structs.replace(settings, database=msgspec.structs.replace(settings.database, dsn=dsn))
+
+
+def _with_secret(settings: Settings) -> Settings:
+    secret = settings.auth.secret or ensure_secret(settings.data_dir)
+    return msgspec.structs.replace(settings, auth=msgspec.structs.replace(settings.auth, secret=secret))
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many descriptors as the system lets us: every actor holds one per ring, table and doorbell."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,82 @@
+"""``tradeengine token`` and ``tradeengine deposit``: accounts, for the owner of the data directory."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from typing import Final
+
+import psycopg
+
+from tradeengine.actors.data_dir import DataDirError, owner_pid, read_secret
+from tradeengine.cli.database import connect
+from tradeengine.cli.errors import CommandError
+from tradeengine.core.money import NumberError
+from tradeengine.settings import Settings
+from tradeengine.storage.directory import DirectoryFullError, load_directory, resolve_account
+from tradeengine.storage.funding import (
+    Funding,
+    FundingKind,
+    FundingStatus,
+    ReferenceReusedError,
+    request_funding,
+    wait_funding,
+)
+from tradeengine.web.auth import SUBJECT_PATTERN, issue_token
+
+SETTLE_TIMEOUT_S: Final = 30.0
+
+
+def run_token(settings: Settings, user: str, role: str) -> None:
+    """Print a token. Raises CommandError for a bad name or role, or when there is no secret yet."""
+    try:
+        secret = settings.auth.secret or read_secret(settings.data_dir)
+        sys.stdout.write(issue_token(secret.encode(), user, role, settings.auth.token_lifetime_s) + "\n")
+    except (DataDirError, ValueError) as error:
+        raise CommandError(str(error)) from None
+
+
+def run_deposit(settings: Settings, user: str, asset_name: str, amount: str, reference: str | None) -> None:
+    """Credit a user and wait until settlement has posted it. Raises CommandError."""
+    if not SUBJECT_PATTERN.match(user):
+        raise CommandError("a user name is 1 to 64 characters of A-Z a-z 0-9 _ . : @ -")
+    if owner_pid(settings.data_dir) is None:
+        raise CommandError(f"no engine runs on {settings.data_dir}: start it with `tradeengine up`")
+    with connect(settings) as connection:
+        funding = _request(connection, settings, user, asset_name, amount, reference or f"cli:{uuid.uuid4()}")
+        settled = wait_funding(connection, funding, timeout_s=SETTLE_TIMEOUT_S)
+    if settled.status is FundingStatus.REFUSED:
+        raise CommandError(f"deposit {settled.number} was refused: {settled.status_reason}")
+    if settled.status is FundingStatus.PENDING:
+        raise CommandError(
+            f"deposit {settled.number} is not settled after {SETTLE_TIMEOUT_S:.0f} s; it stays asked for "
+            f"and is made once the engine can: repeat with --reference {settled.reference} to wait again"
+        )
+    sys.stdout.write(f"settled    deposit {settled.number}: {amount} {asset_name} to {user}\n")
+
+
+def _request(
+    connection: psycopg.Connection, settings: Settings, user: str, asset_name: str, amount: str, reference: str
+) -> Funding:
+    directory = load_directory(connection)
+    asset = directory.asset(asset_name.upper())
+    if asset is None:
+        names = ", ".join(asset.name for asset in directory.assets.values())
+        raise CommandError(f"asset {asset_name} is unknown: there are {names}")
+    try:
+        amount_units = asset.parse(amount)
+        if amount_units == 0:
+            raise CommandError(f"amount {amount} is not allowed: must be more than 0")
+        account_id = resolve_account(connection, user, accounts_max=settings.limits.accounts_max)
+        return request_funding(
+            connection,
+            FundingKind.DEPOSIT,
+            reference=reference,
+            account_id=account_id,
+            asset_id=asset.asset_id,
+            amount_units=amount_units,
+        )
+    except NumberError as error:
+        raise CommandError(f"amount {amount} is not allowed: {error.message}") from None
+    except (ReferenceReusedError, DirectoryFullError) as error:
+        raise CommandError(str(error)) from None

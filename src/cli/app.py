@@ -1,0 +1,129 @@
+"""The program ``tradeengine``: its commands, and how they fail.
+
+Rule 1: a command that fails writes one line that says what and what to do, and exits with status 1 (2 for wrong usage).
+Rule 2: nothing heavy is imported before a command needs it: ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tradeengine.settings import Settings
+
+app = typer.Typer(
+    name="tradeengine",
+    help="A spot trading engine: one machine, many processes, shared-memory rings.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where the engine keeps its data; ./data unless configured.")
+]
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file: what differs from the defaults.")]
+
+
+def main() -> None:
+    """Run the command that was asked for; the entry point of the installed program."""
+    from tradeengine.cli.errors import CommandError
+    from tradeengine.settings import SettingsError
+
+    try:
+        app()
+    except (CommandError, SettingsError) as error:
+        sys.stderr.write(f"tradeengine: {error}\n")
+        sys.exit(1)
+
+
+@app.command()
+def up(
+    data_dir: DataDir = None,
+    config: Config = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes any free one.")] = None,
+    shards: Annotated[int | None, typer.Option(help="Number of matchers.")] = None,
+    fronts: Annotated[int | None, typer.Option(help="Number of HTTP processes.")] = None,
+    dsn: Annotated[str | None, typer.Option(help="PostgreSQL 14 or newer; the embedded one unless given.")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Let demo traders trade with each other.")] = False,
+) -> None:
+    """Start the engine and run it until Ctrl-C."""
+    from tradeengine.cli.up import run_up
+
+    overrides = {
+        "engine.shards": shards,
+        "engine.fronts": fronts,
+        "http.host": host,
+        "http.port": port,
+        "database.dsn": dsn,
+    }
+    run_up(read_settings(data_dir, config, overrides), demo=demo)
+
+
+@app.command()
+def token(
+    user: Annotated[str, typer.Argument(help="Name of the user.")],
+    role: Annotated[str, typer.Option(help="user, admin or super_admin.")] = "user",
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Print an access token for a user."""
+    from tradeengine.cli.accounts import run_token
+
+    run_token(read_settings(data_dir, config), user, role)
+
+
+@app.command()
+def deposit(
+    user: Annotated[str, typer.Argument(help="Name of the user; a new one gets an account.")],
+    asset: Annotated[str, typer.Argument(help="Name of the asset, for example USDT.")],
+    amount: Annotated[str, typer.Argument(help="Amount as a plain decimal.")],
+    reference: Annotated[str | None, typer.Option(help="Repeats with the same reference are made once.")] = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Credit a user and wait until that is settled."""
+    from tradeengine.cli.accounts import run_deposit
+
+    run_deposit(read_settings(data_dir, config), user, asset, amount, reference)
+
+
+@app.command()
+def status(data_dir: DataDir = None, config: Config = None) -> None:
+    """Show the actors and rings of a running engine."""
+    from tradeengine.cli.status import run_status
+
+    run_status(read_settings(data_dir, config))
+
+
+@app.command()
+def migrate(
+    data_dir: DataDir = None,
+    config: Config = None,
+    dsn: Annotated[str | None, typer.Option(help="PostgreSQL 14 or newer; the embedded one unless given.")] = None,
+) -> None:
+    """Bring the database to the schema of this program."""
+    from tradeengine.cli.database import run_migrate
+
+    run_migrate(read_settings(data_dir, config, {"database.dsn": dsn}))
+
+
+def read_settings(
+    data_dir: Path | None, config: Path | None, overrides: Mapping[str, object] | None = None
+) -> Settings:
+    """Read the settings for a command. Raises SettingsError."""
+    from tradeengine.settings import load_settings
+
+    directory = None if data_dir is None else str(data_dir)
+    return load_settings(config, {"engine.data_dir": directory, **(overrides or {})})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The database from the command line: ``tradeengine migrate``, and connections for other commands."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from tradeengine.actors.data_dir import DataDirError, open_data_dir
+from tradeengine.cli.errors import CommandError
+from tradeengine.storage.embedded import EmbeddedError, open_embedded, running_embedded
+from tradeengine.storage.migrate import MigrationError, migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tradeengine.settings import Settings
+
+
+def run_migrate(settings: Settings) -> None:
+    """Apply what is missing. The embedded server is started for it, unless an engine runs it. Raises CommandError."""
+    with ExitStack() as stack:
+        try:
+            applied = migrate(settings.database.dsn or _embedded_dsn(settings, stack))
+        except (MigrationError, DataDirError, EmbeddedError) as error:
+            raise CommandError(str(error)) from None
+        except psycopg.OperationalError as error:
+            raise CommandError(f"the database cannot be reached: {one_line(error)}") from None
+    sys.stdout.write(f"migrated   {', '.join(applied) or 'nothing was missing'}\n")
+
+
+@contextmanager
+def connect(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
+    """Connect to the database of a running engine. Raises CommandError."""
+    dsn = settings.database.dsn
+    try:
+        if not dsn:
+            server = running_embedded(settings.data_dir)
+            if server is None:
+                raise CommandError(f"no engine runs on {settings.data_dir}: start it with `tradeengine up`")
+            dsn = server.dsn
+        connection = psycopg.connect(dsn, autocommit=True, connect_timeout=settings.database.connect_timeout_s)
+    except EmbeddedError as error:
+        raise CommandError(str(error)) from None
+    except psycopg.OperationalError as error:
+        raise CommandError(f"the database cannot be reached: {one_line(error)}") from None
+    with connection:
+        yield connection
+
+
+def one_line(error: Exception) -> str:
+    """Give an error's text on one line."""
+    return " ".join(str(error).split())
+
+
+def _embedded_dsn(settings: Settings, stack: ExitStack) -> str:
+    running = running_embedded(settings.data_dir)
+    if running is not None:
+        return running.dsn
+    stack.enter_context(open_data_dir(settings.data_dir))
+    return stack.enter_context(open_embedded(settings.data_dir)).dsn

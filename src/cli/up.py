@@ -1,0 +1,60 @@
+"""``tradeengine up``: run an engine in the foreground, and say how to reach it.
+
+What it prints on standard output is for people and for scripts: a script waits for the line that begins with ``ready``.
+Log lines go to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from tradeengine.actors.data_dir import DataDirError, read_secret
+from tradeengine.actors.demo_accounts import demo_names
+from tradeengine.actors.operator import ListingRefusedError
+from tradeengine.actors.preparing import StartError
+from tradeengine.actors.supervisor import Running, run_engine
+from tradeengine.cli.errors import CommandError
+from tradeengine.ipc.logs import configure_logs
+from tradeengine.settings import Settings
+from tradeengine.storage.embedded import EmbeddedError
+from tradeengine.web.auth import issue_token
+
+
+def run_up(settings: Settings, *, demo: bool) -> None:
+    """Run until Ctrl-C. Raises CommandError when the engine cannot start."""
+    configure_logs(settings.log, "supervisor")
+    try:
+        run_engine(settings, lambda running: announce(settings, running), demo=demo)
+    except (DataDirError, StartError, ListingRefusedError, EmbeddedError) as error:
+        raise CommandError(str(error)) from None
+
+
+def announce(settings: Settings, running: Running) -> None:
+    """Say where the engine listens and how to place a first order; the last line begins with ``ready``."""
+    url = f"{'https' if settings.http.tls_certificate else 'http'}://{_host(running.host)}:{running.port}"
+    lines = [f"listening  {url}  (documentation: {url}/docs)"]
+    names = demo_names(settings)
+    if names:
+        secret = settings.auth.secret or read_secret(settings.data_dir)
+        token = issue_token(secret.encode(), names[0], "user", settings.auth.token_lifetime_s)
+        lines += [f"token      {token}  ({names[0]})", f"try        {curl_line(url, token)}"]
+    lines.append(f"ready      after {running.start_s:.1f} s; Ctrl-C stops")
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def curl_line(url: str, token: str) -> str:
+    """Build a line that places an order when it is pasted into a shell."""
+    order = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.01", "price": "49000.00"}
+    return (
+        f"curl -sS {url}/api/v1/orders -H 'Authorization: Bearer {token}' "
+        f"-H 'Content-Type: application/json' -d '{json.dumps(order)}'"
+    )
+
+
+def _host(host: str) -> str:
+    """Name an address as it is written in a URL; one that stands for all is reached at the loopback."""
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        return "127.0.0.1" if host == "0.0.0.0" else "[::1]"  # noqa: S104 - as above
+    return f"[{host}]" if ":" in host else host
