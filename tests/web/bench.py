@@ -1,0 +1,222 @@
+"""A front on real rings and tables, in this process; the engine behind it is scripted by each test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import trio
+from quart_trio.testing import TrioClient
+
+from tradeengine.actors.memory import Memory
+from tradeengine.actors.topology import plan
+from tradeengine.core.records import EventFlag, EventKind, Reason, event_dtype
+from tradeengine.core.symbols import AssetSpec, SymbolSpec
+from tradeengine.core.tables import ActorState
+from tradeengine.ipc.directory import write_directory
+from tradeengine.ipc.ring import Ring
+from tradeengine.ipc.wiring import Wiring
+from tradeengine.settings import Settings, load_settings
+from tradeengine.web.app import FrontApp, create_app
+from tradeengine.web.auth import issue_token
+from tradeengine.web.errors import ApiError
+from tradeengine.web.front import Front
+from tradeengine.web.serve import assemble
+from tradeengine.web.views import OrderContent, TradeContent
+
+SECRET = "a secret of the tests that is long enough to sign with"
+ACCOUNT_ID = 16
+Records = np.ndarray[Any, np.dtype[np.void]]
+
+BTC, USDT = AssetSpec(0, "BTC", 8), AssetSpec(1, "USDT", 6)
+BTC_USDT = SymbolSpec.from_decimals(
+    symbol_id=0,
+    base=BTC,
+    quote=USDT,
+    tick="0.01",
+    lot="0.0001",
+    price_max="1000000.00",
+    quantity_min="0.0001",
+    quantity_max="1000",
+    notional_min="5",
+    collar="0.10",
+    maker_fee="0.0005",
+    taker_fee="0.001",
+    shard=0,
+)
+
+
+def small_settings() -> Settings:
+    """Make settings that take little memory."""
+    return load_settings(
+        overrides={
+            "limits.accounts_max": 64,
+            "limits.assets_max": 4,
+            "limits.symbols_max": 4,
+            "limits.levels_max": 64,
+            "limits.clients_max": 0,
+            "rings.ingress_slots": 16,
+            "rings.commands_slots": 64,
+            "rings.reserve_slots": 8,
+            "rings.events_slots": 64,
+            "rings.risk_events_slots": 64,
+            "settlement.backlog_events_max": 32,
+            "http.command_timeout_ms": 200,
+            "http.barrier_timeout_ms": 200,
+            "http.body_bytes_max": 4096,
+            "auth.secret": SECRET,
+        },
+        environ={},
+    )
+
+
+@dataclass
+class FakeHistory:
+    """History in memory, for a front without PostgreSQL."""
+
+    contents: dict[int, OrderContent] = field(default_factory=dict)
+    fills: list[TradeContent] = field(default_factory=list)
+    failure: ApiError | None = None
+    asked: dict[str, Any] = field(default_factory=dict)
+
+    async def wait_folded(self) -> None:
+        """Nothing to wait for."""
+        await trio.lowlevel.checkpoint()
+
+    async def order(self, _account_id: int, order_id: int) -> OrderContent | None:
+        """Look at one order."""
+        if self.failure is not None:
+            raise self.failure
+        return self.contents.get(order_id)
+
+    async def orders(self, _account_id: int, **filters: Any) -> list[OrderContent]:
+        """List orders, newest first."""
+        self.asked = filters
+        before_id = filters["before_id"] or 2**63 - 1
+        found = [content for order_id, content in sorted(self.contents.items(), reverse=True) if order_id < before_id]
+        return found[: filters["limit"]]
+
+    async def order_by_client_id(self, _account_id: int, client_order_id: str) -> OrderContent | None:
+        """Look at one order."""
+        return next((c for c in self.contents.values() if c.client_order_id == client_order_id), None)
+
+    async def trades_of_order(self, order_id: int) -> list[TradeContent]:
+        """List fills."""
+        return [trade for trade in self.fills if order_id in {trade.taker_order_id, trade.maker_order_id}]
+
+    async def public_trades(self, _symbol_id: int, **filters: Any) -> list[TradeContent]:
+        """List trades."""
+        self.asked = filters
+        return self.fills[: filters["limit"]]
+
+    async def own_trades(self, account_id: int, _symbol_id: int | None, **_filters: Any) -> list[TradeContent]:
+        """List trades."""
+        return [t for t in self.fills if account_id in {t.taker_account_id, t.maker_account_id}]
+
+    async def trade(self, trade_id: int) -> TradeContent | None:
+        """Look at one trade."""
+        return next((trade for trade in self.fills if trade.trade_id == trade_id), None)
+
+
+class FakeAccounts:
+    """Two accounts."""
+
+    async def id_of(self, name: str) -> int:
+        """Look up a name."""
+        return {"alice": ACCOUNT_ID, "bob": ACCOUNT_ID + 1}[name]
+
+
+@dataclass
+class Bench:
+    """A front, what it is joined to, and the commands that it sent."""
+
+    memory: Memory
+    front: Front
+    app: FrontApp
+    history: FakeHistory
+    commands: list[np.void] = field(default_factory=list)
+
+    @property
+    def client(self) -> TrioClient:
+        """A client without a token."""
+        return self.app.test_client()  # type: ignore[return-value]
+
+    @asynccontextmanager
+    async def engine(self, answer: Callable[[np.void], list[tuple[str, Records]]]) -> AsyncIterator[None]:
+        """Run the front's gateway, and an engine that publishes what ``answer`` says to each command."""
+        writers = {name: self.memory.rings[name].writer(_bells(self.memory)) for name in ("events.0", "events.risk")}
+        ingress = self.memory.rings["ingress.front-0"].reader("risk")
+        bell = self.memory.bells["risk"]
+
+        async def serve() -> None:
+            while True:
+                await bell.wait_trio(1.0, lambda: ingress.available() > 0)
+                for command in ingress.poll_copy().copy():
+                    self.commands.append(command)
+                    for ring, events in answer(command):
+                        writers[ring].publish(events)
+                    ingress.advance(1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.front.gateway.run)
+            nursery.start_soon(serve)
+            yield
+            nursery.cancel_scope.cancel()
+
+
+def make_bench() -> Bench:
+    """Make a front on real rings with one symbol, BTC/USDT, and an engine that is all ready."""
+    settings = small_settings()
+    memory = Memory(plan(settings), settings, {})
+    handoff = memory.handoff(memory.topology.actor("front-0"))
+    front = assemble(Wiring(handoff))
+    front.history = history = FakeHistory()
+    front.accounts = FakeAccounts()  # type: ignore[assignment]
+    write_directory(memory.tables["directory"], 1, [BTC, USDT], [BTC_USDT])
+    for row, actor in enumerate(memory.topology.actors):
+        memory.tables["actors"].write(row, (actor.name.encode(), b"", 1, ActorState.READY, 0, 0, 0))
+    return Bench(memory, front, create_app(front), history)
+
+
+def bearer(name: str = "alice", role: str = "user") -> dict[str, str]:
+    """Make a header with a good token."""
+    return {"Authorization": f"Bearer {issue_token(SECRET.encode(), name, role, 60)}"}
+
+
+def make_event(command: np.void, kind: EventKind, ring: Ring, **fields: Any) -> Records:
+    """Make one event of a command, for the head of a ring, the last of its command unless told otherwise."""
+    events = np.zeros(1, event_dtype)
+    event = events[0]
+    event["sequence"] = ring.head
+    event["ingress_ring"] = command["ingress_ring"]
+    event["ingress_sequence"] = command["ingress_sequence"]
+    event["timestamp_ns"] = command["timestamp_ns"]
+    event["account_id"] = command["account_id"]
+    event["symbol_id"] = command["symbol_id"]
+    event["kind"] = kind
+    event["flags"] = EventFlag.LAST_OF_COMMAND
+    for name, value in fields.items():
+        event[name] = value
+    return events
+
+
+def make_order_event(command: np.void, kind: EventKind, ring: Ring, order_id: int, **fields: Any) -> Records:
+    """Make an event that carries the whole order of a PLACE command."""
+    same = ("client_order_id", "side", "order_type", "time_in_force", "self_trade_prevention")
+    numbers = ("price_ticks", "stop_price_ticks", "quantity_lots", "expires_at_ns")
+    content = {name: command[name] for name in (*same, *numbers)}
+    content |= {"order_id": order_id, "remaining_lots": command["quantity_lots"]}
+    return make_event(command, kind, ring, **(content | fields))
+
+
+def refuse(command: np.void, ring: Ring, reason: Reason) -> Records:
+    """Make what risk publishes for a command that it does not take."""
+    return make_event(command, EventKind.REFUSED, ring, reason=reason)
+
+
+def _bells(memory: Memory) -> dict[int, Any]:
+    places = memory.topology.doorbells
+    return {places[name]: bell for name, bell in memory.bells.items()}
