@@ -19,7 +19,7 @@ from typing import Final
 import trio
 
 from tradeengine.ipc.logs import configure_logs
-from tradeengine.ipc.wiring import EXIT_ORPHANED, Wiring, receive_handoff
+from tradeengine.ipc.wiring import EXIT_ORPHANED, Wiring, receive_handoff, tell
 from tradeengine.kernels import load_kernels
 
 MODULES: Final = {
@@ -37,27 +37,29 @@ logger = logging.getLogger(__name__)
 def main(name: str, line_fd: int) -> int:
     """Run one actor; returns the exit status."""
     line = socket.socket(fileno=line_fd)
+    try:
+        _run(name, line)
+    except EOFError:
+        return EXIT_ORPHANED
+    except Exception as error:
+        # The one place where an actor's failure ends: it is told, logged, and the process with it.
+        logger.exception("%s failed", name)
+        tell(line, "failed", f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def _run(name: str, line: socket.socket) -> None:
     role = name.partition("-")[0]
     module = importlib.import_module(MODULES[role])
     load_kernels(role)
-    try:
-        handoff = receive_handoff(line)
-    except EOFError:
-        return EXIT_ORPHANED
-    wiring = Wiring(handoff, line)
-    wiring.obey_supervisor()
+    wiring = Wiring(receive_handoff(line), line)
     configure_logs(wiring.settings.log, name)
-    try:
-        if inspect.iscoroutinefunction(module.main):
-            trio.run(module.main, wiring)
-        else:
-            module.main(wiring)
-    except Exception as error:
-        # The one place where an actor's failure ends: it is told, logged, and the process with it.
-        wiring.failed(f"{type(error).__name__}: {error}")
-        logger.exception("%s failed", name)
-        return 1
-    return 0
+    wiring.obey_supervisor()
+    if inspect.iscoroutinefunction(module.main):
+        trio.run(module.main, wiring)
+    else:
+        module.main(wiring)
 
 
 if __name__ == "__main__":

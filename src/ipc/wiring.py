@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 import threading
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -40,6 +41,7 @@ Access = Literal["write", "gate", "follow"]
 
 FDS_PER_MESSAGE_MAX: Final = 200  # the kernel takes at most 253
 MESSAGE_BYTES_MAX: Final = 1 << 17
+MESSAGE_LENGTH_MAX: Final = 2000
 EXIT_ORPHANED: Final = 70
 """Exit status of an actor whose supervisor is gone."""
 
@@ -187,15 +189,11 @@ class Wiring:
 
     def ready(self) -> None:
         """Tell the supervisor that recovery is done and the duty begins."""
-        self._tell({"state": "ready"})
+        self._tell("ready")
 
     def blocked(self, message: str) -> None:
         """Tell the supervisor why this actor cannot go on by itself; the next ``ready()`` takes it back."""
-        self._tell({"state": "blocked", "message": message})
-
-    def failed(self, message: str) -> None:
-        """Tell the supervisor why this process is about to end."""
-        self._tell({"state": "failed", "message": message})
+        self._tell("blocked", message)
 
     def stop(self) -> None:
         """Ask for an end, as SIGTERM does."""
@@ -212,9 +210,9 @@ class Wiring:
         signal.signal(signal.SIGTERM, lambda _number, _frame: self.stop())
         threading.Thread(target=_exit_with_parent, args=(self._parent,), name="parent", daemon=True).start()
 
-    def _tell(self, message: dict[str, str]) -> None:
+    def _tell(self, state: str, message: str = "") -> None:
         if self._parent is not None:
-            self._parent.send(msgspec.json.encode(message))
+            tell(self._parent, state, message)
 
 
 def run_duty(wiring: Wiring, duty: Callable[[], int]) -> None:
@@ -234,6 +232,12 @@ def run_duty(wiring: Wiring, duty: Callable[[], int]) -> None:
         metrics.heartbeat()
         # The bell asks three times: at once, with the bell armed so that no ring is missed, and after the sleep.
         doorbell.wait(timeout_s, did_something, spin_us)
+
+
+def tell(line: socket.socket, state: str, message: str = "") -> None:
+    """Tell the supervisor an actor's state: ready, blocked or failed. One that is gone hears nothing."""
+    with suppress(OSError):
+        line.send(msgspec.json.encode({"state": state, "message": message[:MESSAGE_LENGTH_MAX]}))
 
 
 def send_handoff(line: socket.socket, handoff: Handoff) -> None:
