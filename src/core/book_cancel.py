@@ -1,0 +1,149 @@
+"""Ending orders: one by its owner, many at once, and those whose time has come.
+
+Rule 1: ending works in every trading state. Rule 2: a mass command ends orders in a fixed sequence (an account's by id;
+everybody's by symbol, then bids, asks, stop buys, stop sells, best level first) and closes with their count.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tradeengine.core.book_events import (
+    C_ACCOUNT,
+    C_HOLD,
+    C_ORDER_ID,
+    C_TIMESTAMP,
+    Call,
+    put_closing,
+    put_refusal,
+)
+from tradeengine.core.book_index import find_slot
+from tradeengine.core.book_ladder import linked
+from tradeengine.core.book_match import cancel_resting
+from tradeengine.core.book_place import INVALID_REQUEST, KIND_REFUSED, NONE
+from tradeengine.core.book_state import (
+    H_ACCOUNTS_MAX,
+    H_CURSOR,
+    H_DONE,
+    H_EXPIRY_COUNT,
+    H_LEVELS_MAX,
+    H_PHASE,
+    H_SYMBOLS_MAX,
+    K_ACCOUNT_NEXT,
+    L_HEAD,
+    LADDERS,
+    LEVEL_SHIFT,
+    LOW_32,
+    O_KINDS,
+    O_PLACE,
+    ORDER_SHIFT,
+    PHASE_CANCEL_ALL,
+    PHASE_EXPIRE,
+    PHASE_IDLE,
+    BookState,
+    kernel,
+    leaf,
+)
+from tradeengine.core.records import ACCOUNT_ID_NONE, SYMBOL_ID_ALL, EventKind, Reason
+
+USER = int(Reason.USER)
+CANCELLED_ALL = int(Reason.CANCELLED_ALL)
+EXPIRED = int(Reason.EXPIRED)
+ORDER_NOT_FOUND = int(Reason.ORDER_NOT_FOUND)
+KIND_CANCELLED_ALL = int(EventKind.CANCELLED_ALL)
+KIND_EXPIRED = int(EventKind.EXPIRED)
+
+
+@leaf
+def cancel(book: BookState, call: Call, n: int) -> int:
+    """Carry out CANCEL. Another account's order is not found. Return the count of events."""
+    commands, c = call.commands, call.command
+    slot = find_slot(book, commands[c + C_ORDER_ID])
+    account = commands[c + C_ACCOUNT] & LOW_32
+    if slot == 0 or book.orders[(slot << ORDER_SHIFT) + O_PLACE] & LOW_32 != account:
+        return put_refusal(call, n, KIND_REFUSED, ORDER_NOT_FOUND, commands[c + C_HOLD])
+    return cancel_resting(book, call, n, slot, USER)
+
+
+@kernel
+def start_cancel_all(book: BookState, call: Call, n: int) -> int:
+    """Begin CANCEL_ALL; ``cancel_more`` goes on. Return the count of events."""
+    account = call.commands[call.command + C_ACCOUNT] & LOW_32
+    symbol = call.commands[call.command + C_ACCOUNT] >> 32
+    if account >= book.header[H_ACCOUNTS_MAX] or symbol < SYMBOL_ID_ALL or symbol >= book.header[H_SYMBOLS_MAX]:
+        return put_refusal(call, n, KIND_REFUSED, INVALID_REQUEST, 0)
+    cursor = max(symbol, 0) * LADDERS
+    if account != ACCOUNT_ID_NONE:
+        cursor = np.int64(book.accounts[account << 1])
+    book.header[H_PHASE] = PHASE_CANCEL_ALL
+    book.header[H_CURSOR] = cursor
+    book.header[H_DONE] = 0
+    return n
+
+
+@kernel
+def cancel_more(book: BookState, call: Call, n: int) -> int:
+    """Go on with CANCEL_ALL until it is done (PHASE_IDLE) or the buffer is full."""
+    account = call.commands[call.command + C_ACCOUNT] & LOW_32
+    symbol = call.commands[call.command + C_ACCOUNT] >> 32
+    while n < call.capacity:
+        if account != ACCOUNT_ID_NONE:
+            slot = _next_of_account(book, symbol)
+        else:
+            slot = _next_of_ladders(book, symbol)
+        if slot == 0:
+            book.header[H_PHASE] = PHASE_IDLE
+            return put_closing(call, n, KIND_CANCELLED_ALL, symbol, book.header[H_DONE], NONE, 0)
+        n = cancel_resting(book, call, n, slot, CANCELLED_ALL)
+        book.header[H_DONE] += 1
+    return n
+
+
+@kernel
+def _next_of_account(book: BookState, symbol: int) -> int:
+    """Take the next order of the account's list that is on the symbol. The cursor moves on before the order ends."""
+    slot = book.header[H_CURSOR]
+    while slot != 0:
+        following = linked(book, slot, K_ACCOUNT_NEXT)
+        if symbol == SYMBOL_ID_ALL or (book.orders[(slot << ORDER_SHIFT) + O_KINDS] >> 16) & 0xFFFF == symbol:
+            book.header[H_CURSOR] = following
+            return slot  # type: ignore[no-any-return]
+        slot = following
+    book.header[H_CURSOR] = 0
+    return 0
+
+
+@kernel
+def _next_of_ladders(book: BookState, symbol: int) -> int:
+    """Take the first order of the best level of the first ladder that has one."""
+    ladder = book.header[H_CURSOR]
+    end = (book.header[H_SYMBOLS_MAX] if symbol == SYMBOL_ID_ALL else symbol + 1) * LADDERS
+    while ladder < end and book.ladder_counts[ladder] == 0:
+        ladder += 1
+    book.header[H_CURSOR] = ladder
+    if ladder == end:
+        return 0
+    level = np.int64(book.ladder_levels[ladder * book.header[H_LEVELS_MAX] + book.ladder_counts[ladder] - 1])
+    return book.levels[(level << LEVEL_SHIFT) + L_HEAD]  # type: ignore[no-any-return]
+
+
+@kernel
+def start_expire(book: BookState) -> None:
+    """Begin EXPIRE; ``expire_more`` goes on."""
+    book.header[H_PHASE] = PHASE_EXPIRE
+    book.header[H_DONE] = 0
+
+
+@kernel
+def expire_more(book: BookState, call: Call, n: int) -> int:
+    """Go on with EXPIRE until it is done (PHASE_IDLE) or the buffer is full."""
+    now_ns = call.commands[call.command + C_TIMESTAMP]
+    symbol = call.commands[call.command + C_ACCOUNT] >> 32
+    while n < call.capacity:
+        slot = np.int64(book.expiries[1])
+        if book.header[H_EXPIRY_COUNT] == 0 or book.expires_at[slot] > now_ns:
+            book.header[H_PHASE] = PHASE_IDLE
+            return put_closing(call, n, KIND_EXPIRED, symbol, book.header[H_DONE], NONE, 0)
+        n = cancel_resting(book, call, n, slot, EXPIRED)
+        book.header[H_DONE] += 1
+    return n

@@ -1,0 +1,172 @@
+"""Slots of orders, and the three registers of those that live: the id index, the accounts' lists, the expiries.
+
+Rule 1: an order is registered when it first outlives its own command; a taker that is filled at once never is.
+Rule 2: an account's list is in the order of ids, because ids ascend. Rule 3: expiries leave by (time, id).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tradeengine.core.book_index import delete_id, insert_id
+from tradeengine.core.book_ladder import linked
+from tradeengine.core.book_state import (
+    H_EXPIRY_COUNT,
+    H_ORDER_COUNT,
+    H_ORDER_FREE,
+    H_ORDER_FRESH,
+    HIGH_32,
+    K_ACCOUNT_NEXT,
+    K_ACCOUNT_PREVIOUS,
+    K_NEXT,
+    LOW_32,
+    MARK_REGISTERED,
+    O_ID,
+    O_KINDS,
+    O_PLACE,
+    O_TAIL,
+    ORDER_SHIFT,
+    BookState,
+    kernel,
+    leaf,
+)
+from tradeengine.core.records import TimeInForce
+
+GTD = int(TimeInForce.GTD)
+
+
+@leaf
+def take_slot(book: BookState) -> int:
+    """Give a slot for an order; the caller saw that there is one. The one freed last comes first: it is in cache."""
+    header = book.header
+    header[H_ORDER_COUNT] += 1
+    slot = header[H_ORDER_FREE]
+    if slot == 0:
+        slot = header[H_ORDER_FRESH]
+        header[H_ORDER_FRESH] = slot + 1
+    else:
+        header[H_ORDER_FREE] = linked(book, slot, K_NEXT)
+    return slot  # type: ignore[no-any-return]
+
+
+@leaf
+def give_back_slot(book: BookState, slot: int) -> None:
+    """Free a slot; its order is in no queue and no register."""
+    book.links[(slot << 2) + K_NEXT] = book.header[H_ORDER_FREE]
+    book.header[H_ORDER_FREE] = slot
+    book.header[H_ORDER_COUNT] -= 1
+
+
+@leaf
+def end_order(book: BookState, slot: int) -> None:
+    """Free the slot of an order that is in no queue any more, and take it out of the registers."""
+    o = slot << ORDER_SHIFT
+    kinds = book.orders[o + O_KINDS]
+    if kinds & MARK_REGISTERED:
+        delete_id(book, book.orders[o + O_ID], slot)
+        _unlink_account(book, slot, book.orders[o + O_PLACE] & LOW_32)
+        if (kinds >> 48) & 0xFF == GTD:
+            _remove_expiry(book, slot)
+    give_back_slot(book, slot)
+
+
+@leaf
+def register(book: BookState, slot: int) -> None:
+    """Enter an order into the registers, if it is not in them."""
+    o = slot << ORDER_SHIFT
+    kinds = book.orders[o + O_KINDS]
+    if kinds & MARK_REGISTERED:
+        return
+    book.orders[o + O_KINDS] = kinds | MARK_REGISTERED
+    insert_id(book, book.orders[o + O_ID], slot)
+    link_account(book, slot, book.orders[o + O_PLACE] & LOW_32)
+    if (kinds >> 48) & 0xFF == GTD:
+        _insert_expiry(book, slot)
+
+
+@leaf
+def link_account(book: BookState, slot: int, account: int) -> None:
+    """Put an order at the end of its account's list."""
+    tail = np.int64(book.accounts[(account << 1) + 1])
+    book.links[(slot << 2) + K_ACCOUNT_PREVIOUS] = tail
+    book.links[(slot << 2) + K_ACCOUNT_NEXT] = 0
+    if tail == 0:
+        book.accounts[account << 1] = slot
+    else:
+        book.links[(tail << 2) + K_ACCOUNT_NEXT] = slot
+    book.accounts[(account << 1) + 1] = slot
+
+
+@leaf
+def _unlink_account(book: BookState, slot: int, account: int) -> None:
+    before = linked(book, slot, K_ACCOUNT_PREVIOUS)
+    after = linked(book, slot, K_ACCOUNT_NEXT)
+    if before == 0:
+        book.accounts[account << 1] = after
+    else:
+        book.links[(before << 2) + K_ACCOUNT_NEXT] = after
+    if after == 0:
+        book.accounts[(account << 1) + 1] = before
+    else:
+        book.links[(after << 2) + K_ACCOUNT_PREVIOUS] = before
+
+
+@kernel
+def _insert_expiry(book: BookState, slot: int) -> None:
+    count = book.header[H_EXPIRY_COUNT] + 1
+    book.header[H_EXPIRY_COUNT] = count
+    _sift_up(book, count, slot)
+
+
+@kernel
+def _remove_expiry(book: BookState, slot: int) -> None:
+    position = book.orders[(slot << ORDER_SHIFT) + O_TAIL] & LOW_32
+    count = book.header[H_EXPIRY_COUNT]
+    book.header[H_EXPIRY_COUNT] = count - 1
+    last = np.int64(book.expiries[count])
+    if last == slot:
+        return
+    if position > 1 and _expires_before(book, last, np.int64(book.expiries[position >> 1])):
+        _sift_up(book, position, last)
+    else:
+        _sift_down(book, position, last, count - 1)
+
+
+@kernel
+def _sift_up(book: BookState, position: int, slot: int) -> None:
+    while position > 1:
+        parent = np.int64(book.expiries[position >> 1])
+        if not _expires_before(book, slot, parent):
+            break
+        _set_expiry(book, position, parent)
+        position >>= 1
+    _set_expiry(book, position, slot)
+
+
+@kernel
+def _sift_down(book: BookState, position: int, slot: int, count: int) -> None:
+    while 2 * position <= count:
+        child = 2 * position
+        if child < count and _expires_before(book, np.int64(book.expiries[child + 1]), np.int64(book.expiries[child])):
+            child += 1
+        below = np.int64(book.expiries[child])
+        if not _expires_before(book, below, slot):
+            break
+        _set_expiry(book, position, below)
+        position = child
+    _set_expiry(book, position, slot)
+
+
+@leaf
+def _expires_before(book: BookState, slot: int, other: int) -> bool:
+    time, other_time = book.expires_at[slot], book.expires_at[other]
+    if time != other_time:
+        return time < other_time  # type: ignore[no-any-return]
+    return book.orders[(slot << ORDER_SHIFT) + O_ID] < book.orders[(other << ORDER_SHIFT) + O_ID]  # type: ignore[no-any-return]
+
+
+@leaf
+def _set_expiry(book: BookState, position: int, slot: int) -> None:
+    book.expiries[position] = slot
+    o = slot << ORDER_SHIFT
+    book.orders[o + O_TAIL] = (book.orders[o + O_TAIL] & HIGH_32) | position
