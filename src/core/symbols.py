@@ -32,6 +32,8 @@ from tradeengine.core.records import CommandKind, TradingState, symbol_command_d
 
 INT64_MAX: Final = 2**63 - 1
 INT32_MAX: Final = 2**31 - 1
+PRICE_TICKS_MAX: Final = 2**42 - 1
+"""Prices fit 42 bits, so that a kernel can keep one and a fee rate in a word."""
 COLLAR_PPM_MAX: Final = 10 * PPM
 ASSET_NAME: Final = re.compile(r"[A-Z0-9]{1,16}")
 
@@ -152,7 +154,7 @@ class SymbolSpec:
         _require(self.base.asset_id != self.quote.asset_id, "quote", "must differ from the base asset")
         _require(self.tick_lot_units >= 1, "tick", f"one tick × one lot is less than a minor unit of {self.quote.name}")
         _require(self.lot_units >= 1, "lot", "must be at least one minor unit of the base asset")
-        _require(self.price_ticks_max >= 1, "price_max", "must be at least one tick")
+        _require(1 <= self.price_ticks_max <= PRICE_TICKS_MAX, "price_max", f"must be 1 to {PRICE_TICKS_MAX} ticks")
         _require(self.quantity_lots_min >= 1, "quantity_min", "must be at least one lot")
         _require(self.quantity_lots_max >= self.quantity_lots_min, "quantity_max", "must be at least quantity_min")
         _require(0 <= self.notional_units_min <= UNITS_MAX, "notional_min", "must be 0 or more")
