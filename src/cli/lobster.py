@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-PRICE_SCALE: Final = 10_000
+PRICE_PLACES: Final = 4
+PRICE_SCALE: Final = 10**PRICE_PLACES
 INT64_MAX: Final = 2**63 - 1
 ROW_ADDED: Final = -1
 """``row`` of a step that no row of the file made."""

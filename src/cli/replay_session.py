@@ -135,6 +135,11 @@ class ReplaySession:
         return self._sent_until - self._first_sequence
 
     @property
+    def step_count(self) -> int:
+        """All steps."""
+        return len(self._steps)
+
+    @property
     def step_number(self) -> int:
         """The next step to go out."""
         return self._next_step
