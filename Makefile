@@ -1,0 +1,63 @@
+# Everything a newcomer types. `make up` and `make test` install what they need first, and only when it changed.
+#
+#   make up        start the engine (ARGS="--demo --port 9000" go to `tradeengine up`)
+#   make test      lint, types, layers, then the whole test suite
+#   make perf      all benchmarks
+#   make install   the environment alone: .venv/bin/tradeengine is the command afterwards
+#   make coverage  the test suite with a coverage report
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+TESTS ?=
+
+KERNEL_SOURCES := $(wildcard src/core/*.py src/ipc/*.py src/storage/*.py src/kernels.py)
+
+.PHONY: up test lint perf install coverage clean
+.DELETE_ON_ERROR:
+
+up: install
+	@exec $(BIN)/tradeengine up $(ARGS)
+
+test: lint
+	@$(BIN)/python -m pytest $(TESTS)
+
+lint: install
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports > $(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
+
+perf: install
+	@$(BIN)/python -m perf
+
+coverage: install
+	@$(BIN)/coverage run -m pytest $(TESTS)
+	@$(BIN)/coverage report
+
+install: $(VENV)/.stamp-kernels
+
+$(VENV)/.stamp-environment:
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is needed; name another with make PYTHON=…" >&2; exit 1; }
+	@echo "making the environment in $(VENV), once"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# The lock file is for every platform and for development too, so that what is tested is what runs.
+$(VENV)/.stamp-packages: requirements.lock $(VENV)/.stamp-environment
+	@echo "installing packages from requirements.lock"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+$(VENV)/.stamp-project: pyproject.toml $(VENV)/.stamp-packages
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/.stamp-kernels: $(KERNEL_SOURCES) $(VENV)/.stamp-project
+	@$(BIN)/python -m tradeengine.kernels
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist
+	find src tests perf -name __pycache__ -type d -prune -exec rm -rf {} +

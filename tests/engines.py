@@ -1,0 +1,195 @@
+"""Whole engines for tests: started by the command line as a user would, on a free port and a directory of their own.
+
+Everything is waited for by an event: the line that begins with ``ready``, the end of a process. What an engine wrote to
+standard error is shown when it does not behave.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+
+PROGRAM: Final = (sys.executable, "-m", "tradeengine.cli.app")
+READY_TIMEOUT_S: Final = 60.0
+STOP_TIMEOUT_S: Final = 40.0
+SMALL: Final[Mapping[str, str]] = {
+    "TRADEENGINE_LIMITS_ACCOUNTS_MAX": "4096",
+    "TRADEENGINE_LIMITS_CLIENT_IDS_MAX": "65536",
+    "TRADEENGINE_RINGS_EVENTS_SLOTS": "65536",
+    "TRADEENGINE_SETTLEMENT_BACKLOG_EVENTS_MAX": "32768",
+    "TRADEENGINE_JOURNAL_SEGMENT_BYTES": "1048576",
+}
+"""Settings that start sooner and need less disk; nothing behaves differently for them."""
+
+
+@dataclass
+class Engine:
+    """An engine in processes of its own. ``lines``: what it printed up to ``ready``."""
+
+    process: subprocess.Popen[str]
+    data_dir: Path
+    lines: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return _find(r"listening\s+(\S+)", self.lines)
+
+    @property
+    def demo_token(self) -> str:
+        """Token of ``demo-1``."""
+        return _find(r"token\s+(\S+)", self.lines)
+
+    @property
+    def curl_line(self) -> str:
+        """The line to paste."""
+        return _find(r"try\s+(curl .*)", self.lines)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command of the program on the same data directory."""
+        return run_command(*arguments, "--data-dir", str(self.data_dir))
+
+    def token(self, user: str, role: str = "user") -> str:
+        """Token for a user."""
+        result = self.command("token", user, "--role", role)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    def deposit(self, user: str, asset: str, amount: str) -> None:
+        """Credit a user; returns when that is settled."""
+        result = self.command("deposit", user, asset, amount)
+        assert result.returncode == 0, result.stderr
+
+    def client(self, user: str | None = None, role: str = "user") -> httpx2.Client:
+        """HTTP client, with a user's token if one is named; to be closed by the caller."""
+        headers = {} if user is None else {"Authorization": f"Bearer {self.token(user, role)}"}
+        return httpx2.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=20)
+
+    def actors(self) -> dict[str, int]:
+        """Process ids of the children, by actor, as the operating system sees them."""
+        found = {}
+        for pid in _children_of(self.process.pid):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            if "tradeengine.actors.run" in words:
+                found[words[words.index("tradeengine.actors.run") + 1]] = pid
+        return found
+
+    def stop(self, how: int = signal.SIGINT) -> int:
+        """Ask it to stop and wait; returns the exit status."""
+        self.process.send_signal(how)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; returns the exit status."""
+        try:
+            return self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"the engine did not end; it said:\n{''.join(self.errors)}") from None
+
+
+@contextmanager
+def running_engine(
+    data_dir: Path, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[Engine]:
+    """Run an engine while the block runs; it is ready when the block begins."""
+    engine = start_engine(data_dir, arguments, environment)
+    try:
+        wait_ready(engine)
+        yield engine
+    finally:
+        if engine.process.poll() is None:
+            engine.stop()
+
+
+def start_engine(data_dir: Path, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Engine:
+    """Start an engine without waiting for it."""
+    process = subprocess.Popen(
+        [*PROGRAM, "up", "--port", "0", "--data-dir", str(data_dir), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **SMALL, **(environment or {})},
+    )
+    engine = Engine(process, data_dir)
+    threading.Thread(target=_collect, args=(process.stderr, engine.errors), daemon=True).start()
+    return engine
+
+
+def wait_ready(engine: Engine) -> None:
+    """Wait for the line that begins with ``ready``. Raises AssertionError with what the engine said instead."""
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
+        assert engine.process.stdout is not None
+        with engine.process.stdout as stdout:
+            for line in stdout:
+                lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while not (engine.lines and engine.lines[-1].startswith("ready")):
+        try:
+            line = lines.get(timeout=READY_TIMEOUT_S)
+        except queue.Empty:
+            line = None
+        if line is None:
+            engine.process.kill()
+            engine.process.wait()
+            raise AssertionError(f"the engine was never ready; it said:\n{''.join(engine.errors)}")
+        engine.lines.append(line.rstrip("\n"))
+
+
+def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the program to its end."""
+    return subprocess.run(
+        [*PROGRAM, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **SMALL, **environment},
+        check=False,
+    )
+
+
+def is_alive(pid: int) -> bool:
+    """Whether that process runs and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except OSError:
+        return False
+
+
+def _children_of(pid: int) -> list[int]:
+    return [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text(encoding="ascii").split()
+    ]
+
+
+def _collect(stream: Any, lines: list[str]) -> None:
+    with stream:
+        lines.extend(stream)
+
+
+def _find(pattern: str, lines: Sequence[str]) -> str:
+    for line in lines:
+        match = re.match(pattern, line)
+        if match is not None:
+            return match.group(1)
+    raise AssertionError(f"no line like {pattern!r} in {lines}")
