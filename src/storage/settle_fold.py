@@ -1,0 +1,373 @@
+"""From events to what PostgreSQL must say afterwards: a pure fold over one batch, in numpy, without a loop per event.
+
+Rule 1: it knows no connection. The same events give the same rows, so that a batch can be settled again after an error.
+Rule 2: an order that began in the batch is inserted as it is at the end of it; any other is updated once.
+Rule 3: every order event tells the whole order and every TRADED event both orders' totals, so the last event that
+touches an order decides; only what was filled in the batch is added up.
+Rule 4: what it does not understand raises: nothing is left out silently.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tradeengine.core.ids import first_id_at
+from tradeengine.core.records import (
+    ACCOUNT_ID_EXCHANGE,
+    ACCOUNT_ID_OUTSIDE,
+    EventFlag,
+    EventKind,
+    OrderType,
+    Side,
+    event_dtype,
+    funding_event_dtype,
+    symbol_event_dtype,
+)
+from tradeengine.core.risk_clients import content_fingerprint
+
+Events = NDArray[np.void]
+Int64s = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+NS_PER_MINUTE: Final = 60 * 10**9
+PENDING, OPEN, PARTIALLY_FILLED, FILLED, CANCELLED, REJECTED = range(6)
+"""Places of the labels of ``order_status``."""
+POSTING_TRADE: Final = ord("T")
+POSTING_FUNDING: Final = ord("F")
+
+_ORDER_KINDS: Final = (
+    EventKind.ACCEPTED,
+    EventKind.TRADED,
+    EventKind.CANCELLED,
+    EventKind.REJECTED,
+    EventKind.TRIGGERED,
+    EventKind.AMENDED,
+)
+_SYMBOL_KINDS: Final = (EventKind.SYMBOL_LISTED, EventKind.PARAMETERS_SET, EventKind.TRADING_STATE_SET)
+_SILENT_KINDS: Final = (EventKind.REFUSED, EventKind.REPEATED, EventKind.CANCELLED_ALL, EventKind.EXPIRED)
+_SHARD_KINDS: Final = frozenset(_ORDER_KINDS + _SYMBOL_KINDS + _SILENT_KINDS)
+_RISK_KINDS: Final = frozenset({EventKind.REFUSED, EventKind.REPEATED, EventKind.FUNDED, EventKind.FUNDING_REFUSED})
+
+
+class SettlementStopped(Exception):  # noqa: N818 - the state that it leads to
+    """Events that cannot be settled. ``state`` names why, in upper case; the message says which and what to do."""
+
+    def __init__(self, state: str, message: str) -> None:
+        super().__init__(f"{state}: {message}")
+        self.state = state
+
+
+class SymbolUnits:
+    """What the ledger must know of each symbol: its assets and the size of a lot. Arrays by symbol id."""
+
+    def __init__(self) -> None:
+        self.base_asset_id = np.full(16, -1, np.int64)
+        self.quote_asset_id = np.full(16, -1, np.int64)
+        self.lot_units = np.zeros(16, np.int64)
+
+    def put(self, symbol_id: int, base_asset_id: int, quote_asset_id: int, lot_units: int) -> None:
+        """Add a symbol, or say again what is known: these three never change."""
+        while symbol_id >= len(self.lot_units):
+            self.base_asset_id = np.append(self.base_asset_id, np.full_like(self.base_asset_id, -1))
+            self.quote_asset_id = np.append(self.quote_asset_id, np.full_like(self.quote_asset_id, -1))
+            self.lot_units = np.append(self.lot_units, np.zeros_like(self.lot_units))
+        self.base_asset_id[symbol_id] = base_asset_id
+        self.quote_asset_id[symbol_id] = quote_asset_id
+        self.lot_units[symbol_id] = lot_units
+
+    def known(self, symbol_id: Int64s) -> Bools:
+        """Whether each symbol is known."""
+        inside = (symbol_id >= 0) & (symbol_id < len(self.lot_units))
+        return inside & (self.lot_units[np.where(inside, symbol_id, 0)] > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """Orders that a batch touched, one row each, by ascending id. Times in nanoseconds, 0: none."""
+
+    order_id: Int64s
+    first: Events
+    """The event with which each began; of those that began earlier, any that touched it."""
+    began: Bools
+    content: Events
+    """The last event that told its content; of those without, any that touched it."""
+    has_content: Bools
+    status: Int64s
+    reason: Int64s
+    filled_lots: Int64s
+    """In this batch."""
+    remaining_lots: Int64s
+    notional_units: Int64s
+    fee_units: Int64s
+    hold_units: Int64s
+    sequence: Int64s
+    updated_ns: Int64s
+    triggered_ns: Int64s
+    closed: Bools
+    content_hash: Int64s
+    """0 where the order began earlier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Postings:
+    """Ledger postings, one row each; ``kind`` is ``POSTING_TRADE`` or ``POSTING_FUNDING``."""
+
+    transaction_id: Int64s
+    account_id: Int64s
+    asset_id: Int64s
+    amount_units: Int64s
+    kind: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Balances:
+    """What each account's total of an asset changed by; one row per account and asset, no zeros."""
+
+    account_id: Int64s
+    asset_id: Int64s
+    delta_units: Int64s
+
+
+@dataclass(frozen=True, slots=True)
+class Candles:
+    """What the batch adds to each minute of each symbol."""
+
+    symbol_id: Int64s
+    minute_ns: Int64s
+    open_ticks: Int64s
+    high_ticks: Int64s
+    low_ticks: Int64s
+    close_ticks: Int64s
+    volume_lots: Int64s
+    notional_units: Int64s
+    trade_count: Int64s
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Everything that one transaction must write."""
+
+    trades: Events
+    orders: Orders
+    postings: Postings
+    balances: Balances
+    candles: Candles
+    symbols: Events
+    """SYMBOL_LISTED, PARAMETERS_SET and TRADING_STATE_SET in order, ``symbol_event_dtype``."""
+    fundings: Events
+    """FUNDED and FUNDING_REFUSED in order, ``funding_event_dtype``."""
+    funding_transaction_id: Int64s
+
+
+def fold_batch(shard_events: Events, risk_events: Events, symbols: SymbolUnits) -> Fold:
+    """Fold one batch. Both inputs are 1-D ``event_dtype``.
+
+    shard_events: of all shards, each shard's in their order. risk_events: of risk's own ring. symbols: what is known
+    so far; symbols that the batch lists are added. Raises SettlementStopped: UNKNOWN_EVENT, UNKNOWN_SYMBOL.
+    """
+    _refuse_unknown(shard_events, _SHARD_KINDS)
+    _refuse_unknown(risk_events, _RISK_KINDS)
+    kind = shard_events["kind"]
+    symbol_events = shard_events[np.isin(kind, _SYMBOL_KINDS)].view(symbol_event_dtype)
+    for event in symbol_events[symbol_events["kind"] == EventKind.SYMBOL_LISTED]:
+        symbols.put(event["symbol_id"], event["base_asset_id"], event["quote_asset_id"], event["lot_units"])
+    trades = shard_events[kind == EventKind.TRADED]
+    unknown = ~symbols.known(trades["symbol_id"].astype(np.int64))
+    if unknown.any():
+        raise SettlementStopped("UNKNOWN_SYMBOL", f"trade {trades['trade_id'][unknown][0]} is on a symbol never listed")
+    fundings = risk_events[np.isin(risk_events["kind"], (EventKind.FUNDED, EventKind.FUNDING_REFUSED))]
+    fundings = fundings.view(funding_event_dtype)
+    funding_ids = funding_transaction_ids(fundings)
+    postings = _concatenate(_post_trades(trades, symbols), _post_fundings(fundings, funding_ids))
+    return Fold(
+        trades=trades,
+        orders=_fold_orders(shard_events),
+        postings=postings,
+        balances=_sum_balances(postings),
+        candles=_fold_candles(trades),
+        symbols=symbol_events,
+        fundings=fundings,
+        funding_transaction_id=funding_ids,
+    )
+
+
+def funding_transaction_ids(fundings: Events) -> Int64s:
+    """Ledger transaction of each deposit and withdrawal: in time order with trade ids, unique by the number."""
+    timestamp_ms = fundings["timestamp_ns"] // 1_000_000
+    origin = first_id_at(0)
+    assert origin == 0
+    heads = [first_id_at(int(moment)) for moment in timestamp_ms]
+    return np.array(heads, np.int64) | (fundings["funding_number"] & ((1 << 22) - 1))
+
+
+def _refuse_unknown(events: Events, kinds: frozenset[EventKind]) -> None:
+    unknown = ~np.isin(events["kind"], list(kinds))
+    if unknown.any():
+        event = events[unknown][0]
+        raise SettlementStopped("UNKNOWN_EVENT", f"event {event['sequence']} is of kind {event['kind']}")
+
+
+def _fold_orders(events: Events) -> Orders:
+    """Find for each order the last event that touched it, and what it was on the way there."""
+    kind = events["kind"]
+    own = np.flatnonzero(np.isin(kind, _ORDER_KINDS))
+    made = np.flatnonzero(kind == EventKind.TRADED)
+    # One row per touch: an order event touches one order, a trade the taker's and the maker's.
+    position = np.concatenate([own, made])
+    is_maker = np.zeros(len(position), np.bool_)
+    is_maker[len(own) :] = True
+    order_id = np.concatenate([events["order_id"][own], events["maker_order_id"][made]])
+    arranged = np.lexsort((position, order_id))
+    position, is_maker, order_id = position[arranged], is_maker[arranged], order_id[arranged]
+    if len(position) == 0:
+        return _no_orders()
+    start = np.flatnonzero(np.concatenate([[True], order_id[1:] != order_id[:-1]]))
+    last = np.append(start[1:], len(order_id)) - 1
+
+    touched = events[position]
+    touch_kind = touched["kind"]
+    is_trade = touch_kind == EventKind.TRADED
+    end = touched[last]
+    end_maker = is_maker[last]
+    content_at = np.maximum.reduceat(np.where(is_trade, -1, np.arange(len(position))), start)
+    has_content = content_at >= 0
+    content = touched[np.where(has_content, content_at, last)]
+    first = touched[start]
+    began = np.isin(first["kind"], (EventKind.ACCEPTED, EventKind.REJECTED))
+    remaining = np.where(end_maker, end["maker_remaining_lots"], end["remaining_lots"])
+    status = _status(end, remaining)
+    content_hash = np.zeros(len(start), np.int64)
+    content_hash[began] = content_fingerprint(first[began])
+    return Orders(
+        order_id=order_id[start],
+        first=first,
+        began=began,
+        content=content,
+        has_content=has_content,
+        status=status,
+        reason=np.where(status >= CANCELLED, end["reason"], 0).astype(np.int64),
+        filled_lots=np.add.reduceat(np.where(is_trade, touched["quantity_lots"], 0), start),
+        remaining_lots=remaining,
+        notional_units=np.where(end_maker, end["maker_filled_notional_units"], end["filled_notional_units"]),
+        fee_units=np.where(end_maker, end["maker_fee_total_units"], end["fee_total_units"]),
+        hold_units=np.where(end_maker, end["maker_hold_units"], end["hold_units"]),
+        sequence=end["sequence"],
+        updated_ns=end["timestamp_ns"],
+        triggered_ns=np.maximum.reduceat(
+            np.where(touch_kind == EventKind.TRIGGERED, touched["timestamp_ns"], 0), start
+        ),
+        closed=status >= FILLED,
+        content_hash=content_hash,
+    )
+
+
+def _status(end: Events, remaining_lots: Int64s) -> Int64s:
+    """Status of each order after the last event that touched it."""
+    kind = end["kind"]
+    is_trade = kind == EventKind.TRADED
+    is_stop = np.isin(end["order_type"], (OrderType.STOP, OrderType.STOP_LIMIT))
+    waits = is_stop & (end["flags"] & EventFlag.TRIGGERED == 0)
+    # By quote an order has no quantity before it is filled; what it told is then no less than what remains.
+    by_quote = end["flags"] & EventFlag.BY_QUOTE != 0
+    filled_some = ~by_quote & (remaining_lots < end["quantity_lots"])
+    conditions = [
+        kind == EventKind.REJECTED,
+        kind == EventKind.CANCELLED,
+        is_trade & (remaining_lots == 0),
+        is_trade,
+        waits,
+        filled_some,
+    ]
+    return np.select(conditions, [REJECTED, CANCELLED, FILLED, PARTIALLY_FILLED, PENDING, PARTIALLY_FILLED], OPEN)
+
+
+def _no_orders() -> Orders:
+    ints, bools, events = np.empty(0, np.int64), np.empty(0, np.bool_), np.empty(0, event_dtype)
+    return Orders(
+        ints, events, bools, events, bools, ints, ints, ints, ints, ints, ints, ints, ints, ints, ints, bools, ints
+    )  # fmt: skip
+
+
+def _post_trades(trades: Events, symbols: SymbolUnits) -> Postings:
+    """Five postings a trade: the base asset changes hands, so does the quote asset, and the exchange gets the fees."""
+    symbol_id = trades["symbol_id"]
+    taker_buys = trades["side"] == Side.BUY
+    buyer = np.where(taker_buys, trades["account_id"], trades["maker_account_id"])
+    seller = np.where(taker_buys, trades["maker_account_id"], trades["account_id"])
+    taker_fee, maker_fee = trades["fee_units"], trades["maker_fee_units"]
+    buyer_fee = np.where(taker_buys, taker_fee, maker_fee)
+    seller_fee = np.where(taker_buys, maker_fee, taker_fee)
+    base_units = trades["quantity_lots"] * symbols.lot_units[symbol_id]
+    notional = trades["notional_units"]
+    base, quote = symbols.base_asset_id[symbol_id], symbols.quote_asset_id[symbol_id]
+    # Side by side and then flattened: a trade's postings lie together.
+    amounts = np.column_stack(
+        [-base_units, base_units, -(notional + buyer_fee), notional - seller_fee, taker_fee + maker_fee]
+    )
+    accounts = np.column_stack([seller, buyer, buyer, seller, np.full(len(trades), ACCOUNT_ID_EXCHANGE)])
+    assets = np.column_stack([base, base, quote, quote, quote])
+    posted = amounts.reshape(-1) != 0
+    return Postings(
+        transaction_id=np.repeat(trades["trade_id"], 5)[posted],
+        account_id=accounts.reshape(-1)[posted].astype(np.int64),
+        asset_id=assets.reshape(-1)[posted],
+        amount_units=amounts.reshape(-1)[posted],
+        kind=np.full(int(posted.sum()), POSTING_TRADE, np.uint8),
+    )
+
+
+def _post_fundings(fundings: Events, transaction_ids: Int64s) -> Postings:
+    """Two postings for what risk credited or debited; none for what it refused."""
+    funded = fundings["kind"] == EventKind.FUNDED
+    done = fundings[funded]
+    amount = done["amount_units"]
+    outside = np.full(len(done), ACCOUNT_ID_OUTSIDE)
+    return Postings(
+        transaction_id=np.repeat(transaction_ids[funded], 2),
+        account_id=np.column_stack([outside, done["account_id"]]).reshape(-1).astype(np.int64),
+        asset_id=np.repeat(done["asset_id"].astype(np.int64), 2),
+        amount_units=np.column_stack([-amount, amount]).reshape(-1),
+        kind=np.full(2 * len(done), POSTING_FUNDING, np.uint8),
+    )
+
+
+def _concatenate(first: Postings, second: Postings) -> Postings:
+    return Postings(*(np.concatenate([getattr(first, name), getattr(second, name)]) for name in Postings.__slots__))
+
+
+def _sum_balances(postings: Postings) -> Balances:
+    key = postings.account_id << 16 | postings.asset_id
+    keys, group = np.unique(key, return_inverse=True)
+    delta: Any = np.zeros(len(keys), np.int64)
+    np.add.at(delta, group, postings.amount_units)
+    changed = delta != 0
+    return Balances(keys[changed] >> 16, keys[changed] & 0xFFFF, delta[changed])
+
+
+def _fold_candles(trades: Events) -> Candles:
+    minute = trades["timestamp_ns"] // NS_PER_MINUTE
+    symbol_id = trades["symbol_id"].astype(np.int64)
+    # Stable: within a minute of a symbol trades stay in their order, which is what open and close are about.
+    arranged = np.lexsort((np.arange(len(trades)), minute, symbol_id))
+    trades, minute, symbol_id = trades[arranged], minute[arranged], symbol_id[arranged]
+    if len(trades) == 0:
+        return Candles(*(np.empty(0, np.int64) for _ in Candles.__slots__))
+    changes = (symbol_id[1:] != symbol_id[:-1]) | (minute[1:] != minute[:-1])
+    start = np.flatnonzero(np.concatenate([[True], changes]))
+    end = np.append(start[1:], len(trades))
+    price = trades["price_ticks"]
+    return Candles(
+        symbol_id=symbol_id[start],
+        minute_ns=minute[start] * NS_PER_MINUTE,
+        open_ticks=price[start],
+        high_ticks=np.maximum.reduceat(price, start),
+        low_ticks=np.minimum.reduceat(price, start),
+        close_ticks=price[end - 1],
+        volume_lots=np.add.reduceat(trades["quantity_lots"], start),
+        notional_units=np.add.reduceat(trades["notional_units"], start),
+        trade_count=end - start,
+    )
