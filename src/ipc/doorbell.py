@@ -80,7 +80,7 @@ class Doorbell:
         self._poll.register(fd, select.POLLIN)
 
     def wait(self, timeout_s: float, ready: Callable[[], bool], spin_us: int = 0) -> bool:
-        """Sleep until rung or ``timeout_s`` ≥ 0 is over; returns what ``ready()`` says then.
+        """Sleep until rung or ``timeout_s`` ≥ 0 is over; returns what ``ready()`` says then, so maybe False early.
 
         ready: cheap, reads shared words by atomics (a ``RingWatch``). spin_us: look that long before sleeping.
         """

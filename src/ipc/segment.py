@@ -86,12 +86,15 @@ class Segment:
 
     def array(self, dtype: Any, offset: int, shape: int | tuple[int, ...]) -> np.ndarray[Any, Any]:
         """Give an array over the memory, ``offset`` bytes in; read-only when the segment is."""
-        kind = np.dtype(dtype)
-        count = int(np.prod(shape, dtype=np.int64))
         assert offset >= 0
-        assert offset + count * kind.itemsize <= self.size
-        flat: np.ndarray[Any, Any] = np.frombuffer(self._memory, kind, count, HEADER_BYTES + offset)
-        return flat.reshape(shape)
+        assert offset + int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize <= self.size
+        return np.ndarray(shape, dtype, buffer=self._memory, offset=HEADER_BYTES + offset)
+
+    def column(self, dtype: Any, offset: int, count: int, stride: int) -> np.ndarray[Any, Any]:
+        """Give a one-dimensional array whose ``count`` ≥ 1 elements lie ``stride`` bytes apart."""
+        assert offset >= 0
+        assert offset + (count - 1) * stride + np.dtype(dtype).itemsize <= self.size
+        return np.ndarray(count, dtype, buffer=self._memory, offset=HEADER_BYTES + offset, strides=(stride,))
 
     def buffer(self, offset: int, size: int) -> memoryview:
         """Give a view of bytes; interpreted code reads and writes single words faster through one than an array."""

@@ -83,6 +83,7 @@ class SeqlockTable:
             raise SeqlockError(f"{segment.name} has {rows} rows in {segment.size} bytes")
         self.rows: int = rows
         self._base = segment.address(_ROWS_OFFSET)
+        self._records = segment.column(self.dtype, _ROWS_OFFSET + _VERSION_BYTES, rows, self._stride)
         self._geometry = (self._base, self.rows, self._stride, self.dtype.itemsize)
 
     @classmethod
@@ -135,7 +136,7 @@ class SeqlockTable:
         assert self.writable
         version_address = self._version_address(row)
         version = begin_write(version_address)
-        yield self._in_place(row)
+        yield self._records[row]
         end_write(version_address, version)
 
     def read(self, row: int) -> Any:
@@ -163,7 +164,7 @@ class SeqlockTable:
         called again when the row changed under it. An error that it raises counts only if the row did not change.
         """
         version_address = self._version_address(row)
-        record = self._in_place(row)
+        record = self._records[row]
         for _ in range(_ROUNDS_MAX):
             version = version_of(version_address)
             if not version & 1:
@@ -194,9 +195,6 @@ class SeqlockTable:
         if not 0 <= row < self.rows:
             raise IndexError(f"{self.name} has rows 0 to {self.rows - 1}, not {row}")
         return self._base + row * self._stride
-
-    def _in_place(self, row: int) -> Any:
-        return self.segment.array(self.dtype, _ROWS_OFFSET + row * self._stride + _VERSION_BYTES, 1)[0]
 
 
 def _index_array(indices: Indices) -> np.ndarray[Any, np.dtype[np.int64]]:
