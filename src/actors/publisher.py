@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tradeengine.ipc.wiring import Wiring
 
 RETRY_S: Final = 1.0
-ANSWER_TIMEOUT_S: Final = 0.005
+ANSWER_TIMEOUT_S: Final = 0.001
 """How long the publisher sleeps while a matcher has not answered a request yet."""
 NS_PER_MS: Final = 10**6
 

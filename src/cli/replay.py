@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tradeengine.cli.errors import CommandError
 from tradeengine.cli.database import connect, one_line
+from tradeengine.cli.errors import CommandError
 from tradeengine.cli.lobster import LobsterError, read_messages, ticks_of, translate
 from tradeengine.cli.replay_market import (
     Line,
