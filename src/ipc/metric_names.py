@@ -24,9 +24,9 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
         histograms=("batch_commands", "batch_events"),
     ),
     "matcher": RoleMetrics(
-        counters=("commands", "events", "trades", "orders_placed", "groups", "journal_bytes", "expiries"),
-        gauges=("open_orders", "symbols", "journal_segment_bytes"),
-        histograms=("batch_commands", "match_latency_us", "sync_latency_us", "command_latency_us"),
+        counters=("commands", "events", "trades", "orders_placed", "groups", "journal_bytes", "expiries", "busy_us"),
+        gauges=("open_orders", "journal_segment_bytes", "command_sequence", "event_sequence"),
+        histograms=("batch_commands", "round_latency_us", "sync_latency_us", "command_latency_us"),
     ),
     "settlement": RoleMetrics(
         counters=("events", "trades", "orders", "postings", "fundings", "transactions", "errors"),

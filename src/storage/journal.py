@@ -19,6 +19,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tradeengine.core.hashing import HASH_START
 from tradeengine.core.records import command_dtype
 from tradeengine.storage.journal_files import FileOperations, create_file, rename_durably, write_all
 from tradeengine.storage.journal_format import (
@@ -82,6 +83,7 @@ class Journal:
         self.next_command_sequence = position.sequence
         self.next_ring_sequence = journal_end(self.directory).next_ring_sequence
         self.groups_written = 0
+        self.bytes_written = 0
         self._segment = segment
         self._offset = position.word * 8
         self._capacity = os.fstat(fd).st_size
@@ -245,7 +247,9 @@ class Journal:
             write_all(self._files, self._fd, buffers, self._offset)
         except OSError as error:
             raise self._fail(error) from error
-        self._offset += sum(memoryview(buffer).nbytes for buffer in buffers)
+        written = sum(memoryview(buffer).nbytes for buffer in buffers)
+        self._offset += written
+        self.bytes_written += written
 
     def _check(self) -> None:
         if self._failed:
@@ -289,7 +293,7 @@ def _first_segment(directory: Path, settings: _Settings) -> tuple[SegmentFile, S
         first_command_sequence=0,
         first_event_sequence=0,
         first_ring_sequence=0,
-        event_hash=0,
+        event_hash=HASH_START,
         state_hash=0,
         previous_hash=0,
         created_ns=time.time_ns(),

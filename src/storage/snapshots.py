@@ -16,14 +16,17 @@ import struct
 import time
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from tradeengine.storage.journal_files import FileOperations, create_file, rename_durably
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from typing_extensions import Buffer
+
+Restored = TypeVar("Restored")
 
 FORMAT_VERSION: Final = 1
 SUFFIX: Final = ".snapshot"
@@ -74,26 +77,24 @@ class Skipped:
 
 
 def newest_snapshot(
-    directory: Path, shard: int, kernel_version: int, event_sequence_max: int
-) -> tuple[Snapshot | None, list[Skipped]]:
-    """Read the newest usable snapshot whose next event sequence is at most ``event_sequence_max``.
+    directory: Path, shard: int, event_sequence_max: int, restore: Callable[[Snapshot], Restored]
+) -> tuple[Restored | None, list[Skipped]]:
+    """Restore the newest usable snapshot whose next event sequence is at most ``event_sequence_max``.
 
-    Returns it (None: there is none) and those newer ones that had to be skipped, with reasons.
+    restore: makes what the payload stands for; raises ValueError, saying why, when it cannot. Returns what it made
+    (None: there is no usable snapshot) and those newer ones that had to be skipped, with reasons.
     """
-    skipped = []
+    skipped: list[Skipped] = []
     for path, _, event_sequence in reversed(list_snapshots(directory)):
         if event_sequence > event_sequence_max:
             continue
         try:
             snapshot = read_snapshot(path)
+            if snapshot.header.shard == shard:
+                return restore(snapshot), skipped
+            skipped.append(Skipped(path, f"of shard {snapshot.header.shard}, not {shard}"))
         except (ValueError, OSError) as error:
             skipped.append(Skipped(path, str(error)))
-            continue
-        if snapshot.header.shard != shard or snapshot.header.kernel_version != kernel_version:
-            kind = f"of shard {snapshot.header.shard}, kernel version {snapshot.header.kernel_version}"
-            skipped.append(Skipped(path, f"{kind}; wanted {shard}, {kernel_version}"))
-            continue
-        return snapshot, skipped
     return None, skipped
 
 

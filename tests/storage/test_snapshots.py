@@ -12,6 +12,7 @@ import pytest
 
 from tradeengine.storage.journal_files import FileOperations
 from tradeengine.storage.snapshots import (
+    Snapshot,
     SnapshotHeader,
     list_snapshots,
     newest_snapshot,
@@ -39,9 +40,14 @@ def write_at(directory: Path, *command_sequences: int) -> list[Path]:
     return [write_snapshot(directory, header_at(sequence), PAYLOAD) for sequence in command_sequences]
 
 
+def same(snapshot: Snapshot) -> Snapshot:
+    """Restore nothing."""
+    return snapshot
+
+
 def found(directory: Path, event_sequence_max: int) -> int | None:
     """Give the command sequence of the snapshot that a restart would use."""
-    snapshot, _ = newest_snapshot(directory, 1, 2, event_sequence_max)
+    snapshot, _ = newest_snapshot(directory, 1, event_sequence_max, same)
     return snapshot.header.command_sequence if snapshot else None
 
 
@@ -68,7 +74,7 @@ def test_damaged_snapshot_is_skipped_with_a_reason(tmp_path: Path) -> None:
         changed = bytearray(original)
         changed[offset] ^= 1 << offset % 8
         paths[1].write_bytes(changed)
-        snapshot, skipped = newest_snapshot(tmp_path / "s", 1, 2, 1000)
+        snapshot, skipped = newest_snapshot(tmp_path / "s", 1, 1000, same)
         assert snapshot is not None
         assert snapshot.header.command_sequence == 10
         assert [entry.path for entry in skipped] == [paths[1]]
@@ -78,15 +84,19 @@ def test_damaged_snapshot_is_skipped_with_a_reason(tmp_path: Path) -> None:
         assert found(tmp_path / "s", 1000) == 10
 
 
-def test_foreign_snapshot_is_skipped(tmp_path: Path) -> None:
-    """A snapshot of another shard or kernel version is never loaded."""
-    write_at(tmp_path / "s", 10)
-    write_snapshot(tmp_path / "s", header_at(20, shard=4), PAYLOAD)
-    write_snapshot(tmp_path / "s", header_at(30, kernel_version=9), PAYLOAD)
-    snapshot, skipped = newest_snapshot(tmp_path / "s", 1, 2, 1000)
-    assert snapshot is not None
-    assert snapshot.header.command_sequence == 10
-    assert ["kernel version 9" in skipped[0].reason, "shard 4" in skipped[1].reason] == [True, True]
+def test_unusable_snapshot_is_skipped(tmp_path: Path) -> None:
+    """A snapshot of another shard, and one that cannot be restored, are skipped with their reasons."""
+    write_at(tmp_path / "s", 10, 20)
+    write_snapshot(tmp_path / "s", header_at(30, shard=4), PAYLOAD)
+
+    def restore(snapshot: Snapshot) -> int:
+        if snapshot.header.command_sequence == 20:
+            raise ValueError("of an unknown format")
+        return snapshot.header.command_sequence
+
+    restored, skipped = newest_snapshot(tmp_path / "s", 1, 1000, restore)
+    assert restored == 10
+    assert [entry.reason for entry in skipped] == ["of shard 4, not 1", "of an unknown format"]
 
 
 def test_failed_write_leaves_no_snapshot(tmp_path: Path) -> None:
