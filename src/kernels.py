@@ -15,17 +15,18 @@ import time
 from pathlib import Path
 from typing import Final
 
-_IPC: Final = ("ipc.ring_kernels", "ipc.seqlock_kernels", "ipc.atomics", "ipc.histogram")
+_IPC: Final = ("ipc.atomics", "ipc.ring_kernels", "ipc.seqlock_kernels", "ipc.histogram")
+_BOOK: Final = ("core.book", "core.book_dump", "core.hashing", "storage.journal_scan")
 
 KERNEL_MODULES: Final[dict[str, tuple[str, ...]]] = {
-    "risk": _IPC,
-    "matcher": _IPC,
+    "risk": (*_IPC, "core.money", "core.risk"),
+    "matcher": (*_IPC, *_BOOK),
     "settlement": _IPC,
     "publisher": _IPC,
-    "shadow": _IPC,
+    "shadow": (*_IPC, *_BOOK),
     "front": _IPC,
-    "supervisor": _IPC,
-    "core": (),
+    "client": _IPC,
+    "supervisor": (*_IPC, "storage.journal_scan"),
 }
 """Modules with a ``compile_kernels`` function, by the role that runs them."""
 

@@ -29,6 +29,8 @@ MODULES: Final = {
     "publisher": "tradeengine.actors.publisher",
     "shadow": "tradeengine.actors.shadow",
     "front": "tradeengine.web.serve",
+    # The only local client that the supervisor itself starts.
+    "client": "tradeengine.actors.demo",
 }
 
 logger = logging.getLogger(__name__)

@@ -70,16 +70,19 @@ def run_engine(settings: Settings, announce: Callable[[Running], Any], *, demo: 
     """
     _raise_descriptor_limit()
     with open_data_dir(settings.data_dir) as lock_fd, open_listener(settings) as listener:
-        trio.run(make_supervisor(_with_secret(settings), listener, lock_fd, announce).run)
+        supervisor = make_supervisor(_with_secret(settings), listener, lock_fd, announce, demo=demo)
+        trio.run(supervisor.run)
 
 
 def make_supervisor(
-    settings: Settings, listener: socket.socket, lock_fd: int, announce: Callable[[Running], Any]
+    settings: Settings, listener: socket.socket, lock_fd: int, announce: Callable[[Running], Any], *, demo: bool
 ) -> Supervisor:
-    """Make a supervisor with a child for each actor of the topology."""
+    """Make a supervisor with a child for each actor of the topology, and for the demo traders if they are wanted."""
     topology = plan(settings)
+    if demo and not (settings.demo.enabled and topology.clients):
+        raise StartError("--demo needs demo.enabled = true and limits.clients_max of at least 1")
     supervisor = Supervisor(settings, topology, listener, announce, {})
-    for actor in topology.actors:
+    for actor in (*topology.actors, *topology.clients[-1:] * demo):
         supervisor.children[actor.name] = Child(actor, settings.supervisor, (lock_fd,), supervisor.child_changed)
     return supervisor
 

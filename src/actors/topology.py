@@ -202,7 +202,7 @@ def _tables(
     """Lay out what is: pages that one actor keeps and others read at any moment."""
     limits = settings.limits
     watchers = (*_names(fronts), OPERATOR, *_names(clients))
-    actor_count = len(matchers) + len(fronts) + 4
+    actor_count = len(matchers) + len(fronts) + 5  # risk, settlement, publisher, shadow, demo traders
     per_shard = tuple(
         plan
         for matcher in matchers
