@@ -17,6 +17,24 @@ class RoleMetrics(NamedTuple):
     histograms: tuple[str, ...] = ()
 
 
+FRONT_HANDLERS: Final = (
+    "place_order",
+    "test_order",
+    "list_orders",
+    "get_order",
+    "get_order_by_client_id",
+    "cancel_order",
+    "amend_order",
+    "cancel_all_orders",
+    "list_balances",
+    "show_order_book",
+    "show_ticker",
+    "list_trades",
+    "show_trade",
+    "list_symbols",
+)
+"""Handlers of the front that have a latency histogram of their own."""
+
 ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
     "risk": RoleMetrics(
         counters=("commands", "forwarded", "refused", "repeated", "funded", "events"),
@@ -46,7 +64,12 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
     "front": RoleMetrics(
         counters=("requests", "errors", "orders_sent", "outcomes_unknown", "lapped"),
         gauges=("in_flight", "connections"),
-        histograms=("request_latency_us", "command_latency_us", "query_latency_us"),
+        histograms=(
+            "request_latency_us",
+            "command_latency_us",
+            "query_latency_us",
+            *(f"endpoint_{handler}_latency_us" for handler in FRONT_HANDLERS),
+        ),
     ),
     "operator": RoleMetrics(counters=("symbols_listed", "restarts"), gauges=("memory_bytes",)),
     "client": RoleMetrics(counters=("commands", "events"), histograms=("command_latency_us",)),

@@ -16,6 +16,7 @@ from tradeengine.web import openapi
 from tradeengine.web.envelope import failure, request_id
 from tradeengine.web.errors import ApiError
 from tradeengine.web.front import Front
+from tradeengine.web.measure import RequestMeter
 from tradeengine.web.routes import account, market, orders, system
 
 BODY_TIMEOUT_S: Final = 20
@@ -31,7 +32,7 @@ class FrontApp(QuartTrio):
 
 def create_app(front: Front) -> FrontApp:
     """Join the routes to a front."""
-    app = FrontApp("tradeengine")
+    app = FrontApp("tradeengine", static_folder=None)
     app.front = front
     app.config["MAX_CONTENT_LENGTH"] = front.settings.http.body_bytes_max
     app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_S
@@ -44,6 +45,9 @@ def create_app(front: Front) -> FrontApp:
     app.register_error_handler(ApiError, _answer_api_error)
     app.register_error_handler(HTTPException, _answer_http_error)
     app.register_error_handler(Exception, _answer_fault)
+    meter = RequestMeter(front.metrics)
+    app.before_request(meter.begin)
+    app.after_request(meter.end)
     if front.settings.http.cors_origins:
         app.after_request(_allow_origin)
     system.describe_app(app, openapi.attach(app))

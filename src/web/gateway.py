@@ -167,9 +167,10 @@ class Gateway:
                 continue  # its request has given up, or a front before this one sent it
             group = events[start:end]
             _keep(waiting, group)
-            if int(group[-1]["flags"]) & EventFlag.LAST_OF_COMMAND:
-                waiting.parts = 0 if whole else waiting.parts - 1
-                if waiting.parts == 0:
+            finished = int(np.count_nonzero(group["flags"] & EventFlag.LAST_OF_COMMAND))
+            if finished:
+                waiting.parts = 0 if whole else waiting.parts - finished
+                if waiting.parts <= 0:
                     waiting.done.set()
 
     def _lose_all(self) -> None:
@@ -180,9 +181,13 @@ class Gateway:
 
 def _keep(waiting: _Waiting, group: Records) -> None:
     """Copy a command's events; of an enormous one only the first many and whatever comes last."""
-    if waiting.count + len(group) > EVENTS_KEPT_MAX:
-        group = group[-1:]
-        if waiting.count > EVENTS_KEPT_MAX:
-            waiting.chunks.pop()
-    waiting.chunks.append(group.copy())
+    room = EVENTS_KEPT_MAX - waiting.count
     waiting.count += len(group)
+    if len(group) <= room:
+        waiting.chunks.append(group.copy())
+        return
+    if room < 0:
+        waiting.chunks.pop()  # the last of the piece before
+    else:
+        waiting.chunks.append(group[:room].copy())
+    waiting.chunks.append(group[-1:].copy())

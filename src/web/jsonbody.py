@@ -65,12 +65,23 @@ def _check_nesting(text: str) -> None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for name, value_of_name in pairs:
+        for text in (name, value_of_name):
+            if isinstance(text, str) and not text.isascii():
+                _check_characters(text)
     value = dict(pairs)
     if len(value) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise invalid_field(printable(twice), f"The field {printable(twice)} is given twice.")
     return value
+
+
+def _check_characters(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise _malformed("The body holds half of a surrogate pair, which is no character.") from None
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -81,7 +81,7 @@ def assemble(wiring: Wiring) -> Front:
             settled,
             settings.settlement.backlog_events_max,
             {wiring.name: wiring.metrics, **wiring.metric_pages},
-            event_rings,
+            {name: wiring.ring(name) for name in wiring.ring_names},
         ),
         metrics=wiring.metrics,
         shard_count=wiring.shard_count,

@@ -1,0 +1,156 @@
+"""The description of the API, and real answers held against it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+from tests.web.bench import Bench, Records, bearer, make_order_event
+from tests.web.test_market import TRADE_ID, make_trade
+from tests.web.test_orders import LIMIT, ORDER_ID, content
+
+from tradeengine.core.records import EventKind
+from tradeengine.ipc.metric_names import FRONT_HANDLERS
+
+REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
+    ("POST", "/api/v1/orders", LIMIT),
+    ("POST", "/api/v1/orders/test", LIMIT),
+    ("GET", "/api/v1/orders", None),
+    ("GET", f"/api/v1/orders/{ORDER_ID}", None),
+    ("GET", "/api/v1/orders/by-client-id/a-1", None),
+    ("DELETE", f"/api/v1/orders/{ORDER_ID}", None),
+    ("DELETE", "/api/v1/orders", None),
+    ("PATCH", f"/api/v1/orders/{ORDER_ID}", {"quantity": "0.5"}),
+    ("GET", "/api/v1/balances", None),
+    ("GET", "/api/v1/symbols", None),
+    ("GET", "/api/v1/time", None),
+    ("GET", "/api/v1/orderbook/BTC-USDT", None),
+    ("GET", "/api/v1/markets/BTC-USDT/ticker", None),
+    ("GET", "/api/v1/trades?symbol=BTC-USDT", None),
+    ("GET", "/api/v1/trades?scope=mine", None),
+    ("GET", f"/api/v1/trades/{TRADE_ID}", None),
+    ("GET", "/health", None),
+    ("GET", "/ready", None),
+]
+
+
+async def describe(bench: Bench) -> dict[str, Any]:
+    """Fetch the description."""
+    answer = await bench.client.get("/openapi.json")
+    assert answer.content_type == "application/json"
+    description: dict[str, Any] = json.loads(await answer.get_data())
+    return description
+
+
+def find_operation(description: dict[str, Any], method: str, path: str) -> tuple[str, dict[str, Any]]:
+    """Find the operation that serves a path: the one with the fewest parameters."""
+    plain = path.partition("?")[0]
+    found = []
+    for template, operations in description["paths"].items():
+        pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))
+        if re.fullmatch(pattern, plain) and method.lower() in operations:
+            found.append((template.count("{"), template, operations[method.lower()]))
+    _, template, operation = min(found, key=lambda match: match[0])
+    return template, operation
+
+
+def validate(description: dict[str, Any], operation: dict[str, Any], status: int, body: Any) -> None:
+    """Hold a body against the schema that the description names for it."""
+    answers = operation["responses"]
+    schema = answers.get(str(status), answers["default"])["content"]["application/json"]["schema"]
+    strict = {"components": {"schemas": {name: close(s) for name, s in description["components"]["schemas"].items()}}}
+    jsonschema.validate(body, strict | schema, cls=jsonschema.Draft202012Validator)
+
+
+def close(schema: dict[str, Any]) -> dict[str, Any]:
+    """Allow no field that the schema does not name, so that an answer cannot say more than is described."""
+    return schema | ({"additionalProperties": False} if "properties" in schema else {})
+
+
+@pytest.mark.parametrize(("method", "path", "body"), REQUESTS)
+async def test_answers_are_as_described(bench: Bench, method: str, path: str, body: dict[str, Any] | None) -> None:
+    """Every call's real answer, good or bad, fits the schema that the description names, and nothing more."""
+    description = await describe(bench)
+    _, operation = find_operation(description, method, path)
+    bench.history.contents[ORDER_ID] = content()
+    bench.history.fills = [make_trade()]
+    kinds = {1: EventKind.ACCEPTED, 2: EventKind.CANCELLED, 3: EventKind.CANCELLED_ALL, 4: EventKind.AMENDED}
+
+    def answer(command: Any) -> list[tuple[str, Records]]:
+        command = command.copy()
+        for name in ("order_type", "time_in_force", "self_trade_prevention"):
+            command[name] = 1
+        return [("events.0", make_order_event(command, kinds[int(command["kind"])], ring, ORDER_ID))]
+
+    ring = bench.memory.rings["events.0"]
+    async with bench.engine(answer):
+        good = await bench.client.open(path, method=method, json=body, headers=bearer())
+    assert good.status_code in {200, 201}
+    assert str(good.status_code) in operation["responses"]
+    validate(description, operation, good.status_code, await good.get_json())
+    for headers in ({"Authorization": "Bearer x"}, bearer()):
+        separator = "&" if "?" in path else "?"
+        bad = await bench.client.open(f"{path}{separator}surprise=1", method=method, data="{", headers=headers)
+        if bad.status_code >= 400:
+            validate(description, operation, 0, await bad.get_json())
+
+
+async def test_every_operation_is_described_in_full(bench: Bench) -> None:
+    """Each operation has a summary, a tag, a named schema for body and every answer, and all references resolve."""
+    description = await describe(bench)
+    assert description["openapi"].startswith("3.1")
+    schemas = description["components"]["schemas"]
+    asked = {find_operation(description, method, path)[0] + method for method, path, _ in REQUESTS}
+    for path, operations in description["paths"].items():
+        for method, operation in operations.items():
+            assert path + method.upper() in asked, "no test calls it"
+            assert operation["summary"]
+            assert operation["tags"]
+            for answer in operation["responses"].values():
+                assert answer["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2] in schemas
+    for reference in re.findall(r'"\$ref":\s*"#/components/schemas/([^"]+)"', json.dumps(description)):
+        assert reference in schemas
+
+
+async def test_tokens_are_asked_for_where_described(bench: Bench) -> None:
+    """Exactly the operations that name the bearer scheme answer 401 without a token."""
+    description = await describe(bench)
+    for method, path, body in REQUESTS:
+        _, operation = find_operation(description, method, path)
+        answer = await bench.client.open(path, method=method, json=body)
+        wanted = "security" in operation or "scope=mine" in path
+        assert (answer.status_code == 401) is wanted, path
+
+
+async def test_examples_of_the_order_schema_are_orders(bench: Bench) -> None:
+    """Bodies that the engine takes fit the schema of requests, and one with a number for a price does not."""
+    description = await describe(bench)
+    schema = {"components": description["components"], "$ref": "#/components/schemas/PlaceOrder"}
+    jsonschema.validate(LIMIT, schema)
+    for wrong in (LIMIT | {"price": 5}, LIMIT | {"price": "1e5"}, LIMIT | {"surprise": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
+
+
+async def test_docs_page_needs_nothing_from_elsewhere(bench: Bench) -> None:
+    """The page for people loads no address but this server's own."""
+    answer = await bench.client.get("/docs")
+    page = await answer.get_data(as_text=True)
+    assert answer.content_type.startswith("text/html")
+    assert "/openapi.json" in page
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", page)
+    assert "https://" not in page
+
+
+async def test_measured_handlers_exist(bench: Bench) -> None:
+    """Each handler that the metric page has a place for is a route, and a request to it is counted there."""
+    handlers = {rule.endpoint.rpartition(".")[2] for rule in bench.app.url_map.iter_rules()}
+    assert set(FRONT_HANDLERS) <= handlers
+    await bench.client.get("/api/v1/symbols")
+    await bench.client.get("/api/v1/nothing")
+    page = bench.memory.metrics["front-0"].snapshot()
+    assert page.histograms["endpoint_list_symbols_latency_us"].count == 1
+    assert page.counters["requests"] == 2
