@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 KILL_AFTER_S: Final = 5.0
 """Between SIGTERM and SIGKILL."""
+ACTOR_PROGRAM: Final = (sys.executable, "-m", "tradeengine.actors.run")
 LAST_WORDS_TIMEOUT_S: Final = 0.5
 ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 """No actor computes in parallel, and idle threads of numerical libraries cost time at every start."""
@@ -58,6 +59,7 @@ class Child:
     policy: Policy
     inherited_fds: tuple[int, ...]
     changed: Callable[[Child], None]
+    program: tuple[str, ...] = ACTOR_PROGRAM
     state: ActorState = ActorState.STOPPED
     message: str = ""
     restart_count: int = 0
@@ -122,7 +124,7 @@ class Child:
             # A crash point is for the first process: a test wants to see the second one recover.
             environment.pop(CRASH_VARIABLE, None)
         return await trio.lowlevel.open_process(
-            [sys.executable, "-m", "tradeengine.actors.run", self.actor.name, str(line.fileno())],
+            [*self.program, self.actor.name, str(line.fileno())],
             stdin=subprocess.DEVNULL,
             # Standard output is the supervisor's alone: scripts read the line that begins with `ready` from it.
             stdout=2,
