@@ -188,7 +188,7 @@ def _shard_rings(
             rings.events_slots,
             matcher.name,
             gating=(RISK, SETTLEMENT),
-            lappable=followers,
+            lappable=(*followers, SHADOW),  # the shadow only looks how far settlement is
         )
         for matcher in matchers
     )

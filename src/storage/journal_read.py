@@ -9,6 +9,7 @@ that it gives out.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
@@ -172,6 +173,23 @@ def list_segments(directory: Path) -> list[SegmentFile]:
     for before, after in pairwise(segments):
         _check_link(before, after)
     return segments
+
+
+def closed_segment(directory: Path, sequence: int) -> tuple[SegmentFile, SegmentHeader] | None:
+    """Find the closed segment in which a command is or would be, and the header of the one after it; None: not closed.
+
+    Looks at these two files only. Raises SequenceNotHeld when the journal begins later, JournalDamaged.
+    """
+    paths = sorted(directory.glob(f"*{SUFFIX}"))
+    names = [path.name for path in paths]
+    index = bisect_right(names, segment_name(sequence)) - 1
+    if index < 0 and paths:
+        raise SequenceNotHeld(f"the journal in {directory} begins after command sequence {sequence}")
+    if index + 1 >= len(paths):
+        return None
+    segment, after = _open_segment(paths[index]), _open_segment(paths[index + 1])
+    _check_link(segment, after)
+    return segment, after.header
 
 
 def prune(
