@@ -15,10 +15,24 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeengine.core.book_amend import amend
-from tradeengine.core.book_cancel import cancel, cancel_more, expire_more, start_cancel_all, start_expire
-from tradeengine.core.book_dump import compile_kernels as compile_dump_kernels
-from tradeengine.core.book_dump import dump, load, state_hash
+from tradeengine.core.book_amend import (
+    amend,
+)
+from tradeengine.core.book_cancel import (
+    cancel,
+    cancel_more,
+    expire_more,
+    start_cancel_all,
+    start_expire,
+)
+from tradeengine.core.book_dump import (
+    compile_kernels as compile_dump_kernels,
+)
+from tradeengine.core.book_dump import (
+    dump,
+    load,
+    state_hash,
+)
 from tradeengine.core.book_events import (
     C_HOLD,
     C_KINDS,
@@ -27,12 +41,28 @@ from tradeengine.core.book_events import (
     COMMAND_SHIFT,
     E_KINDS,
     EVENT_SHIFT,
-    LAST_OF_COMMAND,
     Call,
     put_refusal,
 )
-from tradeengine.core.book_match import match
-from tradeengine.core.book_place import INVALID_REQUEST, KIND_REFUSED, place
+from tradeengine.core.book_kinds import (
+    COMMAND_AMEND,
+    COMMAND_CANCEL,
+    COMMAND_CANCEL_ALL,
+    COMMAND_EXPIRE,
+    COMMAND_LIST_SYMBOL,
+    COMMAND_PLACE,
+    COMMAND_SET_PARAMETERS,
+    COMMAND_SET_TRADING_STATE,
+    EVENT_REFUSED,
+    FLAG_LAST_OF_COMMAND,
+    INVALID_REQUEST,
+)
+from tradeengine.core.book_match import (
+    match,
+)
+from tradeengine.core.book_place import (
+    place,
+)
 from tradeengine.core.book_state import (
     H_BOUND,
     H_COMMAND_SEQUENCE,
@@ -53,8 +83,15 @@ from tradeengine.core.book_state import (
     kernel,
     make_book,
 )
-from tradeengine.core.book_stops import fire_next
-from tradeengine.core.book_symbols import list_symbol, set_more_states, set_parameters, start_set_state
+from tradeengine.core.book_stops import (
+    fire_next,
+)
+from tradeengine.core.book_symbols import (
+    list_symbol,
+    set_more_states,
+    set_parameters,
+    start_set_state,
+)
 from tradeengine.core.book_views import (
     in_command,
     last_ring_sequence,
@@ -67,7 +104,7 @@ from tradeengine.core.book_views import (
     stops,
     touch,
 )
-from tradeengine.core.records import CommandKind, command_dtype, event_dtype
+from tradeengine.core.records import command_dtype, event_dtype
 
 __all__ = [
     "BookLimits",
@@ -89,15 +126,6 @@ __all__ = [
     "stops",
     "touch",
 ]
-
-PLACE = int(CommandKind.PLACE)
-CANCEL = int(CommandKind.CANCEL)
-CANCEL_ALL = int(CommandKind.CANCEL_ALL)
-AMEND = int(CommandKind.AMEND)
-EXPIRE = int(CommandKind.EXPIRE)
-LIST_SYMBOL = int(CommandKind.LIST_SYMBOL)
-SET_PARAMETERS = int(CommandKind.SET_PARAMETERS)
-SET_TRADING_STATE = int(CommandKind.SET_TRADING_STATE)
 
 
 def apply(
@@ -148,16 +176,16 @@ def _apply(
         c = i << COMMAND_SHIFT
         kind = commands[c + C_KINDS] & 0xFF
         # An EXPIRE is the matcher's own and never was in the command ring.
-        ring_sequence = header[H_RING_SEQUENCE] if kind == EXPIRE else commands[c + C_RING_SEQUENCE]
+        ring_sequence = header[H_RING_SEQUENCE] if kind == COMMAND_EXPIRE else commands[c + C_RING_SEQUENCE]
         call = Call(commands, events, capacity, first_event_sequence, c, first_command_sequence + i, ring_sequence)
         if header[H_PHASE] == PHASE_IDLE:
             if n == capacity:
                 break
             header[H_RING_SEQUENCE] = ring_sequence
             header[H_TIMESTAMP] = commands[c + C_TIMESTAMP]
-            if kind == PLACE:
+            if kind == COMMAND_PLACE:
                 n = place(book, call, n)
-            elif kind == CANCEL:
+            elif kind == COMMAND_CANCEL:
                 n = cancel(book, call, n)
             else:
                 n = _seldom(book, call, n, kind)
@@ -166,7 +194,7 @@ def _apply(
             if header[H_PHASE] != PHASE_IDLE:
                 break
         # The buffer is given away only when one more event is to come, so a command's last one is still in it.
-        events[((n - 1) << EVENT_SHIFT) + E_KINDS] |= LAST_OF_COMMAND
+        events[((n - 1) << EVENT_SHIFT) + E_KINDS] |= FLAG_LAST_OF_COMMAND
         i += 1
         header[H_COMMAND_SEQUENCE] = first_command_sequence + i
     header[H_EVENT_SEQUENCE] = first_event_sequence + n
@@ -176,20 +204,20 @@ def _apply(
 @kernel
 def _seldom(book: BookState, call: Call, n: int, kind: int) -> int:
     """Begin a command that is not PLACE or CANCEL. Return the count of events."""
-    if kind == AMEND:
-        return amend(book, call, n)  # type: ignore[no-any-return]
-    if kind == CANCEL_ALL:
-        return start_cancel_all(book, call, n)  # type: ignore[no-any-return]
-    if kind == EXPIRE:
+    if kind == COMMAND_AMEND:
+        return amend(book, call, n)
+    if kind == COMMAND_CANCEL_ALL:
+        return start_cancel_all(book, call, n)
+    if kind == COMMAND_EXPIRE:
         start_expire(book)
         return n
-    if kind == LIST_SYMBOL:
-        return list_symbol(book, call, n)  # type: ignore[no-any-return]
-    if kind == SET_PARAMETERS:
-        return set_parameters(book, call, n)  # type: ignore[no-any-return]
-    if kind == SET_TRADING_STATE:
-        return start_set_state(book, call, n)  # type: ignore[no-any-return]
-    return put_refusal(call, n, KIND_REFUSED, INVALID_REQUEST, call.commands[call.command + C_HOLD])  # type: ignore[no-any-return]
+    if kind == COMMAND_LIST_SYMBOL:
+        return list_symbol(book, call, n)
+    if kind == COMMAND_SET_PARAMETERS:
+        return set_parameters(book, call, n)
+    if kind == COMMAND_SET_TRADING_STATE:
+        return start_set_state(book, call, n)
+    return put_refusal(call, n, EVENT_REFUSED, INVALID_REQUEST, call.commands[call.command + C_HOLD])
 
 
 @kernel

@@ -15,28 +15,46 @@ from tradeengine.core.book_events import (
     C_PRICE,
     C_QUANTITY,
     C_STOP,
-    POST_ONLY,
-    SIDE_SHIFT,
-    TYPE_SHIFT,
     Call,
     put_order,
     put_refusal,
 )
-from tradeengine.core.book_index import find_slot
-from tradeengine.core.book_ladder import dequeue, enqueue_by_id
-from tradeengine.core.book_match import BUY, LIMIT, STOP, STOP_LIMIT, look_for_stops, match
-from tradeengine.core.book_place import (
+from tradeengine.core.book_index import (
+    find_slot,
+)
+from tradeengine.core.book_kinds import (
     BELOW_MIN_NOTIONAL,
     BOOK_FULL,
-    HOLD_MAX,
+    BUY,
+    EVENT_AMENDED,
+    EVENT_REFUSED,
+    FLAG_POST_ONLY,
     INSUFFICIENT_BALANCE,
     INVALID_COMBINATION,
-    KIND_REFUSED,
+    MARK_WAITING,
     NONE,
     NUMBER_OUT_OF_RANGE,
-    OPEN,
+    ORDER_NOT_FOUND,
     POST_ONLY_WOULD_MATCH,
     PRICE_OUT_OF_COLLAR,
+    QUANTITY_NOT_ABOVE_FILLED,
+    STATE_OPEN,
+    STOP,
+    has_limit,
+    side_of,
+    symbol_of,
+    type_of,
+)
+from tradeengine.core.book_ladder import (
+    dequeue,
+    enqueue_by_id,
+)
+from tradeengine.core.book_match import (
+    look_for_stops,
+    match,
+)
+from tradeengine.core.book_place import (
+    HOLD_MAX,
     bound_of,
     crosses,
     no_room,
@@ -53,7 +71,6 @@ from tradeengine.core.book_state import (
     LADDERS,
     LEVEL_SHIFT,
     LOW_32,
-    MARK_WAITING,
     O_FEES,
     O_HOLD,
     O_KINDS,
@@ -73,11 +90,6 @@ from tradeengine.core.book_state import (
     BookState,
     kernel,
 )
-from tradeengine.core.records import EventKind, Reason
-
-KIND_AMENDED = int(EventKind.AMENDED)
-ORDER_NOT_FOUND = int(Reason.ORDER_NOT_FOUND)
-QUANTITY_NOT_ABOVE_FILLED = int(Reason.QUANTITY_NOT_ABOVE_FILLED)
 
 
 @kernel
@@ -87,7 +99,7 @@ def amend(book: BookState, call: Call, n: int) -> int:
     slot = find_slot(book, commands[c + C_ORDER_ID])
     o = slot << ORDER_SHIFT
     if slot == 0 or orders[o + O_PLACE] & LOW_32 != commands[c + C_ACCOUNT] & LOW_32:
-        return put_refusal(call, n, KIND_REFUSED, ORDER_NOT_FOUND, commands[c + C_HOLD])
+        return put_refusal(call, n, EVENT_REFUSED, ORDER_NOT_FOUND, commands[c + C_HOLD])
     previous_price = orders[o + O_PRICE]
     previous_stop = orders[o + O_STOP]
     previous_remaining = orders[o + O_REMAINING]
@@ -98,12 +110,12 @@ def amend(book: BookState, call: Call, n: int) -> int:
     hold = orders[o + O_HOLD] + commands[c + C_HOLD]
     reason = _refusal(book, call, slot, price, stop, remaining, hold)
     if reason != NONE:
-        return put_refusal(call, n, KIND_REFUSED, reason, commands[c + C_HOLD])
+        return put_refusal(call, n, EVENT_REFUSED, reason, commands[c + C_HOLD])
 
     kinds = orders[o + O_KINDS]
-    side = (kinds >> SIDE_SHIFT) & 1
-    symbol = (kinds >> 16) & 0xFFFF
-    order_type = (kinds >> TYPE_SHIFT) & 0xFF
+    side = side_of(kinds)
+    symbol = symbol_of(kinds)
+    order_type = type_of(kinds)
     waiting = kinds & MARK_WAITING != 0
     moves = stop != previous_stop if waiting else price != previous_price or remaining > previous_remaining
     if moves:
@@ -118,7 +130,7 @@ def amend(book: BookState, call: Call, n: int) -> int:
     orders[o + O_REMAINING] = remaining
     orders[o + O_QUANTITY] = filled + remaining
     orders[o + O_HOLD] = needed
-    n = put_order(book, call, n, slot, KIND_AMENDED, NONE, needed, hold - needed, previous_price, previous_remaining)
+    n = put_order(book, call, n, slot, EVENT_AMENDED, NONE, needed, hold - needed, previous_price, previous_remaining)
     if not moves:
         return n
     if waiting:
@@ -134,15 +146,15 @@ def _refusal(book: BookState, call: Call, slot: int, price: int, stop: int, rema
     commands, c, orders = call.commands, call.command, book.orders
     o = slot << ORDER_SHIFT
     kinds = orders[o + O_KINDS]
-    side = (kinds >> SIDE_SHIFT) & 1
-    symbol = (kinds >> 16) & 0xFFFF
-    order_type = (kinds >> TYPE_SHIFT) & 0xFF
+    side = side_of(kinds)
+    symbol = symbol_of(kinds)
+    order_type = type_of(kinds)
     s = symbol * SYMBOL_WORDS
-    has_limit = order_type == LIMIT or order_type == STOP_LIMIT
+    limited = has_limit(order_type)
     waiting = kinds & MARK_WAITING != 0
-    if book.symbols[s + S_STATE] != OPEN:
+    if book.symbols[s + S_STATE] != STATE_OPEN:
         return state_reason(book.symbols[s + S_STATE])
-    if (commands[c + C_PRICE] != 0 and not has_limit) or (commands[c + C_STOP] != 0 and not waiting):
+    if (commands[c + C_PRICE] != 0 and not limited) or (commands[c + C_STOP] != 0 and not waiting):
         return INVALID_COMBINATION
     if commands[c + C_QUANTITY] < 0 or commands[c + C_HOLD] < 0 or commands[c + C_HOLD] > HOLD_MAX:
         return NUMBER_OUT_OF_RANGE
@@ -150,9 +162,9 @@ def _refusal(book: BookState, call: Call, slot: int, price: int, stop: int, rema
         return QUANTITY_NOT_ABOVE_FILLED
     reason = _range_fault(book, call, s, price, stop)
     if reason != NONE:
-        return reason  # type: ignore[no-any-return]
+        return reason
     quantity = orders[o + O_QUANTITY] - orders[o + O_REMAINING] + remaining
-    if has_limit and quantity * price * book.symbols[s + S_TICK_LOT] < book.symbols[s + S_NOTIONAL_MIN]:
+    if limited and quantity * price * book.symbols[s + S_TICK_LOT] < book.symbols[s + S_NOTIONAL_MIN]:
         return BELOW_MIN_NOTIONAL
     if hold < _needs(book, slot, price, remaining):
         return INSUFFICIENT_BALANCE
@@ -167,7 +179,7 @@ def _refusal(book: BookState, call: Call, slot: int, price: int, stop: int, rema
     if not waiting:
         if out_of_collar(book, symbol, side, price):
             return PRICE_OUT_OF_COLLAR
-        if kinds & POST_ONLY and crosses(book, symbol * LADDERS + 1 - side, (2 * side - 1) * price):
+        if kinds & FLAG_POST_ONLY and crosses(book, symbol * LADDERS + 1 - side, (2 * side - 1) * price):
             return POST_ONLY_WOULD_MATCH
     alone = book.levels[(orders[o + O_PLACE] >> 32 << LEVEL_SHIFT) + L_COUNT] == 1
     return BOOK_FULL if not alone and no_room(book, ladder, moves) else NONE
@@ -193,8 +205,8 @@ def _needs(book: BookState, slot: int, price: int, remaining: int) -> int:
     """Units the order must hold with these terms; 0 for a stop buy, which holds a budget."""
     o = slot << ORDER_SHIFT
     kinds = book.orders[o + O_KINDS]
-    side = (kinds >> SIDE_SHIFT) & 1
-    order_type = (kinds >> TYPE_SHIFT) & 0xFF
+    side = side_of(kinds)
+    order_type = type_of(kinds)
     fees = book.orders[o + O_FEES]
-    symbol = (kinds >> 16) & 0xFFFF
-    return order_needs(book, symbol, side, order_type, price, remaining, fees >> FEE_BITS, fees & FEE_MASK)  # type: ignore[no-any-return]
+    symbol = symbol_of(kinds)
+    return order_needs(book, symbol, side, order_type, price, remaining, fees >> FEE_BITS, fees & FEE_MASK)

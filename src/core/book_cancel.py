@@ -6,8 +6,6 @@ everybody's by symbol, then bids, asks, stop buys, stop sells, best level first)
 
 from __future__ import annotations
 
-import numpy as np
-
 from tradeengine.core.book_events import (
     C_ACCOUNT,
     C_HOLD,
@@ -17,10 +15,26 @@ from tradeengine.core.book_events import (
     put_closing,
     put_refusal,
 )
-from tradeengine.core.book_index import find_slot
-from tradeengine.core.book_ladder import linked
-from tradeengine.core.book_match import cancel_resting
-from tradeengine.core.book_place import INVALID_REQUEST, KIND_REFUSED, NONE
+from tradeengine.core.book_index import (
+    find_slot,
+)
+from tradeengine.core.book_kinds import (
+    CANCELLED_ALL,
+    EVENT_CANCELLED_ALL,
+    EVENT_EXPIRED,
+    EVENT_REFUSED,
+    EXPIRED,
+    INVALID_REQUEST,
+    NONE,
+    ORDER_NOT_FOUND,
+    USER,
+)
+from tradeengine.core.book_ladder import (
+    linked,
+)
+from tradeengine.core.book_match import (
+    cancel_resting,
+)
 from tradeengine.core.book_state import (
     H_ACCOUNTS_MAX,
     H_CURSOR,
@@ -41,17 +55,11 @@ from tradeengine.core.book_state import (
     PHASE_EXPIRE,
     PHASE_IDLE,
     BookState,
+    int64,
     kernel,
     leaf,
 )
-from tradeengine.core.records import ACCOUNT_ID_NONE, SYMBOL_ID_ALL, EventKind, Reason
-
-USER = int(Reason.USER)
-CANCELLED_ALL = int(Reason.CANCELLED_ALL)
-EXPIRED = int(Reason.EXPIRED)
-ORDER_NOT_FOUND = int(Reason.ORDER_NOT_FOUND)
-KIND_CANCELLED_ALL = int(EventKind.CANCELLED_ALL)
-KIND_EXPIRED = int(EventKind.EXPIRED)
+from tradeengine.core.records import ACCOUNT_ID_NONE, SYMBOL_ID_ALL
 
 
 @leaf
@@ -61,7 +69,7 @@ def cancel(book: BookState, call: Call, n: int) -> int:
     slot = find_slot(book, commands[c + C_ORDER_ID])
     account = commands[c + C_ACCOUNT] & LOW_32
     if slot == 0 or book.orders[(slot << ORDER_SHIFT) + O_PLACE] & LOW_32 != account:
-        return put_refusal(call, n, KIND_REFUSED, ORDER_NOT_FOUND, commands[c + C_HOLD])
+        return put_refusal(call, n, EVENT_REFUSED, ORDER_NOT_FOUND, commands[c + C_HOLD])
     return cancel_resting(book, call, n, slot, USER)
 
 
@@ -71,10 +79,10 @@ def start_cancel_all(book: BookState, call: Call, n: int) -> int:
     account = call.commands[call.command + C_ACCOUNT] & LOW_32
     symbol = call.commands[call.command + C_ACCOUNT] >> 32
     if account >= book.header[H_ACCOUNTS_MAX] or symbol < SYMBOL_ID_ALL or symbol >= book.header[H_SYMBOLS_MAX]:
-        return put_refusal(call, n, KIND_REFUSED, INVALID_REQUEST, 0)
+        return put_refusal(call, n, EVENT_REFUSED, INVALID_REQUEST, 0)
     cursor = max(symbol, 0) * LADDERS
     if account != ACCOUNT_ID_NONE:
-        cursor = np.int64(book.accounts[account << 1])
+        cursor = int64(book.accounts[account << 1])
     book.header[H_PHASE] = PHASE_CANCEL_ALL
     book.header[H_CURSOR] = cursor
     book.header[H_DONE] = 0
@@ -87,13 +95,10 @@ def cancel_more(book: BookState, call: Call, n: int) -> int:
     account = call.commands[call.command + C_ACCOUNT] & LOW_32
     symbol = call.commands[call.command + C_ACCOUNT] >> 32
     while n < call.capacity:
-        if account != ACCOUNT_ID_NONE:
-            slot = _next_of_account(book, symbol)
-        else:
-            slot = _next_of_ladders(book, symbol)
+        slot = _next_of_ladders(book, symbol) if account == ACCOUNT_ID_NONE else _next_of_account(book, symbol)
         if slot == 0:
             book.header[H_PHASE] = PHASE_IDLE
-            return put_closing(call, n, KIND_CANCELLED_ALL, symbol, book.header[H_DONE], NONE, 0)
+            return put_closing(call, n, EVENT_CANCELLED_ALL, symbol, book.header[H_DONE], NONE, 0)
         n = cancel_resting(book, call, n, slot, CANCELLED_ALL)
         book.header[H_DONE] += 1
     return n
@@ -123,7 +128,7 @@ def _next_of_ladders(book: BookState, symbol: int) -> int:
     book.header[H_CURSOR] = ladder
     if ladder == end:
         return 0
-    level = np.int64(book.ladder_levels[ladder * book.header[H_LEVELS_MAX] + book.ladder_counts[ladder] - 1])
+    level = int64(book.ladder_levels[ladder * book.header[H_LEVELS_MAX] + book.ladder_counts[ladder] - 1])
     return book.levels[(level << LEVEL_SHIFT) + L_HEAD]  # type: ignore[no-any-return]
 
 
@@ -140,10 +145,10 @@ def expire_more(book: BookState, call: Call, n: int) -> int:
     now_ns = call.commands[call.command + C_TIMESTAMP]
     symbol = call.commands[call.command + C_ACCOUNT] >> 32
     while n < call.capacity:
-        slot = np.int64(book.expiries[1])
+        slot = int64(book.expiries[1])
         if book.header[H_EXPIRY_COUNT] == 0 or book.expires_at[slot] > now_ns:
             book.header[H_PHASE] = PHASE_IDLE
-            return put_closing(call, n, KIND_EXPIRED, symbol, book.header[H_DONE], NONE, 0)
+            return put_closing(call, n, EVENT_EXPIRED, symbol, book.header[H_DONE], NONE, 0)
         n = cancel_resting(book, call, n, slot, EXPIRED)
         book.header[H_DONE] += 1
     return n

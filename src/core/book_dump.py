@@ -16,10 +16,23 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeengine.core.book_events import SIDE_SHIFT
-from tradeengine.core.book_ladder import enqueue, linked
-from tradeengine.core.book_orders import register, take_slot
-from tradeengine.core.book_place import no_room
+from tradeengine.core.book_kinds import (
+    MARK_REGISTERED,
+    MARK_WAITING,
+    side_of,
+    symbol_of,
+)
+from tradeengine.core.book_ladder import (
+    enqueue,
+    linked,
+)
+from tradeengine.core.book_orders import (
+    register,
+    take_slot,
+)
+from tradeengine.core.book_place import (
+    no_room,
+)
 from tradeengine.core.book_state import (
     H_EVENT_SEQUENCE,
     H_LEVELS_MAX,
@@ -33,8 +46,6 @@ from tradeengine.core.book_state import (
     LADDERS,
     LEVEL_SHIFT,
     LOW_32,
-    MARK_REGISTERED,
-    MARK_WAITING,
     O_ID,
     O_KINDS,
     O_PLACE,
@@ -48,6 +59,7 @@ from tradeengine.core.book_state import (
     SYMBOL_WORDS,
     BookLimits,
     BookState,
+    int64,
     kernel,
     make_book,
 )
@@ -125,7 +137,7 @@ def _dump_orders(book: BookState, out: NDArray[np.int64]) -> int:
     for ladder in range(book.header[H_SYMBOLS_MAX] * LADDERS):
         base = ladder * book.header[H_LEVELS_MAX]
         for entry in range(base + book.ladder_counts[ladder] - 1, base - 1, -1):
-            slot = book.levels[(np.int64(book.ladder_levels[entry]) << LEVEL_SHIFT) + L_HEAD]
+            slot = book.levels[(int64(book.ladder_levels[entry]) << LEVEL_SHIFT) + L_HEAD]
             while slot != 0:
                 o = slot << ORDER_SHIFT
                 for i in range(ORDER_WORDS):
@@ -151,7 +163,7 @@ def _load_orders(book: BookState, orders: NDArray[np.int64], by_id: NDArray[np.i
         book.expires_at[slot] = orders[w + ORDER_WORDS]
         kinds = orders[w + O_KINDS]
         book.orders[o + O_KINDS] = kinds & ~MARK_REGISTERED
-        ladder = ((kinds >> 16) & 0xFFFF) * LADDERS + ((kinds >> SIDE_SHIFT) & 1)
+        ladder = symbol_of(kinds) * LADDERS + (side_of(kinds))
         price = orders[w + O_PRICE]
         if kinds & MARK_WAITING:
             ladder += 2

@@ -13,6 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeengine.core import records
+from tradeengine.core.book_kinds import (
+    FLAGS_SHIFT,
+    GTD,
+    PREVENTION_SHIFT,
+    REASON_SHIFT,
+    RING_SHIFT,
+    SIDE_SHIFT,
+    TIME_IN_FORCE_SHIFT,
+    TYPE_SHIFT,
+    symbol_of,
+    time_in_force_of,
+)
 from tradeengine.core.book_state import (
     HIGH_32,
     LOW_32,
@@ -29,12 +41,10 @@ from tradeengine.core.book_state import (
     O_TAIL,
     ORDER_SHIFT,
     BookState,
+    int64,
     leaf,
 )
 from tradeengine.core.records import (
-    EventFlag,
-    EventKind,
-    TimeInForce,
     amended_event_dtype,
     byte,
     command_dtype,
@@ -112,14 +122,6 @@ E_PREVIOUS_REMAINING: Final = word(amended_event_dtype, "previous_remaining_lots
 assert E_PREVIOUS_PRICE == E_TRADE_ID
 assert E_PREVIOUS_REMAINING == E_MAKER_REMAINING
 
-# The word of kinds: kind | flags << 8 | reason << 16 | ingress ring << 24 | side, type, time in force, prevention << 32.
-FLAGS_SHIFT: Final = 8
-REASON_SHIFT: Final = 16
-RING_SHIFT: Final = 24
-SIDE_SHIFT: Final = 32
-TYPE_SHIFT: Final = 40
-TIME_IN_FORCE_SHIFT: Final = 48
-PREVENTION_SHIFT: Final = 56
 ORDER_KINDS: Final = HIGH_32 | 0xFF << FLAGS_SHIFT
 """What an order repeats in its events: side, type, time in force, prevention, flags."""
 for _field, _shift in (
@@ -133,14 +135,6 @@ for _field, _shift in (
     ("self_trade_prevention", PREVENTION_SHIFT),
 ):
     assert byte(event_dtype, _field) == E_KINDS * 8 + _shift // 8
-
-LAST_OF_COMMAND: Final = int(EventFlag.LAST_OF_COMMAND) << FLAGS_SHIFT
-MAKER_DONE: Final = int(EventFlag.MAKER_DONE) << FLAGS_SHIFT
-TRIGGERED: Final = int(EventFlag.TRIGGERED) << FLAGS_SHIFT
-BY_QUOTE: Final = int(EventFlag.BY_QUOTE) << FLAGS_SHIFT
-POST_ONLY: Final = int(EventFlag.POST_ONLY) << FLAGS_SHIFT
-KIND_TRADED: Final = int(EventKind.TRADED)
-GTD: Final = int(TimeInForce.GTD)
 
 
 class Call(NamedTuple):
@@ -207,12 +201,12 @@ def put_order(
     events[e + E_MAKER_HOLD] = 0
     events[e + E_MAKER_RELEASED] = 0
     events[e + E_STOP] = orders[o + O_STOP]
-    expires_at_ns = np.int64(0)
-    if (kinds >> TIME_IN_FORCE_SHIFT) & 0xFF == GTD:
+    expires_at_ns = int64(0)
+    if time_in_force_of(kinds) == GTD:
         expires_at_ns = book.expires_at[slot]
     events[e + E_EXPIRES] = expires_at_ns
     events[e + E_ACCOUNT] = orders[o + O_PLACE] & LOW_32
-    events[e + E_SYMBOL] = (orders[o + O_TAIL] & HIGH_32) | ((kinds >> 16) & 0xFFFF)
+    events[e + E_SYMBOL] = (orders[o + O_TAIL] & HIGH_32) | symbol_of(kinds)
     events[e + E_CLIENT] = orders[o + O_CLIENT]
     events[e + E_CLIENT + 1] = orders[o + O_CLIENT + 1]
     events[e + E_CLIENT + 2] = orders[o + O_CLIENT + 2]

@@ -36,7 +36,7 @@ def find_slot(book: BookState, order_id: int) -> int:
     mixed = hash_id(order_id)
     position = mixed & mask
     while True:
-        entry = book.index[position]
+        entry = book.id_index[position]
         if entry == 0:
             return 0
         slot = entry & LOW_32
@@ -51,9 +51,9 @@ def insert_id(book: BookState, order_id: int, slot: int) -> None:
     mask = book.header[H_INDEX_MASK]
     mixed = hash_id(order_id)
     position = mixed & mask
-    while book.index[position] != 0:
+    while book.id_index[position] != 0:
         position = (position + 1) & mask
-    book.index[position] = mixed << 32 | slot
+    book.id_index[position] = mixed << 32 | slot
 
 
 @leaf
@@ -61,10 +61,10 @@ def delete_id(book: BookState, order_id: int, slot: int) -> None:
     """Remove an id that is there."""
     mask = book.header[H_INDEX_MASK]
     position = hash_id(order_id) & mask
-    while book.index[position] & LOW_32 != slot:
+    while book.id_index[position] & LOW_32 != slot:
         position = (position + 1) & mask
-    if book.index[(position + 1) & mask] == 0:
-        book.index[position] = 0
+    if book.id_index[(position + 1) & mask] == 0:
+        book.id_index[position] = 0
     else:
         _shift_back(book, position, mask)
 
@@ -75,11 +75,11 @@ def _shift_back(book: BookState, hole: int, mask: int) -> None:
     position = hole
     while True:
         position = (position + 1) & mask
-        entry = book.index[position]
+        entry = book.id_index[position]
         if entry == 0:
             break
         home = (entry >> 32) & mask
         if (position - home) & mask >= (position - hole) & mask:
-            book.index[hole] = entry
+            book.id_index[hole] = entry
             hole = position
-    book.index[hole] = 0
+    book.id_index[hole] = 0

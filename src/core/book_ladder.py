@@ -7,8 +7,6 @@ It refuses to know why an order comes or goes.
 
 from __future__ import annotations
 
-import numpy as np
-
 from tradeengine.core.book_state import (
     H_LEVEL_FREE,
     H_LEVEL_FRESH,
@@ -30,6 +28,7 @@ from tradeengine.core.book_state import (
     O_REMAINING,
     ORDER_SHIFT,
     BookState,
+    int64,
     kernel,
     leaf,
 )
@@ -39,13 +38,13 @@ from tradeengine.core.book_state import (
 def key_sign(ladder: int) -> int:
     """+1 where a greater price is better (bids, stop sells), else -1."""
     kind = ladder & 3
-    return -1 if kind == LADDER_ASKS or kind == LADDER_STOP_BUYS else 1
+    return -1 if kind in (LADDER_ASKS, LADDER_STOP_BUYS) else 1
 
 
 @leaf
 def linked(book: BookState, slot: int, link: int) -> int:
     """Read a link as int64: compiled, arithmetic on a uint32 and a literal would be done in floats."""
-    return np.int64(book.links[(slot << 2) + link])  # type: ignore[return-value]
+    return int64(book.links[(slot << 2) + link])
 
 
 @leaf
@@ -139,7 +138,7 @@ def _level_at(book: BookState, ladder: int, price_ticks: int) -> int:
     count = book.ladder_counts[ladder]
     position = _first_not_below(book, base, count, key)
     if position < count and book.ladder_keys[base + position] == key:
-        return np.int64(book.ladder_levels[base + position])  # type: ignore[return-value]
+        return int64(book.ladder_levels[base + position])
     return _insert_level(book, ladder, price_ticks, base, count, position)
 
 

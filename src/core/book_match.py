@@ -9,10 +9,7 @@ It refuses to know how the taker came: placed, amended or triggered.
 
 from __future__ import annotations
 
-import numpy as np
-
 from tradeengine.core.book_events import (
-    BY_QUOTE,
     C_TIMESTAMP,
     E_ACCOUNT,
     E_CLIENT,
@@ -38,21 +35,51 @@ from tradeengine.core.book_events import (
     E_STOP,
     E_SYMBOL,
     E_TRADE_ID,
-    KIND_TRADED,
-    MAKER_DONE,
     ORDER_KINDS,
-    PREVENTION_SHIFT,
-    SIDE_SHIFT,
-    TIME_IN_FORCE_SHIFT,
-    TYPE_SHIFT,
     Call,
     put_head,
     put_order,
     ring_bits,
 )
-from tradeengine.core.book_ladder import dequeue, enqueue, free_level, has_level, linked
-from tradeengine.core.book_money import affordable_lots, fee_step, hold_needed
-from tradeengine.core.book_orders import end_order, register
+from tradeengine.core.book_kinds import (
+    BOOK_FULL,
+    BUDGET,
+    BUY,
+    CANCEL_MAKER,
+    CANCEL_TAKER,
+    COLLAR,
+    EVENT_CANCELLED,
+    EVENT_TRADED,
+    FLAG_BY_QUOTE,
+    FLAG_MAKER_DONE,
+    IOC_NOT_FILLED,
+    IOC_REMAINDER,
+    NO_LIQUIDITY,
+    SELF_TRADE,
+    has_limit,
+    may_rest,
+    prevention_of,
+    side_of,
+    symbol_of,
+    time_in_force_of,
+    type_of,
+)
+from tradeengine.core.book_ladder import (
+    dequeue,
+    enqueue,
+    free_level,
+    has_level,
+    linked,
+)
+from tradeengine.core.book_money import (
+    affordable_lots,
+    fee_step,
+    hold_needed,
+)
+from tradeengine.core.book_orders import (
+    end_order,
+    register,
+)
 from tradeengine.core.book_state import (
     FEE_BITS,
     FEE_MASK,
@@ -93,35 +120,16 @@ from tradeengine.core.book_state import (
     S_TICK_LOT,
     SYMBOL_WORDS,
     BookState,
+    int64,
     kernel,
     leaf,
 )
 from tradeengine.core.ids import EPOCH_2024_MS, TIMESTAMP_SHIFT, TRADE_SHARD_SHIFT
-from tradeengine.core.records import EventKind, OrderType, Reason, SelfTradePrevention, TimeInForce
 
-BUY = 0
 UNBOUND = -(2**63) + 1
 """Below every key: a market order without collar."""
 FILLED = -1
 """How a taker ends that traded all it wanted; otherwise a Reason, 0 while it goes on."""
-
-KIND_CANCELLED = int(EventKind.CANCELLED)
-LIMIT = int(OrderType.LIMIT)
-MARKET = int(OrderType.MARKET)
-STOP = int(OrderType.STOP)
-STOP_LIMIT = int(OrderType.STOP_LIMIT)
-GTC = int(TimeInForce.GTC)
-GTD = int(TimeInForce.GTD)
-CANCEL_TAKER = int(SelfTradePrevention.CANCEL_TAKER)
-CANCEL_MAKER = int(SelfTradePrevention.CANCEL_MAKER)
-SELF_TRADE = int(Reason.SELF_TRADE)
-BUDGET = int(Reason.BUDGET)
-NO_LIQUIDITY = int(Reason.NO_LIQUIDITY)
-COLLAR = int(Reason.COLLAR)
-IOC_NOT_FILLED = int(Reason.IOC_NOT_FILLED)
-IOC_REMAINDER = int(Reason.IOC_REMAINDER)
-BOOK_FULL = int(Reason.BOOK_FULL)
-FOK_NOT_FILLED = int(Reason.FOK_NOT_FILLED)
 
 
 @leaf
@@ -134,8 +142,8 @@ def match(book: BookState, call: Call, n: int, taker: int, bound_key: int, endin
     header, orders, levels, symbols = book.header, book.orders, book.levels, book.symbols
     o = taker << ORDER_SHIFT
     kinds = orders[o + O_KINDS]
-    side = (kinds >> SIDE_SHIFT) & 1
-    symbol = (kinds >> 16) & 0xFFFF
+    side = side_of(kinds)
+    symbol = symbol_of(kinds)
     s = symbol * SYMBOL_WORDS
     tick_lot_units = symbols[s + S_TICK_LOT]
     lot_units = symbols[s + S_LOT]
@@ -143,10 +151,10 @@ def match(book: BookState, call: Call, n: int, taker: int, bound_key: int, endin
     sign = 2 * side - 1
     base = ladder * header[H_LEVELS_MAX]
     account = orders[o + O_PLACE] & LOW_32
-    by_quote = kinds & BY_QUOTE != 0
-    order_type = (kinds >> TYPE_SHIFT) & 0xFF
-    has_limit = order_type == LIMIT or order_type == STOP_LIMIT
-    budgeted = side == BUY and not has_limit
+    by_quote = kinds & FLAG_BY_QUOTE != 0
+    order_type = type_of(kinds)
+    limited = has_limit(order_type)
+    budgeted = side == BUY and not limited
     remaining = orders[o + O_REMAINING]
     hold = orders[o + O_HOLD]
     notional_total = orders[o + O_NOTIONAL]
@@ -165,7 +173,7 @@ def match(book: BookState, call: Call, n: int, taker: int, bound_key: int, endin
         key = book.ladder_keys[base + count - 1]
         if key < bound_key:
             break
-        le = np.int64(book.ladder_levels[base + count - 1]) << LEVEL_SHIFT
+        le = int64(book.ladder_levels[base + count - 1]) << LEVEL_SHIFT
         maker = levels[le + L_HEAD]
         m = maker << ORDER_SHIFT
         price_ticks = sign * key
@@ -179,7 +187,7 @@ def match(book: BookState, call: Call, n: int, taker: int, bound_key: int, endin
             _put_away(book, o, remaining, hold, notional_total, fee_total, fees, credit)
             return n
         if maker_account == account:
-            prevention = kinds >> PREVENTION_SHIFT
+            prevention = prevention_of(kinds)
             if prevention != CANCEL_TAKER:
                 n = cancel_resting(book, call, n, maker, SELF_TRADE)
             if prevention != CANCEL_MAKER:
@@ -208,13 +216,13 @@ def match(book: BookState, call: Call, n: int, taker: int, bound_key: int, endin
         quote_units = notional + (fee if side == BUY else maker_fee)
         hold -= quote_units if side == BUY else base_units
         maker_hold = orders[m + O_HOLD] - (base_units if side == BUY else quote_units)
-        maker_released = np.int64(0)
-        done = np.int64(0)
+        maker_released = int64(0)
+        done = int64(0)
         levels[le + L_LOTS] -= quantity
         if maker_remaining == 0:
             maker_released = maker_hold
-            maker_hold = np.int64(0)
-            done = np.int64(MAKER_DONE)
+            maker_hold = int64(0)
+            done = int64(FLAG_MAKER_DONE)
             _pop_head(book, ladder, count, le, maker)
         else:
             orders[m + O_REMAINING] = maker_remaining
@@ -233,8 +241,8 @@ def match(book: BookState, call: Call, n: int, taker: int, bound_key: int, endin
         keep = hold
         if remaining == 0:
             ending = FILLED
-            keep = np.int64(0)
-        elif has_limit and side == BUY:
+            keep = int64(0)
+        elif limited and side == BUY:
             keep = hold_needed(remaining * rest_lot_price, rest_ppm, credit)
         released = hold - keep
         hold = keep
@@ -264,7 +272,7 @@ def match(book: BookState, call: Call, n: int, taker: int, bound_key: int, endin
         events[e + E_CLIENT + 1] = 0
         events[e + E_CLIENT + 2] = 0
         events[e + E_CLIENT + 3] = 0
-        events[e + E_KINDS] = KIND_TRADED | (kinds & ORDER_KINDS) | done | ring_bits(call)
+        events[e + E_KINDS] = EVENT_TRADED | (kinds & ORDER_KINDS) | done | ring_bits(call)
         events[e + E_FILLED_NOTIONAL] = notional_total
         events[e + E_MAKER_FILLED_NOTIONAL] = maker_notional
         events[e + E_FEE_TOTAL] = fee_total
@@ -289,7 +297,7 @@ def match(book: BookState, call: Call, n: int, taker: int, bound_key: int, endin
         else:
             if by_quote:
                 orders[o + O_REMAINING] = 0
-            n = put_order(book, call, n, taker, KIND_CANCELLED, ending, 0, hold, 0, 0)
+            n = put_order(book, call, n, taker, EVENT_CANCELLED, ending, 0, hold, 0, 0)
             end_order(book, taker)
     look_for_stops(book, symbol)
     return n
@@ -324,7 +332,7 @@ def _stop_is_due(book: BookState, symbol: int) -> bool:
 @kernel
 def cancel_resting(book: BookState, call: Call, n: int, slot: int, reason: int) -> int:
     """End an order that rests or waits, with its event. Return the count of events."""
-    n = put_order(book, call, n, slot, KIND_CANCELLED, reason, 0, book.orders[(slot << ORDER_SHIFT) + O_HOLD], 0, 0)
+    n = put_order(book, call, n, slot, EVENT_CANCELLED, reason, 0, book.orders[(slot << ORDER_SHIFT) + O_HOLD], 0, 0)
     dequeue(book, slot)
     end_order(book, slot)
     return n
@@ -401,10 +409,10 @@ def _lots_in_reach(
 @leaf
 def _ending_of_rest(book: BookState, kinds: int, order_type: int, ladder: int, traded: bool, o: int) -> int:
     """Why what is left cannot rest; 0: it rests."""
-    if order_type == MARKET or order_type == STOP:
+    if not has_limit(order_type):
         return NO_LIQUIDITY if book.ladder_counts[ladder] == 0 else COLLAR
-    time_in_force = (kinds >> TIME_IN_FORCE_SHIFT) & 0xFF
-    if time_in_force != GTC and time_in_force != GTD:
+    time_in_force = time_in_force_of(kinds)
+    if not may_rest(time_in_force):
         return IOC_REMAINDER if traded else IOC_NOT_FILLED
     own = ladder ^ 1
     if book.ladder_counts[own] == book.header[H_LEVELS_MAX] and not has_level(book, own, book.orders[o + O_PRICE]):

@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from tradeengine.core.book_state import kernel, leaf
+from tradeengine.core.book_state import (
+    int64,
+    kernel,
+    leaf,
+)
 
 PPM = 1_000_000
 DEVIATION_MAX = 2**62
@@ -37,7 +41,7 @@ def hold_needed(notional_units: int, rate_ppm: int, credit: int) -> int:
 @leaf
 def millions(units: int) -> int:
     """Divide by a million; units ≥ 0. Unsigned, because that is one multiplication and a shift."""
-    return np.int64(np.uint64(units) // np.uint64(PPM))  # type: ignore[return-value]
+    return int64(np.uint64(units) // np.uint64(PPM))
 
 
 @leaf
@@ -51,8 +55,8 @@ def deviation_ticks(price_ticks: int, collar_ppm: int) -> int:
 
 @kernel
 def affordable_lots(lot_price_units: int, budget_units: int, rate_ppm: int, credit: int, lots_max: int) -> int:
-    """Find the most lots, at most lots_max, whose notional and fee stay within a budget. By bisection: exact and rare."""
-    low = np.int64(0)
+    """Find the most lots, up to lots_max, whose notional and fee a budget covers. By bisection: exact and rare."""
+    low = int64(0)
     high = min(lots_max, budget_units // lot_price_units)
     while low < high:
         middle = (low + high + 1) >> 1

@@ -6,10 +6,18 @@ Rule 2: an account's list is in the order of ids, because ids ascend. Rule 3: ex
 
 from __future__ import annotations
 
-import numpy as np
-
-from tradeengine.core.book_index import delete_id, insert_id
-from tradeengine.core.book_ladder import linked
+from tradeengine.core.book_index import (
+    delete_id,
+    insert_id,
+)
+from tradeengine.core.book_kinds import (
+    GTD,
+    MARK_REGISTERED,
+    time_in_force_of,
+)
+from tradeengine.core.book_ladder import (
+    linked,
+)
 from tradeengine.core.book_state import (
     H_EXPIRY_COUNT,
     H_ORDER_COUNT,
@@ -20,19 +28,16 @@ from tradeengine.core.book_state import (
     K_ACCOUNT_PREVIOUS,
     K_NEXT,
     LOW_32,
-    MARK_REGISTERED,
     O_ID,
     O_KINDS,
     O_PLACE,
     O_TAIL,
     ORDER_SHIFT,
     BookState,
+    int64,
     kernel,
     leaf,
 )
-from tradeengine.core.records import TimeInForce
-
-GTD = int(TimeInForce.GTD)
 
 
 @leaf
@@ -65,7 +70,7 @@ def end_order(book: BookState, slot: int) -> None:
     if kinds & MARK_REGISTERED:
         delete_id(book, book.orders[o + O_ID], slot)
         _unlink_account(book, slot, book.orders[o + O_PLACE] & LOW_32)
-        if (kinds >> 48) & 0xFF == GTD:
+        if time_in_force_of(kinds) == GTD:
             _remove_expiry(book, slot)
     give_back_slot(book, slot)
 
@@ -80,14 +85,14 @@ def register(book: BookState, slot: int) -> None:
     book.orders[o + O_KINDS] = kinds | MARK_REGISTERED
     insert_id(book, book.orders[o + O_ID], slot)
     link_account(book, slot, book.orders[o + O_PLACE] & LOW_32)
-    if (kinds >> 48) & 0xFF == GTD:
+    if time_in_force_of(kinds) == GTD:
         _insert_expiry(book, slot)
 
 
 @leaf
 def link_account(book: BookState, slot: int, account: int) -> None:
     """Put an order at the end of its account's list."""
-    tail = np.int64(book.accounts[(account << 1) + 1])
+    tail = int64(book.accounts[(account << 1) + 1])
     book.links[(slot << 2) + K_ACCOUNT_PREVIOUS] = tail
     book.links[(slot << 2) + K_ACCOUNT_NEXT] = 0
     if tail == 0:
@@ -123,10 +128,10 @@ def _remove_expiry(book: BookState, slot: int) -> None:
     position = book.orders[(slot << ORDER_SHIFT) + O_TAIL] & LOW_32
     count = book.header[H_EXPIRY_COUNT]
     book.header[H_EXPIRY_COUNT] = count - 1
-    last = np.int64(book.expiries[count])
+    last = int64(book.expiries[count])
     if last == slot:
         return
-    if position > 1 and _expires_before(book, last, np.int64(book.expiries[position >> 1])):
+    if position > 1 and _expires_before(book, last, int64(book.expiries[position >> 1])):
         _sift_up(book, position, last)
     else:
         _sift_down(book, position, last, count - 1)
@@ -135,7 +140,7 @@ def _remove_expiry(book: BookState, slot: int) -> None:
 @kernel
 def _sift_up(book: BookState, position: int, slot: int) -> None:
     while position > 1:
-        parent = np.int64(book.expiries[position >> 1])
+        parent = int64(book.expiries[position >> 1])
         if not _expires_before(book, slot, parent):
             break
         _set_expiry(book, position, parent)
@@ -147,9 +152,9 @@ def _sift_up(book: BookState, position: int, slot: int) -> None:
 def _sift_down(book: BookState, position: int, slot: int, count: int) -> None:
     while 2 * position <= count:
         child = 2 * position
-        if child < count and _expires_before(book, np.int64(book.expiries[child + 1]), np.int64(book.expiries[child])):
+        if child < count and _expires_before(book, int64(book.expiries[child + 1]), int64(book.expiries[child])):
             child += 1
-        below = np.int64(book.expiries[child])
+        below = int64(book.expiries[child])
         if not _expires_before(book, below, slot):
             break
         _set_expiry(book, position, below)

@@ -24,29 +24,67 @@ from tradeengine.core.book_events import (
     C_QUANTITY,
     C_STOP,
     C_TIMESTAMP,
-    FLAGS_SHIFT,
-    SIDE_SHIFT,
     Call,
     put_order,
     put_refusal,
 )
-from tradeengine.core.book_ladder import enqueue, enqueue_by_id, has_level
-from tradeengine.core.book_match import (
+from tradeengine.core.book_kinds import (
+    BELOW_MIN_NOTIONAL,
+    BOOK_FULL,
     BUY,
+    CANCEL_ONLY,
+    EVENT_ACCEPTED,
+    EVENT_REFUSED,
+    EVENT_REJECTED,
+    EXPIRED,
+    FLAGS_SHIFT,
+    FOK,
     FOK_NOT_FILLED,
-    GTC,
     GTD,
+    INSUFFICIENT_BALANCE,
+    INVALID_COMBINATION,
+    INVALID_REQUEST,
     LIMIT,
-    MARKET,
+    MARK_WAITING,
+    NONE,
+    NUMBER_OUT_OF_RANGE,
+    POST_ONLY_WOULD_MATCH,
+    PRICE_OUT_OF_COLLAR,
+    SIDE_SHIFT,
+    STATE_HALTED,
+    STATE_OPEN,
     STOP,
-    STOP_LIMIT,
+    SYMBOL_HALTED,
+    SYMBOL_NOT_FOUND,
+    has_limit,
+    is_stop,
+    may_rest,
+    side_of,
+    symbol_of,
+    time_in_force_of,
+    type_of,
+)
+from tradeengine.core.book_ladder import (
+    enqueue,
+    enqueue_by_id,
+    has_level,
+)
+from tradeengine.core.book_match import (
     UNBOUND,
     look_for_stops,
     match,
 )
-from tradeengine.core.book_money import deviation_ticks, hold_needed
-from tradeengine.core.book_orders import register, take_slot
-from tradeengine.core.book_reach import fills_whole
+from tradeengine.core.book_money import (
+    deviation_ticks,
+    hold_needed,
+)
+from tradeengine.core.book_orders import (
+    register,
+    take_slot,
+)
+from tradeengine.core.book_reach import (
+    fills_whole,
+)
 from tradeengine.core.book_state import (
     FEE_BITS,
     H_ACCOUNTS_MAX,
@@ -59,7 +97,6 @@ from tradeengine.core.book_state import (
     LADDER_STOP_BUYS,
     LADDERS,
     LOW_32,
-    MARK_WAITING,
     O_CLIENT,
     O_FEE,
     O_FEES,
@@ -91,29 +128,10 @@ from tradeengine.core.book_state import (
     leaf,
 )
 from tradeengine.core.money import UNITS_MAX
-from tradeengine.core.records import CommandFlag, EventKind, OrderType, Reason, TimeInForce, TradingState
+from tradeengine.core.records import CommandFlag, OrderType, TimeInForce
 
 HOLD_MAX: Final = 2 * UNITS_MAX
 """A notional and a fee of 100 % on it."""
-KIND_ACCEPTED = int(EventKind.ACCEPTED)
-KIND_REJECTED = int(EventKind.REJECTED)
-KIND_REFUSED = int(EventKind.REFUSED)
-OPEN = int(TradingState.OPEN)
-HALTED = int(TradingState.HALTED)
-FOK = int(TimeInForce.FOK)
-NONE = int(Reason.NONE)
-EXPIRED = int(Reason.EXPIRED)
-BOOK_FULL = int(Reason.BOOK_FULL)
-SYMBOL_HALTED = int(Reason.SYMBOL_HALTED)
-CANCEL_ONLY = int(Reason.CANCEL_ONLY)
-PRICE_OUT_OF_COLLAR = int(Reason.PRICE_OUT_OF_COLLAR)
-POST_ONLY_WOULD_MATCH = int(Reason.POST_ONLY_WOULD_MATCH)
-INVALID_REQUEST = int(Reason.INVALID_REQUEST)
-INVALID_COMBINATION = int(Reason.INVALID_COMBINATION)
-NUMBER_OUT_OF_RANGE = int(Reason.NUMBER_OUT_OF_RANGE)
-BELOW_MIN_NOTIONAL = int(Reason.BELOW_MIN_NOTIONAL)
-SYMBOL_NOT_FOUND = int(Reason.SYMBOL_NOT_FOUND)
-INSUFFICIENT_BALANCE = int(Reason.INSUFFICIENT_BALANCE)
 
 
 def _combination(side: int, order_type: int, time_in_force: int, flags: int) -> int:
@@ -154,34 +172,34 @@ def place(book: BookState, call: Call, n: int) -> int:
     commands, c = call.commands, call.command
     reason = _refusal(book, commands, c)
     if reason != NONE:
-        return put_refusal(call, n, KIND_REFUSED, reason, commands[c + C_HOLD])
+        return put_refusal(call, n, EVENT_REFUSED, reason, commands[c + C_HOLD])
     book.header[H_ORDER_ID] = commands[c + C_ORDER_ID]
     reason = _rejection(book, commands, c)
     if reason != NONE:
-        return put_refusal(call, n, KIND_REJECTED, reason, commands[c + C_HOLD])
+        return put_refusal(call, n, EVENT_REJECTED, reason, commands[c + C_HOLD])
 
     slot = take_slot(book)
     released = _fill_slot(book, commands, c, slot)
     o = slot << ORDER_SHIFT
     kinds = book.orders[o + O_KINDS]
-    symbol = (kinds >> 16) & 0xFFFF
-    side = (kinds >> SIDE_SHIFT) & 1
-    order_type = (kinds >> 40) & 0xFF
-    time_in_force = (kinds >> 48) & 0xFF
+    symbol = symbol_of(kinds)
+    side = side_of(kinds)
+    order_type = type_of(kinds)
+    time_in_force = time_in_force_of(kinds)
     ending = NONE
     if time_in_force == GTD:
         book.expires_at[slot] = commands[c + C_EXPIRES]
         if commands[c + C_EXPIRES] <= commands[c + C_TIMESTAMP]:
             ending = EXPIRED
-    n = put_order(book, call, n, slot, KIND_ACCEPTED, NONE, book.orders[o + O_HOLD], released, 0, 0)
-    if (order_type == STOP or order_type == STOP_LIMIT) and ending == NONE:
+    n = put_order(book, call, n, slot, EVENT_ACCEPTED, NONE, book.orders[o + O_HOLD], released, 0, 0)
+    if is_stop(order_type) and ending == NONE:
         book.orders[o + O_KINDS] = kinds | MARK_WAITING
         enqueue_by_id(book, symbol * LADDERS + LADDER_STOP_BUYS + side, book.orders[o + O_STOP], slot)
         register(book, slot)
         look_for_stops(book, symbol)
         return n
     bound_key = bound_of(book, slot)
-    if (time_in_force == GTC or time_in_force == GTD) and ending == NONE:
+    if may_rest(time_in_force) and ending == NONE:
         opposite = symbol * LADDERS + 1 - side
         if not crosses(book, opposite, bound_key):
             enqueue(book, symbol * LADDERS + side, book.orders[o + O_PRICE], slot)
@@ -202,12 +220,12 @@ def bound_of(book: BookState, slot: int) -> int:
     """Least key of the opposite ladder at which an order may trade: its limit, or its collar around the best price."""
     o = slot << ORDER_SHIFT
     kinds = book.orders[o + O_KINDS]
-    side = (kinds >> SIDE_SHIFT) & 1
+    side = side_of(kinds)
     sign = 2 * side - 1
-    order_type = (kinds >> 40) & 0xFF
-    if order_type == LIMIT or order_type == STOP_LIMIT:
+    order_type = type_of(kinds)
+    if has_limit(order_type):
         return sign * book.orders[o + O_PRICE]  # type: ignore[no-any-return]
-    symbol = (kinds >> 16) & 0xFFFF
+    symbol = symbol_of(kinds)
     collar_ppm = book.symbols[symbol * SYMBOL_WORDS + S_COLLAR]
     opposite = symbol * LADDERS + 1 - side
     count = book.ladder_counts[opposite]
@@ -234,9 +252,9 @@ def out_of_collar(book: BookState, symbol: int, side: int, price_ticks: int) -> 
 @leaf
 def state_reason(state: int) -> int:
     """Why a symbol in this state takes no orders; NONE when it does."""
-    if state == OPEN:
+    if state == STATE_OPEN:
         return NONE
-    return SYMBOL_HALTED if state == HALTED else CANCEL_ONLY
+    return SYMBOL_HALTED if state == STATE_HALTED else CANCEL_ONLY
 
 
 @leaf
@@ -250,7 +268,7 @@ def order_needs(
     s = symbol * SYMBOL_WORDS
     if side != BUY:
         return lots * book.symbols[s + S_LOT]  # type: ignore[no-any-return]
-    if order_type == MARKET or order_type == STOP:
+    if not has_limit(order_type):
         return 0
     rate_ppm = max(fees & ((1 << FEE_BITS) - 1), fees >> FEE_BITS)
     return hold_needed(lots * price_ticks * book.symbols[s + S_TICK_LOT], rate_ppm, credit)
@@ -286,12 +304,12 @@ def _refusal(book: BookState, commands: NDArray[np.int64], c: int) -> int:
     hold = commands[c + C_HOLD]
     by_quote = flags & 2 != 0
     combination = side | order_type << 1 | time_in_force << 4 | flags << 7
-    has_limit = order_type == LIMIT or order_type == STOP_LIMIT
+    limited = has_limit(order_type)
     if (
         kinds & _DETAILS & ~_KNOWN_BITS != 0
         or (kinds >> 40) & 3 == 0
         or _ALLOWED[combination] == 0
-        or (price != 0) != has_limit
+        or (price != 0) != limited
         or (stop != 0) != (order_type >= STOP)
         or (commands[c + C_EXPIRES] != 0) != (time_in_force == GTD)
         or (lots == 0) != by_quote
@@ -302,7 +320,7 @@ def _refusal(book: BookState, commands: NDArray[np.int64], c: int) -> int:
         return NUMBER_OUT_OF_RANGE
     if not by_quote and (lots < book.symbols[s + S_QUANTITY_MIN] or lots > book.symbols[s + S_QUANTITY_MAX]):
         return NUMBER_OUT_OF_RANGE
-    if has_limit and lots * price * book.symbols[s + S_TICK_LOT] < book.symbols[s + S_NOTIONAL_MIN]:
+    if limited and lots * price * book.symbols[s + S_TICK_LOT] < book.symbols[s + S_NOTIONAL_MIN]:
         return BELOW_MIN_NOTIONAL
     if hold < order_needs(book, symbol, side, order_type, price, lots, symbol_fees(book, symbol), 0):
         return INSUFFICIENT_BALANCE
@@ -320,11 +338,11 @@ def _rejection(book: BookState, commands: NDArray[np.int64], c: int) -> int:
     time_in_force = (kinds >> 32) & 7
     price = commands[c + C_PRICE]
     state = book.symbols[symbol * SYMBOL_WORDS + S_STATE]
-    if state != OPEN:
+    if state != STATE_OPEN:
         return state_reason(state)
     if header[H_ORDER_COUNT] == header[H_ORDERS_MAX]:
         return BOOK_FULL
-    if order_type == STOP or order_type == STOP_LIMIT:
+    if is_stop(order_type):
         ladder = symbol * LADDERS + LADDER_STOP_BUYS + side
         return BOOK_FULL if no_room(book, ladder, commands[c + C_STOP]) else NONE
     if order_type == LIMIT:
@@ -332,7 +350,7 @@ def _rejection(book: BookState, commands: NDArray[np.int64], c: int) -> int:
             return PRICE_OUT_OF_COLLAR
         if (kinds >> 48) & 1 and crosses(book, symbol * LADDERS + 1 - side, (2 * side - 1) * price):
             return POST_ONLY_WOULD_MATCH
-        if (time_in_force == GTC or time_in_force == GTD) and no_room(book, symbol * LADDERS + side, price):
+        if may_rest(time_in_force) and no_room(book, symbol * LADDERS + side, price):
             return BOOK_FULL
     if time_in_force == FOK:
         return _fill_or_kill(book, commands, c)
@@ -343,7 +361,7 @@ def _rejection(book: BookState, commands: NDArray[np.int64], c: int) -> int:
 def no_room(book: BookState, ladder: int, price_ticks: int) -> bool:
     """Whether a price would need a new level where none fits."""
     full = book.ladder_counts[ladder] == book.header[H_LEVELS_MAX]
-    return full and not has_level(book, ladder, price_ticks)  # type: ignore[no-any-return]
+    return full and not has_level(book, ladder, price_ticks)
 
 
 @kernel
@@ -367,7 +385,7 @@ def _fill_slot(book: BookState, commands: NDArray[np.int64], c: int, slot: int) 
     hold = commands[c + C_HOLD]
     fees = symbol_fees(book, symbol)
     needed = order_needs(book, symbol, side, order_type, price, lots, fees, 0)
-    if side == BUY and order_type != LIMIT and order_type != STOP_LIMIT:
+    if side == BUY and not has_limit(order_type):
         needed = hold
     orders[o + O_ID] = commands[c + C_ORDER_ID]
     orders[o + O_REMAINING] = lots

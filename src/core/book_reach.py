@@ -6,12 +6,24 @@ at the first order of its own it ends, unless prevention cancels the maker, whic
 
 from __future__ import annotations
 
-import numpy as np
-
-from tradeengine.core.book_events import BY_QUOTE, PREVENTION_SHIFT, SIDE_SHIFT, TYPE_SHIFT
-from tradeengine.core.book_ladder import linked
-from tradeengine.core.book_match import BUY, CANCEL_MAKER, MARKET
-from tradeengine.core.book_money import affordable_lots, fee_step, hold_needed
+from tradeengine.core.book_kinds import (
+    BUY,
+    CANCEL_MAKER,
+    FLAG_BY_QUOTE,
+    MARKET,
+    prevention_of,
+    side_of,
+    symbol_of,
+    type_of,
+)
+from tradeengine.core.book_ladder import (
+    linked,
+)
+from tradeengine.core.book_money import (
+    affordable_lots,
+    fee_step,
+    hold_needed,
+)
 from tradeengine.core.book_state import (
     FEE_BITS,
     H_LEVELS_MAX,
@@ -30,6 +42,7 @@ from tradeengine.core.book_state import (
     S_TICK_LOT,
     SYMBOL_WORDS,
     BookState,
+    int64,
     kernel,
 )
 
@@ -40,26 +53,26 @@ def fills_whole(book: BookState, taker: int, bound_key: int) -> bool:
     orders = book.orders
     o = taker << ORDER_SHIFT
     kinds = orders[o + O_KINDS]
-    side = (kinds >> SIDE_SHIFT) & 1
-    symbol = (kinds >> 16) & 0xFFFF
+    side = side_of(kinds)
+    symbol = symbol_of(kinds)
     ladder = symbol * LADDERS + 1 - side
     base = ladder * book.header[H_LEVELS_MAX]
     tick_lot_units = book.symbols[symbol * SYMBOL_WORDS + S_TICK_LOT]
-    by_quote = kinds & BY_QUOTE != 0
+    by_quote = kinds & FLAG_BY_QUOTE != 0
     # Only FOK orders come here, and a FOK buy that holds a budget is a market order.
-    budgeted = side == BUY and (kinds >> TYPE_SHIFT) & 0xFF == MARKET
-    passes_own = kinds >> PREVENTION_SHIFT == CANCEL_MAKER
+    budgeted = side == BUY and type_of(kinds) == MARKET
+    passes_own = prevention_of(kinds) == CANCEL_MAKER
     account = orders[o + O_PLACE] & LOW_32
     taker_ppm = orders[o + O_FEES] >> (2 * FEE_BITS)
     remaining = orders[o + O_REMAINING]
     hold = orders[o + O_HOLD]
-    notional = np.int64(0)
-    credit = np.int64(0)
-    last_lot_price = np.int64(0)
+    notional = int64(0)
+    credit = int64(0)
+    last_lot_price = int64(0)
     just_traded = False  # a budget counts as used up only right after a fill
     position = book.ladder_counts[ladder] - 1
     while position >= 0 and book.ladder_keys[base + position] >= bound_key:
-        le = np.int64(book.ladder_levels[base + position]) << LEVEL_SHIFT
+        le = int64(book.ladder_levels[base + position]) << LEVEL_SHIFT
         lot_price = book.levels[le + L_PRICE] * tick_lot_units
         maker = book.levels[le + L_HEAD]
         while maker != 0:
@@ -92,4 +105,4 @@ def fills_whole(book: BookState, taker: int, bound_key: int) -> bool:
                     return not budgeted or hold_needed(notional, taker_ppm, 0) <= hold
             maker = linked(book, maker, K_NEXT)
         position -= 1
-    return just_traded and affordable_lots(last_lot_price, hold, taker_ppm, credit, 1) == 0  # type: ignore[no-any-return]
+    return just_traded and affordable_lots(last_lot_price, hold, taker_ppm, credit, 1) == 0

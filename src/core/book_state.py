@@ -12,7 +12,7 @@ pool means "none", so that fresh memory (zeros, which the operating system gives
 - ``ladder_keys``, ``ladder_levels``: per symbol four ladders (bids, asks, stop buys, stop sells), each a sorted array
   of keys with the best at the end, so that work near the touch moves almost nothing. A key is ± the price, greater is
   better: bids and stop sells +, asks and stop buys -.
-- ``index``: order id → slot, open addressing. ``accounts``: head and tail of each account's list of open orders.
+- ``id_index``: order id → slot, open addressing. ``accounts``: head and tail of each account's list of open orders.
 - ``expiries``: a heap of slots by (expires_at, order id); ``expires_at`` beside it per slot.
 
 It refuses to know what the words are for: rules live in the other ``book_…`` files.
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -33,12 +33,18 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def kernel(function: _Function) -> _Function:
     """Compile with an on-disk cache; divisions do not check for zero, because none can be."""
-    return njit(cache=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+    return cast("_Function", njit(cache=True, error_model="numpy", _nrt=False)(function))
 
 
 def leaf(function: _Function) -> _Function:
     """Compile into its callers: a call that passes the book's arrays costs more than most leaves."""
-    return njit(cache=True, error_model="numpy", forceinline=True)(function)  # type: ignore[no-any-return]
+    return cast("_Function", njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)(function))
+
+
+@leaf
+def int64(value: Any) -> int:
+    """Widen to int64: compiled, arithmetic on an unsigned word and a literal would be done in floats."""
+    return np.int64(value)  # type: ignore[return-value]
 
 
 INT64_MAX: Final = 2**63 - 1
@@ -114,11 +120,6 @@ ORDER_WORDS: Final = 16
 ORDER_SHIFT: Final = 4
 assert 1 << ORDER_SHIFT == ORDER_WORDS
 
-MARK_REGISTERED: Final = 1
-"""In the id index, its account's list and, with an expiry, the heap: it outlived its own command once."""
-MARK_WAITING: Final = 2
-"""A stop that has not fired; its level is on a stop ladder."""
-
 FEE_BITS: Final = 20
 FEE_MASK: Final = (1 << FEE_BITS) - 1
 assert FEE_MASK > 1_000_000
@@ -182,7 +183,7 @@ class BookState(NamedTuple):
     ladder_keys: NDArray[np.int64]
     ladder_levels: NDArray[np.uint32]
     ladder_counts: NDArray[np.int64]
-    index: NDArray[np.int64]
+    id_index: NDArray[np.int64]
     accounts: NDArray[np.uint32]
     expiries: NDArray[np.uint32]
     expires_at: NDArray[np.int64]
@@ -202,7 +203,7 @@ def make_book(limits: BookLimits) -> BookState:
         ladder_keys=np.zeros(ladder_entries, np.int64),
         ladder_levels=np.zeros(ladder_entries, np.uint32),
         ladder_counts=np.zeros(limits.symbols_max * LADDERS, np.int64),
-        index=_aligned_zeros(index_size),
+        id_index=_aligned_zeros(index_size),
         accounts=np.zeros(limits.accounts_max * 2, np.uint32),
         expiries=np.zeros(slots, np.uint32),
         expires_at=np.zeros(slots, np.int64),

@@ -10,13 +10,36 @@ end it with the reason that a new order would be rejected for.
 
 from __future__ import annotations
 
-import numpy as np
-
-from tradeengine.core.book_events import SIDE_SHIFT, TIME_IN_FORCE_SHIFT, TRIGGERED, TYPE_SHIFT, Call, put_order
-from tradeengine.core.book_ladder import dequeue
-from tradeengine.core.book_match import COLLAR, FOK_NOT_FILLED, STOP_LIMIT, match
-from tradeengine.core.book_place import FOK, NONE, bound_of, out_of_collar
-from tradeengine.core.book_reach import fills_whole
+from tradeengine.core.book_events import (
+    Call,
+    put_order,
+)
+from tradeengine.core.book_kinds import (
+    COLLAR,
+    EVENT_TRIGGERED,
+    FLAG_TRIGGERED,
+    FOK,
+    FOK_NOT_FILLED,
+    MARK_WAITING,
+    NONE,
+    STOP_LIMIT,
+    side_of,
+    time_in_force_of,
+    type_of,
+)
+from tradeengine.core.book_ladder import (
+    dequeue,
+)
+from tradeengine.core.book_match import (
+    match,
+)
+from tradeengine.core.book_place import (
+    bound_of,
+    out_of_collar,
+)
+from tradeengine.core.book_reach import (
+    fills_whole,
+)
 from tradeengine.core.book_state import (
     H_LEVELS_MAX,
     L_HEAD,
@@ -24,7 +47,6 @@ from tradeengine.core.book_state import (
     LADDER_STOP_SELLS,
     LADDERS,
     LEVEL_SHIFT,
-    MARK_WAITING,
     O_HOLD,
     O_KINDS,
     O_PRICE,
@@ -32,11 +54,9 @@ from tradeengine.core.book_state import (
     S_LAST,
     SYMBOL_WORDS,
     BookState,
+    int64,
     kernel,
 )
-from tradeengine.core.records import EventKind
-
-KIND_TRIGGERED = int(EventKind.TRIGGERED)
 
 
 @kernel
@@ -45,15 +65,15 @@ def fire_next(book: BookState, call: Call, n: int, symbol: int) -> int:
     slot = _next_stop(book, symbol)
     o = slot << ORDER_SHIFT
     dequeue(book, slot)
-    kinds = (book.orders[o + O_KINDS] & ~MARK_WAITING) | TRIGGERED
+    kinds = (book.orders[o + O_KINDS] & ~MARK_WAITING) | FLAG_TRIGGERED
     book.orders[o + O_KINDS] = kinds
-    n = put_order(book, call, n, slot, KIND_TRIGGERED, NONE, book.orders[o + O_HOLD], 0, 0, 0)
+    n = put_order(book, call, n, slot, EVENT_TRIGGERED, NONE, book.orders[o + O_HOLD], 0, 0, 0)
     bound_key = bound_of(book, slot)
     ending = NONE
-    if (kinds >> TYPE_SHIFT) & 0xFF == STOP_LIMIT:
-        if out_of_collar(book, symbol, (kinds >> SIDE_SHIFT) & 1, book.orders[o + O_PRICE]):
+    if type_of(kinds) == STOP_LIMIT:
+        if out_of_collar(book, symbol, side_of(kinds), book.orders[o + O_PRICE]):
             ending = COLLAR
-        elif (kinds >> TIME_IN_FORCE_SHIFT) & 0xFF == FOK and not fills_whole(book, slot, bound_key):
+        elif time_in_force_of(kinds) == FOK and not fills_whole(book, slot, bound_key):
             ending = FOK_NOT_FILLED
     return match(book, call, n, slot, bound_key, ending)
 
@@ -69,5 +89,5 @@ def _next_stop(book: BookState, symbol: int) -> int:
         ladder = symbol * LADDERS + LADDER_STOP_SELLS
         base = ladder * book.header[H_LEVELS_MAX]
         count = book.ladder_counts[ladder]
-    level = np.int64(book.ladder_levels[base + count - 1])
+    level = int64(book.ladder_levels[base + count - 1])
     return book.levels[(level << LEVEL_SHIFT) + L_HEAD]  # type: ignore[no-any-return]

@@ -17,14 +17,26 @@ from tradeengine.core.book_events import (
     E_ORDER_ID,
     E_SYMBOL,
     EVENT_WORDS,
-    REASON_SHIFT,
-    TYPE_SHIFT,
     Call,
     put_closing,
     put_head,
     ring_bits,
 )
-from tradeengine.core.book_place import INVALID_REQUEST, KIND_REFUSED, NONE, NUMBER_OUT_OF_RANGE, SYMBOL_NOT_FOUND
+from tradeengine.core.book_kinds import (
+    EVENT_PARAMETERS_SET,
+    EVENT_REFUSED,
+    EVENT_SYMBOL_LISTED,
+    EVENT_TRADING_STATE_SET,
+    INVALID_REQUEST,
+    NONE,
+    NUMBER_OUT_OF_RANGE,
+    REASON_SHIFT,
+    STATE_HALTED,
+    STATE_OPEN,
+    SYMBOL_EXISTS,
+    SYMBOL_NOT_FOUND,
+    TYPE_SHIFT,
+)
 from tradeengine.core.book_state import (
     H_CURSOR,
     H_DONE,
@@ -53,22 +65,12 @@ from tradeengine.core.book_state import (
 from tradeengine.core.money import PPM, UNITS_MAX
 from tradeengine.core.records import (
     SYMBOL_ID_ALL,
-    EventKind,
-    Reason,
-    TradingState,
     byte,
     symbol_command_dtype,
     symbol_event_dtype,
     word,
 )
 from tradeengine.core.symbols import COLLAR_PPM_MAX
-
-KIND_SYMBOL_LISTED = int(EventKind.SYMBOL_LISTED)
-KIND_PARAMETERS_SET = int(EventKind.PARAMETERS_SET)
-KIND_TRADING_STATE_SET = int(EventKind.TRADING_STATE_SET)
-SYMBOL_EXISTS = int(Reason.SYMBOL_EXISTS)
-OPEN = int(TradingState.OPEN)
-HALTED = int(TradingState.HALTED)
 
 _WORDS = (
     "tick_lot_units",
@@ -86,9 +88,14 @@ _HALF_FROM = np.array([byte(symbol_command_dtype, name) for name in _HALVES])
 _HALF_TO = np.array([byte(symbol_event_dtype, name) for name in _HALVES])
 _BASE, _QUOTE, _MAKER, _TAKER, _COLLAR = range(5)
 _TICK_LOT, _LOT, _QUANTITY_MIN, _QUANTITY_MAX, _NOTIONAL_MIN, _PRICE_MAX = range(6)
-assert [
-    S_TICK_LOT + i for i in range(6)
-] == [S_TICK_LOT, S_LOT, S_QUANTITY_MIN, S_QUANTITY_MAX, S_NOTIONAL_MIN, S_PRICE_MAX]
+assert [S_TICK_LOT + i for i in range(6)] == [
+    S_TICK_LOT,
+    S_LOT,
+    S_QUANTITY_MIN,
+    S_QUANTITY_MAX,
+    S_NOTIONAL_MIN,
+    S_PRICE_MAX,
+]
 
 
 @kernel
@@ -98,20 +105,20 @@ def list_symbol(book: BookState, call: Call, n: int) -> int:
     symbol = commands[c + C_ACCOUNT] >> 32
     state = (commands[c + C_KINDS] >> 56) & 0xFF
     if symbol < 0 or symbol >= book.header[H_SYMBOLS_MAX]:
-        return put_closing(call, n, KIND_REFUSED, symbol, 0, NUMBER_OUT_OF_RANGE, 0)
+        return put_closing(call, n, EVENT_REFUSED, symbol, 0, NUMBER_OUT_OF_RANGE, 0)
     s = symbol * SYMBOL_WORDS
     if book.symbols[s + S_LISTED] != 0:
-        return put_closing(call, n, KIND_REFUSED, symbol, 0, SYMBOL_EXISTS, 0)
-    if state < OPEN or state > HALTED:
-        return put_closing(call, n, KIND_REFUSED, symbol, 0, INVALID_REQUEST, 0)
+        return put_closing(call, n, EVENT_REFUSED, symbol, 0, SYMBOL_EXISTS, 0)
+    if state < STATE_OPEN or state > STATE_HALTED:
+        return put_closing(call, n, EVENT_REFUSED, symbol, 0, INVALID_REQUEST, 0)
     reason = _bounds_fault(commands, c, book.header[H_ORDERS_MAX])
     if reason != NONE:
-        return put_closing(call, n, KIND_REFUSED, symbol, 0, reason, 0)
+        return put_closing(call, n, EVENT_REFUSED, symbol, 0, reason, 0)
     book.symbols[s + S_LISTED] = 1
     book.symbols[s + S_STATE] = state
     book.symbols[s + S_ASSETS] = _half(commands, c, _BASE) | _half(commands, c, _QUOTE) << 32
     _set_words(book, commands, c, s)
-    return _put_symbol(call, n, KIND_SYMBOL_LISTED, symbol, state)
+    return _put_symbol(call, n, EVENT_SYMBOL_LISTED, symbol, state)
 
 
 @kernel
@@ -120,7 +127,7 @@ def set_parameters(book: BookState, call: Call, n: int) -> int:
     commands, c = call.commands, call.command
     symbol = commands[c + C_ACCOUNT] >> 32
     if not is_listed(book, symbol):
-        return put_closing(call, n, KIND_REFUSED, symbol, 0, SYMBOL_NOT_FOUND, 0)
+        return put_closing(call, n, EVENT_REFUSED, symbol, 0, SYMBOL_NOT_FOUND, 0)
     s = symbol * SYMBOL_WORDS
     same = (
         book.symbols[s + S_TICK_LOT] == commands[c + _FROM[_TICK_LOT]]
@@ -129,9 +136,9 @@ def set_parameters(book: BookState, call: Call, n: int) -> int:
     )
     reason = _bounds_fault(commands, c, book.header[H_ORDERS_MAX]) if same else INVALID_REQUEST
     if reason != NONE:
-        return put_closing(call, n, KIND_REFUSED, symbol, 0, reason, 0)
+        return put_closing(call, n, EVENT_REFUSED, symbol, 0, reason, 0)
     _set_words(book, commands, c, s)
-    return _put_symbol(call, n, KIND_PARAMETERS_SET, symbol, book.symbols[s + S_STATE])
+    return _put_symbol(call, n, EVENT_PARAMETERS_SET, symbol, book.symbols[s + S_STATE])
 
 
 @kernel
@@ -139,8 +146,8 @@ def start_set_state(book: BookState, call: Call, n: int) -> int:
     """Begin SET_TRADING_STATE; ``set_more_states`` goes on. Return the count of events."""
     symbol = call.commands[call.command + C_ACCOUNT] >> 32
     state = (call.commands[call.command + C_KINDS] >> 56) & 0xFF
-    if state < OPEN or state > HALTED:
-        return put_closing(call, n, KIND_REFUSED, symbol, 0, INVALID_REQUEST, 0)
+    if state < STATE_OPEN or state > STATE_HALTED:
+        return put_closing(call, n, EVENT_REFUSED, symbol, 0, INVALID_REQUEST, 0)
     book.header[H_PHASE] = PHASE_STATES
     book.header[H_CURSOR] = max(symbol, 0)
     book.header[H_DONE] = 0
@@ -166,9 +173,9 @@ def set_more_states(book: BookState, call: Call, n: int) -> int:
             return n
         if symbol >= end:
             header[H_PHASE] = PHASE_IDLE
-            return put_closing(call, n, KIND_REFUSED, asked, 0, SYMBOL_NOT_FOUND, 0)
+            return put_closing(call, n, EVENT_REFUSED, asked, 0, SYMBOL_NOT_FOUND, 0)
         book.symbols[symbol * SYMBOL_WORDS + S_STATE] = state
-        n = put_closing(call, n, KIND_TRADING_STATE_SET, symbol, 0, NONE, state)
+        n = put_closing(call, n, EVENT_TRADING_STATE_SET, symbol, 0, NONE, state)
         header[H_CURSOR] = symbol + 1
         header[H_DONE] += 1
 
@@ -177,7 +184,7 @@ def set_more_states(book: BookState, call: Call, n: int) -> int:
 def is_listed(book: BookState, symbol: int) -> bool:
     """Whether a symbol id is in range and listed."""
     in_range = symbol >= 0 and symbol < book.header[H_SYMBOLS_MAX]
-    return in_range and book.symbols[symbol * SYMBOL_WORDS + S_LISTED] != 0  # type: ignore[no-any-return]
+    return in_range and book.symbols[symbol * SYMBOL_WORDS + S_LISTED] != 0
 
 
 @kernel

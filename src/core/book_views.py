@@ -69,8 +69,8 @@ def order_count(book: BookState) -> int:
     return int(book.header[H_ORDER_COUNT])
 
 
-def touch(book: BookState, symbol_id: int) -> NDArray[np.void]:
-    """Best bid and ask, last price and state of a symbol: one record of ``touch_dtype``, shape (1,)."""
+def touch(book: BookState, symbol_id: int) -> np.void:
+    """Best bid and ask, last price and state of a symbol: one record of ``touch_dtype``."""
     row = np.zeros(1, touch_dtype)
     s = symbol_id * SYMBOL_WORDS
     for side, prefix in ((Side.BUY, "best_bid"), (Side.SELL, "best_ask")):
@@ -82,7 +82,7 @@ def touch(book: BookState, symbol_id: int) -> NDArray[np.void]:
     row["sequence"] = book.header[H_EVENT_SEQUENCE] - 1
     row["listed"] = book.symbols[s + S_LISTED]
     row["shard"] = book.header[H_SHARD]
-    return row
+    return row[0]  # type: ignore[no-any-return]
 
 
 def levels(book: BookState, symbol_id: int, side: int, levels_max: int | None = None) -> NDArray[np.int64]:
@@ -93,7 +93,7 @@ def levels(book: BookState, symbol_id: int, side: int, levels_max: int | None = 
 
 
 def stops(book: BookState, symbol_id: int) -> NDArray[np.int64]:
-    """Waiting stops of a symbol by level: shape (n, 3), side, stop price and lots; in the order in which they fire."""
+    """List the levels of waiting stops, in the order in which they fire: shape (n, 3), side, stop price, lots."""
     parts = []
     for side in (Side.BUY, Side.SELL):
         words = _ladder_levels(book, symbol_id * LADDERS + LADDER_STOP_BUYS + side) << LEVEL_SHIFT
