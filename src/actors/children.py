@@ -95,7 +95,7 @@ class Child:
     async def _live(self, make_handoff: Callable[[], Handoff], handoff_possible: trio.Event) -> int:
         """Run one process from start to reaping; returns its exit status."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        talked = trio.Event()
+        silent = trio.Event()
         with ours, theirs:
             self.process = process = await self._start(theirs)
             theirs.close()
@@ -105,11 +105,12 @@ class Child:
                 if self._stop_asked.is_set():
                     process.terminate()
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._talk, ours, make_handoff, handoff_possible, talked)
+                    nursery.start_soon(self._hand_over, ours, make_handoff, handoff_possible)
+                    nursery.start_soon(self._listen, ours, silent)
                     await process.wait()
-                    # What it said last may still be in the line; a line that was never used ends never.
-                    with trio.move_on_after(LAST_WORDS_TIMEOUT_S if handoff_possible.is_set() else 0):
-                        await talked.wait()
+                    # What it said last may still be in the line.
+                    with trio.move_on_after(LAST_WORDS_TIMEOUT_S):
+                        await silent.wait()
                     nursery.cancel_scope.cancel()
             finally:
                 self.process = None
@@ -134,25 +135,31 @@ class Child:
             process_group=0,
         )
 
-    async def _talk(
-        self,
-        ours: socket.socket,
-        make_handoff: Callable[[], Handoff],
-        handoff_possible: trio.Event,
-        talked: trio.Event,
+    async def _hand_over(
+        self, line: socket.socket, make_handoff: Callable[[], Handoff], handoff_possible: trio.Event
     ) -> None:
-        """Hand over what the actor is joined to, then listen until it closes the line."""
         await handoff_possible.wait()
         handoff = make_handoff()
         # A process that died meanwhile has closed the line; its exit status says more than this error.
         with suppress(OSError):
-            send_handoff(ours, handoff)
+            send_handoff(line, handoff)
         close_descriptors(handoff)
-        line = trio.socket.from_stdlib_socket(ours)
-        with suppress(OSError):
-            while packet := await line.recv(MESSAGE_BYTES_MAX):
+
+    async def _listen(self, line: socket.socket, silent: trio.Event) -> None:
+        """Hear what the actor says until it closes the line."""
+        packet = b" "
+        while packet:
+            await trio.lowlevel.wait_readable(line)
+            try:
+                # The socket itself blocks, so that a handoff is sent whole.
+                packet = line.recv(MESSAGE_BYTES_MAX, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            except OSError:
+                break
+            if packet:
                 self._hear(msgspec.json.decode(packet, type=_Word))
-        talked.set()
+        silent.set()
 
     def _hear(self, word: _Word) -> None:
         if word.state == "ready":
