@@ -154,12 +154,14 @@ def _parse_row(number: int, row: Sequence[str]) -> tuple[int, int, int, int, int
     except ValueError as error:
         raise LobsterError(f"line {number} is no LOBSTER message (six numbers): {error}") from None
     _, order_id_value, size_value, price_value, kind_value, direction_value = values
+    if max(map(abs, values)) > INT64_MAX:
+        raise LobsterError(f"line {number}: every number must fit 64 bits")
     if kind_value in SKIPPED_TYPES:
         return values
     if direction_value not in {1, -1}:
         raise LobsterError(f"line {number}: direction is {direction_value}, must be 1 (buy) or -1 (sell)")
-    if not (0 <= order_id_value <= INT64_MAX and 0 < size_value <= INT64_MAX and 0 < price_value <= INT64_MAX):
-        raise LobsterError(f"line {number}: id, size and price must be whole 64-bit numbers, size and price above 0")
+    if order_id_value < 0 or size_value <= 0 or price_value <= 0:
+        raise LobsterError(f"line {number}: size and price must be above 0, and the id must not be below")
     return values
 
 
