@@ -125,7 +125,7 @@ class Postings:
 
 @dataclass(frozen=True, slots=True)
 class Balances:
-    """What each account's total of an asset changed by; one row per account and asset, no zeros."""
+    """What each account's total of an asset changed by; one row per account and asset, also for 0."""
 
     account_id: Int64s
     asset_id: Int64s
@@ -241,7 +241,8 @@ def _fold_orders(events: Events) -> Orders:
     remaining = np.where(end_maker, end["maker_remaining_lots"], end["remaining_lots"])
     status = _status(end, remaining)
     content_hash = np.zeros(len(start), np.int64)
-    content_hash[began] = content_fingerprint(first[began])
+    if began.any():
+        content_hash[began] = content_fingerprint(first[began])
     return Orders(
         order_id=order_id[start],
         first=first,
@@ -344,8 +345,7 @@ def _sum_balances(postings: Postings) -> Balances:
     keys, group = np.unique(key, return_inverse=True)
     delta: Any = np.zeros(len(keys), np.int64)
     np.add.at(delta, group, postings.amount_units)
-    changed = delta != 0
-    return Balances(keys[changed] >> 16, keys[changed] & 0xFFFF, delta[changed])
+    return Balances(keys >> 16, keys & 0xFFFF, delta)
 
 
 def _fold_candles(trades: Events) -> Candles:

@@ -10,14 +10,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tradeengine.core.ids import EPOCH_2024_MS
 from tradeengine.core.symbols import AssetSpec, SymbolSpec
 from tradeengine.storage.directory import add_asset, add_symbol
 from tradeengine.storage.embedded import Embedded, open_embedded
 from tradeengine.storage.migrate import migrate
-
-NOW_MS = EPOCH_2024_MS + 1000 * 86_400_000
-"""When the tests' events happen: their time stamps are made up, so that runs are equal."""
 
 _database_numbers = itertools.count()
 
@@ -83,7 +79,7 @@ def btc_usdt(base: AssetSpec, quote: AssetSpec, shard: int = 0) -> SymbolSpec:
         price_max="10000000",
         quantity_min="0.00001",
         quantity_max="1000",
-        notional_min="5",
+        notional_min="0.1",
         collar="0.10",
         maker_fee="0.0005",
         taker_fee="0.001",
