@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx2
+
+from tradeengine.storage.embedded import running_embedded
 
 PROGRAM: Final = (sys.executable, "-m", "tradeengine.cli.app")
 READY_TIMEOUT_S: Final = 60.0
@@ -87,6 +90,24 @@ class Engine:
                 found[words[words.index("tradeengine.actors.run") + 1]] = pid
         return found
 
+    def kill_actor(self, name: str) -> None:
+        """Kill an actor as the kernel would when memory runs out."""
+        os.kill(self.actors()[name], signal.SIGKILL)
+
+    @property
+    def dsn(self) -> str:
+        """Connection string of its embedded database."""
+        running = running_embedded(self.data_dir)
+        assert running is not None
+        return running.dsn
+
+    def wait_for_file(self, path: Path) -> None:
+        """Wait until a file is there."""
+        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        while not path.exists():
+            assert time.monotonic() < deadline_s, f"no {path}; the engine said:\n{''.join(self.errors)}"
+            time.sleep(0.005)
+
     def stop(self, how: int = signal.SIGINT) -> int:
         """Ask it to stop and wait; returns the exit status."""
         self.process.send_signal(how)
@@ -152,6 +173,22 @@ def wait_ready(engine: Engine) -> None:
             engine.process.wait()
             raise AssertionError(f"the engine was never ready; it said:\n{''.join(engine.errors)}")
         engine.lines.append(line.rstrip("\n"))
+
+
+def wait_restarted(engine: Engine, name: str, first_pid: int) -> None:
+    """Wait until another process than ``first_pid`` is that actor, and orders are accepted again."""
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    while engine.actors().get(name, first_pid) == first_pid or not _accepts_orders(engine):
+        assert time.monotonic() < deadline_s, f"{name} did not come back; the engine said:\n{''.join(engine.errors)}"
+        time.sleep(0.02)
+
+
+def _accepts_orders(engine: Engine) -> bool:
+    try:
+        answer = httpx2.get(f"{engine.url}/ready", timeout=5)
+    except httpx2.TransportError:
+        return False
+    return answer.status_code == 200 and answer.json()["data"]["status"] == "ready"
 
 
 def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,53 @@
+"""``tradeengine up``: what it prints, and how it refuses to start."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import httpx2
+import pytest
+from tests.engines import Engine, run_command
+
+
+def test_printed_line_places_an_order(engine: Engine) -> None:
+    """The printed curl line, taken apart as a shell would, places an order of the demo trader."""
+    words = shlex.split(engine.curl_line)
+    assert words[:2] == ["curl", "-sS"]
+    headers = dict(words[place + 1].split(": ", 1) for place, word in enumerate(words) if word == "-H")
+    body = words[words.index("-d") + 1]
+    answer = httpx2.post(words[2], headers=headers, content=body, timeout=20)
+    assert answer.status_code == 201, answer.text
+    order = answer.json()["data"]["order"]
+    assert order["status"] == "open"
+    assert order["price"] == json.loads(body)["price"]
+
+
+def test_last_line_begins_with_ready(engine: Engine) -> None:
+    """The last thing printed begins with ``ready``, and by then orders are accepted."""
+    assert engine.lines[-1].startswith("ready ")
+    assert httpx2.get(f"{engine.url}/ready", timeout=20).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (("--shards", "0"), {}, "setting engine.shards = 0 is not allowed"),
+        (("--port", "70000"), {}, "setting http.port = 70000 is not allowed"),
+        ((), {"TRADEENGINE_RINGS_EVENTS_SLOTS": "1000"}, "setting rings.events_slots = 1000 is not allowed"),
+        (("--config", "/nowhere.toml"), {}, "settings file /nowhere.toml cannot be read"),
+        (("--host", "host.invalid"), {}, "setting http.host = 'host.invalid' is not an address"),
+        (("--dsn", "host=/nowhere dbname=x"), {}, "the database cannot be reached"),
+        (("--demo",), {"TRADEENGINE_DEMO_ENABLED": "false"}, "--demo needs demo.enabled"),
+    ],
+)
+def test_wrong_start_is_refused_in_one_line(
+    arguments: tuple[str, ...], environment: dict[str, str], said: str, data_dir: Path
+) -> None:
+    """What cannot work is refused before the engine is up, in one line and with status 1."""
+    result = run_command("up", "--port", "0", "--data-dir", str(data_dir), *arguments, **environment)
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert result.stderr.strip().count("\n") == 0, result.stderr
+    assert result.stdout == ""
