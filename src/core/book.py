@@ -60,6 +60,7 @@ from tradeengine.core.book_kinds import (
 from tradeengine.core.book_match import (
     match,
 )
+from tradeengine.core.book_prefetch import look_ahead
 from tradeengine.core.book_place import (
     place,
 )
@@ -173,6 +174,7 @@ def _apply(
     n = 0
     i = start
     while i < end:
+        look_ahead(book, commands, i, end)
         c = i << COMMAND_SHIFT
         kind = commands[c + C_KINDS] & 0xFF
         # An EXPIRE is the matcher's own and never was in the command ring.

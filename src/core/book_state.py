@@ -192,7 +192,7 @@ class BookState(NamedTuple):
 def make_book(limits: BookLimits) -> BookState:
     """Make an empty book: no symbol listed, event and command sequences at 0."""
     slots = limits.orders_max + 1
-    index_size = 1 << (2 * limits.orders_max).bit_length()
+    index_size = 1 << (2 * limits.orders_max - 1).bit_length()
     ladder_entries = limits.symbols_max * LADDERS * limits.levels_max
     book = BookState(
         header=np.zeros(HEADER_WORDS, np.int64),
