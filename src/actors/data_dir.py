@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 LOCK_NAME: Final = "engine.lock"
 SECRET_NAME: Final = "secret"  # noqa: S105 - the name of the file, not what is in it
-CONTROL_NAME: Final = "control.sock"
 ORPHANS_TIMEOUT_S: Final = 10.0
 """Actors of a killed supervisor exit as soon as they notice; the next start waits that long for them."""
 

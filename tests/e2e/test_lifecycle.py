@@ -135,9 +135,7 @@ def test_demo_traders_trade(data_dir: Path) -> None:
     """With --demo there are soon trades to see, made by funded demo traders."""
     with (
         running_engine(data_dir, ["--demo"], {"TRADEENGINE_DEMO_ORDERS_PER_S": "500"}) as engine,
-        httpx2.Client(
-            base_url=f"{engine.url}/api/v1", headers={"Authorization": f"Bearer {engine.demo_token}"}
-        ) as client,
+        engine.client() as client,
     ):
         trades: list[Any] = []
         while not trades:
