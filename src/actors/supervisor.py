@@ -25,18 +25,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-import numpy as np
 import structlog
 import trio
 
 from tradeengine.actors.children import KILL_AFTER_S, Child
+from tradeengine.actors.control import serve_control
 from tradeengine.actors.data_dir import ensure_secret, open_data_dir
 from tradeengine.actors.demo_accounts import fund_demo_accounts
 from tradeengine.actors.memory import Memory
 from tradeengine.actors.operator import ListingRefusedError, Operator
 from tradeengine.actors.preparing import StartError, prepare
+from tradeengine.actors.roster import Roster
 from tradeengine.actors.topology import Topology, plan
-from tradeengine.core.tables import ACTOR_MESSAGE_BYTES_MAX, ActorState, actor_dtype
+from tradeengine.core.tables import ActorState
 from tradeengine.storage.embedded import EmbeddedError, start_embedded, stop_embedded
 
 if TYPE_CHECKING:
@@ -114,12 +115,14 @@ class Supervisor:
     children: dict[str, Child]
     started_s: float = field(default_factory=time.monotonic)
     memory: Memory | None = None
+    roster: Roster | None = None
     operator: Operator | None = None
     embedded: bool = False
     failure: Exception | None = None
     _handoff_possible: trio.Event = field(default_factory=trio.Event)
     _stop_asked: trio.Event = field(default_factory=trio.Event)
     _news: trio.Event = field(default_factory=trio.Event)
+    _controlled: trio.CancelScope = field(default_factory=trio.CancelScope)
     _interruptible: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     async def run(self) -> None:
@@ -145,10 +148,11 @@ class Supervisor:
             running = await self._start()
         if self._stop_asked.is_set():
             return
-        self.announce(running)
-        nursery.start_soon(self._watch)
         assert self.operator is not None
+        nursery.start_soon(self._watch)
         nursery.start_soon(self.operator.keep_directory)
+        await nursery.start(self._serve_control)
+        self.announce(running)
         await self._stop_asked.wait()
         self._interruptible = trio.CancelScope()
         with self._interruptible:
@@ -165,7 +169,7 @@ class Supervisor:
         prepared = await trio.to_thread.run_sync(prepare, self.settings, dsn, self.topology.ingress_rings)
         self.memory = Memory(self.topology, self.settings, prepared.first_sequences)
         self.operator = Operator(self.memory.operator_wiring(), prepared.directory, dsn)
-        self._show_all()
+        self.roster = Roster(self.children, self.memory, self.started_s)
         self._handoff_possible.set()
         await self._until_ready({"risk", "matcher", "settlement"})
         await self.operator.list_pending()
@@ -173,6 +177,15 @@ class Supervisor:
         await self._until_ready({child.actor.role for child in self.children.values()})
         host, port = self.listener.getsockname()[:2]
         return Running(host, port, dsn, time.monotonic() - self.started_s)
+
+    async def _serve_control(self, task_status: trio.TaskStatus[None]) -> None:
+        assert self.memory is not None
+        roster = self.roster
+        assert roster is not None
+        places = [client for client in self.topology.clients if client.name not in self.children]
+        with self._controlled:
+            handlers = {"status": lambda _arguments: roster.status()}
+            await serve_control(self.settings.data_dir, self.memory, places, handlers, task_status)
 
     async def _until_ready(self, roles: set[str]) -> None:
         """Wait until every actor of these roles is ready. Raises StartError when one says that it cannot."""
@@ -195,8 +208,9 @@ class Supervisor:
                 self._interruptible.cancel()
 
     async def _drain(self) -> None:
-        """End the fronts, then wait until everything on its way is matched and settled."""
-        await self._stop_children({"front"}, self.settings.http.stop_timeout_s + KILL_AFTER_S)
+        """End the fronts and let go the clients, then wait until all that is on its way is matched and settled."""
+        self._controlled.cancel()
+        await self._stop_children({"front", "client"}, self.settings.http.stop_timeout_s + KILL_AFTER_S)
         with trio.move_on_after(self.settings.supervisor.stop_timeout_s) as waiting:
             # Cursors are words in memory that other processes move: there is no event to wait for.
             while not self._drained() and not self._drain_is_hopeless():  # noqa: ASYNC110
@@ -231,18 +245,16 @@ class Supervisor:
 
     async def _watch(self) -> None:
         """Look at the heartbeats: mark who is late, end who hangs."""
-        assert self.memory is not None
-        heartbeats = {name: Heartbeat() for name in self.children}
+        assert self.roster is not None
+        late_s = self.settings.supervisor.heartbeat_timeout_s
         while True:
             for name, child in self.children.items():
-                # The age is counted here and not by the page's clock, which jumps when a machine was asleep.
-                age_s = heartbeats[name].age_s(child.pid, self.memory.metrics[name].heartbeat_ns)
-                late_s = self.settings.supervisor.heartbeat_timeout_s
+                age_s = self.roster.heartbeat_age_s(child)
                 child.stalled(late=age_s > late_s)
                 if age_s > late_s * KILL_AFTER_LATE_FACTOR and child.state is ActorState.STALLED:
                     logger.error("actor hangs and is killed", name=name, silent_s=round(age_s))
                     child.kill()
-                self._show(child, age_s)
+                self.roster.show(child)
             await trio.sleep(WATCH_INTERVAL_S)
 
     def _handoff(self, child: Child) -> Handoff:
@@ -253,44 +265,10 @@ class Supervisor:
         """Show a child's new state; wake everyone when one died."""
         news, self._news = self._news, trio.Event()
         news.set()
-        if self.memory is not None:
-            self._show(child)
+        if self.roster is not None:
+            self.roster.show(child)
             if child.state in {ActorState.RESTARTING, ActorState.FAILED}:
-                self.memory.ring_all_bells()
-
-    def _show_all(self) -> None:
-        assert self.memory is not None
-        for child in self.children.values():
-            self._show(child)
-
-    def _show(self, child: Child, heartbeat_age_s: float = 0.0) -> None:
-        """Write an actor's row of the table ``actors``."""
-        assert self.memory is not None
-        record = np.zeros(1, actor_dtype)
-        record["name"] = child.actor.name.encode()
-        record["message"] = child.message.encode()[:ACTOR_MESSAGE_BYTES_MAX]
-        record["pid"] = child.pid
-        record["state"] = child.state
-        record["restart_count"] = child.restart_count
-        record["started_ns"] = child.started_ns
-        record["heartbeat_age_ms"] = int(heartbeat_age_s * 1000)
-        place = list(self.children).index(child.actor.name)
-        self.memory.tables["actors"].write_rows((place,), record)
-
-
-@dataclass
-class Heartbeat:
-    """How long a heartbeat has stood still, by our own clock."""
-
-    seen: tuple[int, int] = (0, 0)
-    since_s: float = field(default_factory=time.monotonic)
-
-    def age_s(self, pid: int, heartbeat_ns: int) -> float:
-        """Look at it; a new process begins anew."""
-        if self.seen != (pid, heartbeat_ns):
-            self.seen = (pid, heartbeat_ns)
-            self.since_s = time.monotonic()
-        return time.monotonic() - self.since_s
+                self.roster.memory.ring_all_bells()
 
 
 def with_database(settings: Settings, dsn: str) -> Settings:

@@ -96,11 +96,15 @@ def deposit(
 
 
 @app.command()
-def status(data_dir: DataDir = None, config: Config = None) -> None:
+def status(
+    data_dir: DataDir = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+) -> None:
     """Show the actors and rings of a running engine."""
     from tradeengine.cli.status import run_status
 
-    run_status(read_settings(data_dir, config))
+    run_status(read_settings(data_dir, config), as_json=as_json)
 
 
 @app.command()
