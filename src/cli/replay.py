@@ -157,6 +157,8 @@ class Sender:
                 due_ns = None
                 if speed and first_time_ns is not None:
                     due_ns = first_time_ns + int((time.time_ns() - started_ns) * speed)
+                if self._line.wiring.stopping():
+                    raise ReplayError(f"the engine is gone, with {session.outstanding_count} commands unanswered")
                 sent, heard = self._send(due_ns), self._hear()
                 if heard or not session.outstanding_count:
                     heard_s = time.monotonic()
