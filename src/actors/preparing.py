@@ -20,12 +20,13 @@ from tradeengine.storage.directory import Directory, DirectoryFullError, load_di
 from tradeengine.storage.journal_format import JournalError
 from tradeengine.storage.journal_read import journal_end
 from tradeengine.storage.migrate import MigrationError, migrate
+from tradeengine.storage.settle import RISK_SHARD, engine_running
 
 if TYPE_CHECKING:
     from tradeengine.settings import Settings
 
-RISK_SHARD: Final = -1
-"""Under which risk's own event ring has its settlement cursor."""
+OTHER_ENGINE_TIMEOUT_S: Final = 3.0
+"""A killed engine's connection to the database ends a moment after it."""
 
 
 class StartError(Exception):
@@ -48,6 +49,7 @@ def prepare(settings: Settings, dsn: str, ingress_rings: tuple[str, ...]) -> Pre
         with psycopg.connect(
             dsn, autocommit=True, connect_timeout=settings.database.connect_timeout_s, application_name="supervisor"
         ) as connection:
+            _refuse_second_engine(connection)
             directory = _seed(connection, settings)
             cursors: dict[int, int] = dict(
                 connection.execute("SELECT shard, sequence FROM settlement_cursors").fetchall()
@@ -61,6 +63,14 @@ def prepare(settings: Settings, dsn: str, ingress_rings: tuple[str, ...]) -> Pre
     except (ListingError, DirectoryFullError) as error:
         raise StartError(f"symbols.toml: {error}") from None
     return Prepared(dsn, directory, _first_sequences(settings, cursors, ingress_rings))
+
+
+def _refuse_second_engine(connection: psycopg.Connection[Any]) -> None:
+    deadline_s = time.monotonic() + OTHER_ENGINE_TIMEOUT_S
+    while engine_running(connection):
+        if time.monotonic() > deadline_s:
+            raise StartError("another engine uses this database: stop that one, or give this one another --dsn")
+        time.sleep(0.05)
 
 
 def _seed(connection: psycopg.Connection[Any], settings: Settings) -> Directory:
