@@ -175,6 +175,8 @@ def _ask(line: socket.socket, request: Request) -> Any:
     try:
         line.send(msgspec.json.encode(request))
         packet = line.recv(MESSAGE_BYTES_MAX)
+    except ConnectionError:
+        packet = b""
     except OSError as error:
         raise ClientError(f"the engine did not answer {request.op!r}: {error.strerror or error}") from None
     if not packet:
