@@ -7,6 +7,7 @@ Rule 2: nothing heavy is imported before a command needs it: ``--help`` answers 
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,12 @@ DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Where the engine keeps its data; ./data unless configured.")
 ]
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file: what differs from the defaults.")]
+
+
+class ReplayFormat(StrEnum):
+    """Formats of recorded order flow."""
+
+    LOBSTER = "lobster"
 
 
 def main() -> None:
