@@ -1,6 +1,6 @@
 """The matcher of one shard: takes commands, makes them durable, matches them, and publishes what happened.
 
-The order of steps is the promise: journal, sync, match, publish, tables, cursor. Nothing leaves before its command is
+The order of steps is the promise: journal, sync, publish, tables, cursor. Nothing leaves before its command is
 on the disk; the command cursor moves last, so that risk's ring holds every command whose events are not all out.
 A kill at any point loses nothing: what was journaled is replayed, what was published is not published again, and what
 was not journaled is still in the ring.
@@ -12,6 +12,7 @@ Rule 2: an error of the journal ends the process. What cannot be recovered is to
 from __future__ import annotations
 
 import time
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -154,12 +155,15 @@ class MatcherDuty:
         crash_point("matcher.before_journal_write")
         self._journal.append(commands)
         crash_point("matcher.after_journal_write")
+        pieces = self._matching.pieces(commands)
+        # Matched while the disk works, and kept back until it has done its work.
+        first = next(pieces)
         if self._sync:
             synced_ns = time.perf_counter_ns()
             self._journal.sync()
             self._metrics.count_sync(synced_ns)
         crash_point("matcher.after_journal_sync")
-        for events in self._matching.pieces(commands):
+        for events in chain((first,), pieces):
             self._outlet.publish(events)
             crash_point("matcher.after_publish")
             self._tables.mark(events)

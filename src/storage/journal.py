@@ -57,11 +57,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Buffer
 
-    from tradeengine.storage.journal_scan import ScanPosition
-
 __all__ = ["SEGMENT_BYTES", "Journal", "JournalDamaged", "JournalError", "JournalFailed", "journal_end", "read_groups"]
 
 SEGMENT_BYTES: Final = 64 << 20
+_LARGE_GROUP_BYTES: Final = 64 << 10
+"""Worth a system call more: the disk works while the caller does something else before ``sync``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +76,19 @@ class Journal:
     """The writer of one journal. There is one at a time: it holds a lock on the directory until closed."""
 
     def __init__(
-        self, segment: SegmentFile, position: ScanPosition, fd: int, lock_fd: int, epoch: int, settings: _Settings
+        self, segment: SegmentFile, end: SegmentEnd, fd: int, lock_fd: int, epoch: int, settings: _Settings
     ) -> None:
-        """Continue ``segment`` at ``position``; ``Journal.open`` is the way in."""
+        """Continue ``segment`` at ``end``; ``Journal.open`` is the way in."""
+        last = end.last_command
         self.directory = segment.path.parent
-        self.next_command_sequence = position.sequence
-        self.next_ring_sequence = journal_end(self.directory).next_ring_sequence
+        self.next_command_sequence = end.position.sequence
+        self.next_ring_sequence = segment.header.first_ring_sequence if last is None else int(last["ring_sequence"]) + 1
         self.groups_written = 0
         self.bytes_written = 0
         self._segment = segment
-        self._offset = position.word * 8
+        self._offset = end.position.word * 8
         self._capacity = os.fstat(fd).st_size
-        self._previous_hash = position.previous_hash
+        self._previous_hash = end.position.previous_hash
         self._fd = fd
         self._lock_fd = lock_fd
         self._epoch = epoch
@@ -122,7 +123,7 @@ class Journal:
         except BaseException:
             os.close(lock_fd)
             raise
-        return Journal(segment, end.position, fd, lock_fd, epoch, settings)
+        return Journal(segment, end, fd, lock_fd, epoch, settings)
 
     def append(self, commands: NDArray[np.void]) -> int:
         """Write ``commands`` (command_dtype[≥ 1], contiguous) as one group; returns the first one's sequence.
@@ -248,6 +249,8 @@ class Journal:
         except OSError as error:
             raise self._fail(error) from error
         written = sum(memoryview(buffer).nbytes for buffer in buffers)
+        if written >= _LARGE_GROUP_BYTES:
+            self._files.begin_writing(self._fd, self._offset, written)
         self._offset += written
         self.bytes_written += written
 

@@ -6,14 +6,18 @@ Rule 2: a write that was cut short goes on where it stopped; an error is the cal
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from typing_extensions import Buffer
+
+_SYNC_FILE_RANGE_WRITE: Final = 2
+_libc: Final = ctypes.CDLL(None)
 
 
 class FileOperations:
@@ -34,6 +38,10 @@ class FileOperations:
     def truncate(self, fd: int, size: int) -> None:
         """Cut the file to ``size`` bytes."""
         os.ftruncate(fd, size)
+
+    def begin_writing(self, fd: int, offset: int, size: int) -> None:
+        """Let the disk begin with these bytes now, so that a later ``datasync`` waits less. A hint; fails silently."""
+        _libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
 
     def datasync(self, fd: int) -> None:
         """Wait until the file's bytes, and the size that reading them needs, are on the disk."""

@@ -128,7 +128,8 @@ def read_segment(
     batch: int = BATCH_COMMANDS,
 ) -> Iterator[tuple[int, NDArray[np.void]]]:
     """Give the commands of one segment as ``read_groups`` does. closed: it must end with its seal."""
-    words = load_words(segment.path)
+    data = load_bytes(segment.path)
+    words = as_words(data)
     position = start_of(segment.header)
     status = SCAN_FULL
     while status == SCAN_FULL:
@@ -145,12 +146,13 @@ def read_segment(
             )
         skip = max(0, from_sequence - first)
         yield first + skip, out[:count].reshape(-1).view(command_dtype)[skip:]
-    _check_end(segment, words, position, sealed=status == SCAN_SEALED, closed=closed)
+    _check_end(segment, data, position, sealed=status == SCAN_SEALED, closed=closed)
 
 
 def read_end(segment: SegmentFile) -> SegmentEnd:
     """Find the end of the last segment. Raises JournalDamaged when what follows its whole groups is not a tear."""
-    words = load_words(segment.path)
+    data = load_bytes(segment.path)
+    words = as_words(data)
     position = start_of(segment.header)
     out = np.empty((BATCH_COMMANDS, COMMAND_BYTES // 8), dtype=np.uint64)
     last: NDArray[np.void] | None = None
@@ -161,7 +163,7 @@ def read_end(segment: SegmentFile) -> SegmentEnd:
         status, count, _, position = scan(words, position, segment.header.shard, out)
         if count:
             last = out[count - 1].copy().view(command_dtype)[0]
-    _check_end(segment, words, position, sealed=status == SCAN_SEALED, closed=False)
+    _check_end(segment, data, position, sealed=status == SCAN_SEALED, closed=False)
     return SegmentEnd(position, status == SCAN_SEALED, last)
 
 
@@ -224,10 +226,16 @@ def start_of(header: SegmentHeader) -> ScanPosition:
     return ScanPosition(SEGMENT_HEADER_BYTES // 8, header.first_command_sequence, header.previous_hash, header.epoch)
 
 
-def load_words(path: Path) -> NDArray[np.uint64]:
-    """Read a file as words, for ``scan``. Read, not mapped: a bad sector is then an OSError and not a signal."""
-    data = path.read_bytes()
-    return np.frombuffer(data, dtype=np.uint64, count=len(data) // 8)
+def load_bytes(path: Path) -> NDArray[np.uint8]:
+    """Read a file, read-only. Read, not mapped: a bad sector is then an OSError and not a signal."""
+    data = np.fromfile(path, dtype=np.uint8)
+    data.flags.writeable = False
+    return data
+
+
+def as_words(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Give a file's whole words, for ``scan``."""
+    return data[: len(data) // 8 * 8].view(np.uint64)
 
 
 def read_header(path: Path) -> SegmentHeader:
@@ -270,13 +278,12 @@ def _check_link(before: SegmentFile, after: SegmentFile) -> None:
 
 
 def _check_end(
-    segment: SegmentFile, words: NDArray[np.uint64], position: ScanPosition, *, sealed: bool, closed: bool
+    segment: SegmentFile, data: NDArray[np.uint8], position: ScanPosition, *, sealed: bool, closed: bool
 ) -> None:
-    if sealed and (not closed or position.word == len(words)):
+    if sealed and (not closed or position.word * 8 == len(data)):
         return
     if closed:
         raise JournalDamaged(segment.path, position.sequence, f"damaged at byte {position.word * 8}", _RESTORE)
-    data = np.fromfile(segment.path, dtype=np.uint8)
     problem = tail_damage(data, position.word * 8, segment.header.shard, position.sequence)
     if problem:
         cut = f"truncate -s {position.word * 8} {segment.path}"
