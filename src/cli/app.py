@@ -126,6 +126,44 @@ def migrate(
     run_migrate(read_settings(data_dir, config, {"database.dsn": dsn}))
 
 
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="Recorded order flow.")],
+    symbol: Annotated[str, typer.Option(help="Symbol to replay on, for example AAPL/USD; listed when missing.")],
+    format_: Annotated[ReplayFormat, typer.Option("--format", help="What the file is.")] = ReplayFormat.LOBSTER,
+    speed: Annotated[float, typer.Option(min=0, help="Multiple of the recorded speed; 0: as fast as it goes.")] = 0.0,
+    tick: Annotated[str, typer.Option(help="Tick of a symbol that is missing.")] = "0.01",
+    lot: Annotated[str, typer.Option(help="Lot of a symbol that is missing.")] = "1",
+    maker_fee: Annotated[str, typer.Option(help="Maker fee of a symbol that is missing.")] = "0.0005",
+    taker_fee: Annotated[str, typer.Option(help="Taker fee of a symbol that is missing.")] = "0.001",
+    remove_before: Annotated[
+        list[str] | None, typer.Option(help="ROW:ORDER_ID, an order whose deletion was not recorded; repeatable.")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Replay only so many rows.")] = None,
+    window: Annotated[int, typer.Option(min=1, max=1 << 16, help="Commands that may wait for answers.")] = 4096,
+    touch_out: Annotated[Path | None, typer.Option(help="File for best ask and bid after each row.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Send recorded order flow through the running engine."""
+    from tradeengine.cli.replay import NewSymbol, ReplayOptions, parse_removals, run_replay
+
+    assert format_ is ReplayFormat.LOBSTER
+    options = ReplayOptions(
+        file=file,
+        symbol=symbol,
+        new_symbol=NewSymbol(tick, lot, maker_fee, taker_fee),
+        speed=speed,
+        window=1 << (window - 1).bit_length(),
+        removals=parse_removals(remove_before or ()),
+        rows_max=rows,
+        touch_out=touch_out,
+        as_json=as_json,
+    )
+    run_replay(read_settings(data_dir, config), options)
+
+
 def read_settings(
     data_dir: Path | None, config: Path | None, overrides: Mapping[str, object] | None = None
 ) -> Settings:
