@@ -147,7 +147,8 @@ def replay(
     config: Config = None,
 ) -> None:
     """Send recorded order flow through the running engine."""
-    from tradeengine.cli.replay import NewSymbol, ReplayOptions, parse_removals, run_replay
+    from tradeengine.cli.replay import ReplayOptions, parse_removals, run_replay
+    from tradeengine.cli.replay_market import NewSymbol
 
     assert format_ is ReplayFormat.LOBSTER
     options = ReplayOptions(
