@@ -1,4 +1,4 @@
-"""History: what PostgreSQL knows, asked for after the barrier, as the contents that ``views`` shows.
+"""History: what PostgreSQL knows, asked for after the barrier, as the rows that ``views`` shows.
 
 Rule 1: an answer includes everything that was published when the question came, or it is SETTLEMENT_BACKLOG.
 Rule 2: one's own only: every question carries the account.
@@ -7,13 +7,17 @@ It refuses to know SQL.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from tradeengine.storage import directory
+from tradeengine.storage import directory, queries
+from tradeengine.storage.queries import OrderRow, TradeRow
 from tradeengine.web.barrier import Barrier, BarrierTimeout
-from tradeengine.web.database import Database
+from tradeengine.web.database import Connection, Database
 from tradeengine.web.errors import ApiError
-from tradeengine.web.views import OrderContent, TradeContent
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 class History:
@@ -33,33 +37,46 @@ class History:
         except BarrierTimeout:
             raise ApiError("ENGINE_OVERLOADED", "Balances are behind what was published; try again.") from None
 
-    async def orders(self, account_id: int, **filters: Any) -> list[OrderContent]:
-        """Own orders, newest first."""
-        raise NotImplementedError
+    async def orders(self, account_id: int, **filters: Any) -> list[OrderRow]:
+        """Own orders, newest first; filters as in ``queries.list_orders``."""
+        return await self._ask(queries.list_orders, account_id, **filters)
 
-    async def order(self, account_id: int, order_id: int) -> OrderContent | None:
+    async def order(self, account_id: int, order_id: int) -> OrderRow | None:
         """One own order."""
-        raise NotImplementedError
+        return await self._ask(queries.find_order, account_id, order_id)
 
-    async def order_by_client_id(self, account_id: int, client_order_id: str) -> OrderContent | None:
-        """One own order by its client order id."""
-        raise NotImplementedError
+    async def order_by_client_id(self, account_id: int, client_order_id: str) -> OrderRow | None:
+        """One own order by its client order id, the newest."""
+        return await self._ask(queries.find_order_by_client_id, account_id, client_order_id)
 
-    async def trades_of_order(self, order_id: int) -> list[TradeContent]:
+    async def trades_of_order(self, order_id: int) -> list[TradeRow]:
         """List the fills of one order, oldest first."""
-        raise NotImplementedError
+        return await self._ask(queries.list_trades_of_order, order_id)
 
-    async def public_trades(self, symbol_id: int, **filters: Any) -> list[TradeContent]:
-        """Trades of a symbol, newest first."""
-        raise NotImplementedError
+    async def public_trades(self, symbol_id: int, **filters: Any) -> list[TradeRow]:
+        """Trades of a symbol, newest first; filters as in ``queries.list_public_trades``."""
+        return await self._ask(queries.list_public_trades, symbol_id, **filters)
 
-    async def own_trades(self, account_id: int, symbol_id: int | None, **filters: Any) -> list[TradeContent]:
-        """Own trades, newest first."""
-        raise NotImplementedError
+    async def own_trades(self, account_id: int, symbol_id: int | None, **filters: Any) -> list[TradeRow]:
+        """Own trades, newest first; filters as in ``queries.list_own_trades``."""
+        return await self._ask(queries.list_own_trades, account_id, symbol_id, **filters)
 
-    async def trade(self, trade_id: int) -> TradeContent | None:
+    async def trade(self, trade_id: int) -> TradeRow | None:
         """One trade."""
-        raise NotImplementedError
+        return await self._ask(queries.find_trade, trade_id)
+
+    async def _ask(
+        self, query: Callable[Concatenate[Connection, P], Result], *args: P.args, **kwargs: P.kwargs
+    ) -> Result:
+        try:
+            await self._settled.wait(self._timeout_s)
+        except BarrierTimeout:
+            raise ApiError(
+                "SETTLEMENT_BACKLOG",
+                "History is behind what was published; try again.",
+                {"events": self._settled.lag()},
+            ) from None
+        return await self._database.run(query, *args, **kwargs)
 
 
 class Accounts:

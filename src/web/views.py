@@ -1,13 +1,12 @@
 """From the engine's integers to the API's orders and trades: one serializer, whatever the source.
 
-An order's content comes from its events (an answer to a command) or from a row (history). Both become an
-``OrderContent``, and only that is turned into decimals, names and times; the same holds for trades.
+What history has comes as rows. The events that answer a command are folded into the same rows, and only rows are
+turned into decimals, names and times.
 It refuses to know rings, SQL and HTTP.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -24,6 +23,7 @@ from tradeengine.core.records import (
     TimeInForce,
 )
 from tradeengine.core.symbols import SymbolSpec
+from tradeengine.storage.queries import OrderRow, TradeRow
 from tradeengine.web import schemas
 from tradeengine.web.times import format_ms
 
@@ -31,7 +31,6 @@ Records: TypeAlias = np.ndarray[Any, np.dtype[np.void]]
 
 NS_PER_MS: Final = 1_000_000
 
-STATUSES: Final = ("pending", "open", "partially_filled", "filled", "cancelled", "rejected")
 _SIDE_NAMES: Final = {int(side): side.name.lower() for side in Side}
 _TYPE_NAMES: Final = {int(order_type): order_type.name.lower() for order_type in OrderType}
 _TIME_IN_FORCE_NAMES: Final = {int(time_in_force): time_in_force.name.lower() for time_in_force in TimeInForce}
@@ -41,61 +40,12 @@ _CONTENT_KINDS: Final = frozenset(
 )
 
 
-@dataclass(slots=True, kw_only=True)
-class OrderContent:
-    """An order as integers, times in milliseconds (0: not yet, or never)."""
-
-    order_id: int
-    account_id: int
-    symbol_id: int
-    client_order_id: str
-    side: int
-    order_type: int
-    time_in_force: int
-    self_trade_prevention: int
-    post_only: bool
-    by_quote: bool
-    price_ticks: int
-    stop_price_ticks: int
-    quantity_lots: int
-    filled_lots: int
-    remaining_lots: int
-    filled_notional_units: int
-    fee_total_units: int
-    status: str
-    reason: int
-    sequence: int
-    updated_ms: int
-    expires_ms: int
-    triggered_ms: int
-    closed_ms: int
-
-
-@dataclass(slots=True, kw_only=True)
-class TradeContent:
-    """A trade as integers. ``maker_order_id`` and ``taker_order_id`` with their accounts are for who may see them."""
-
-    trade_id: int
-    symbol_id: int
-    price_ticks: int
-    quantity_lots: int
-    taker_side: int
-    taker_fee_units: int
-    maker_fee_units: int
-    taker_order_id: int
-    maker_order_id: int
-    taker_account_id: int
-    maker_account_id: int
-    sequence: int
-    timestamp_ms: int
-
-
-def fold_order(events: Records, order_id: int) -> OrderContent | None:
+def fold_order(events: Records, order_id: int) -> OrderRow | None:
     """Fold the events of one command into the state of one order after it; None when none is about it.
 
     events: shape (n,) of ``event_dtype``, in order.
     """
-    content: OrderContent | None = None
+    content: OrderRow | None = None
     for event in events:
         kind = int(event["kind"])
         if kind in _CONTENT_KINDS and int(event["order_id"]) == order_id:
@@ -108,14 +58,14 @@ def fold_order(events: Records, order_id: int) -> OrderContent | None:
     return content
 
 
-def trades_of(events: Records, order_id: int) -> list[TradeContent]:
+def trades_of(events: Records, order_id: int) -> list[TradeRow]:
     """Pick the trades of one order from the events of one command."""
     traded = events[events["kind"] == EventKind.TRADED]
     own = traded[(traded["order_id"] == order_id) | (traded["maker_order_id"] == order_id)]
-    return [_trade_content(event) for event in own]
+    return [_trade_row(event) for event in own]
 
 
-def order_view(content: OrderContent, spec: SymbolSpec) -> schemas.Order:
+def order_view(content: OrderRow, spec: SymbolSpec) -> schemas.Order:
     """Show an order."""
     average = spec.average_price(content.filled_notional_units, content.filled_lots) if content.filled_lots else None
     return schemas.Order(
@@ -145,7 +95,7 @@ def order_view(content: OrderContent, spec: SymbolSpec) -> schemas.Order:
     )
 
 
-def trade_view(trade: TradeContent, spec: SymbolSpec, *, with_orders: bool = False) -> schemas.Trade:
+def trade_view(trade: TradeRow, spec: SymbolSpec, *, with_orders: bool = False) -> schemas.Trade:
     """Show a trade as everyone sees it, or with both order ids."""
     buy_order_id, sell_order_id = _by_side(trade, trade.taker_order_id, trade.maker_order_id)
     return _trade(
@@ -156,7 +106,7 @@ def trade_view(trade: TradeContent, spec: SymbolSpec, *, with_orders: bool = Fal
     )
 
 
-def own_trade_view(trade: TradeContent, spec: SymbolSpec, order_id: int, settlement_status: str) -> schemas.Trade:
+def own_trade_view(trade: TradeRow, spec: SymbolSpec, order_id: int, settlement_status: str) -> schemas.Trade:
     """Show a trade as the owner of one of its two orders sees it."""
     is_taker = order_id == trade.taker_order_id
     side = trade.taker_side if is_taker else 1 - trade.taker_side
@@ -178,7 +128,7 @@ def status_of(*, order_type: int, triggered: bool, filled_lots: int) -> str:
     return "partially_filled" if filled_lots else "open"
 
 
-def _trade(trade: TradeContent, spec: SymbolSpec, **whose: Any) -> schemas.Trade:
+def _trade(trade: TradeRow, spec: SymbolSpec, **whose: Any) -> schemas.Trade:
     buyer_fee_units, seller_fee_units = _by_side(trade, trade.taker_fee_units, trade.maker_fee_units)
     return schemas.Trade(
         id=str(trade.trade_id),
@@ -194,12 +144,12 @@ def _trade(trade: TradeContent, spec: SymbolSpec, **whose: Any) -> schemas.Trade
     )
 
 
-def _by_side(trade: TradeContent, takers: int, makers: int) -> tuple[int, int]:
+def _by_side(trade: TradeRow, takers: int, makers: int) -> tuple[int, int]:
     """Order what is the taker's and the maker's as (buyer's, seller's)."""
     return (takers, makers) if trade.taker_side == Side.BUY else (makers, takers)
 
 
-def _take_content(event: np.void, before: OrderContent | None) -> OrderContent:
+def _take_content(event: np.void, before: OrderRow | None) -> OrderRow:
     kind = int(event["kind"])
     flags = int(event["flags"])
     by_quote = bool(flags & EventFlag.BY_QUOTE)
@@ -214,7 +164,7 @@ def _take_content(event: np.void, before: OrderContent | None) -> OrderContent:
     status = status_of(order_type=int(event["order_type"]), triggered=triggered, filled_lots=filled_lots)
     if ended:
         status = "cancelled" if kind == EventKind.CANCELLED else "rejected"
-    return OrderContent(
+    return OrderRow(
         order_id=int(event["order_id"]),
         account_id=int(event["account_id"]),
         symbol_id=int(event["symbol_id"]),
@@ -232,6 +182,7 @@ def _take_content(event: np.void, before: OrderContent | None) -> OrderContent:
         remaining_lots=remaining_lots,
         filled_notional_units=int(event["filled_notional_units"]),
         fee_total_units=int(event["fee_total_units"]),
+        hold_units=int(event["hold_units"]),
         status=status,
         reason=int(event["reason"]) if ended else Reason.NONE,
         sequence=int(event["sequence"]),
@@ -242,7 +193,7 @@ def _take_content(event: np.void, before: OrderContent | None) -> OrderContent:
     )
 
 
-def _fill(content: OrderContent, event: np.void, remaining: str, notional: str, fee: str) -> None:
+def _fill(content: OrderRow, event: np.void, remaining: str, notional: str, fee: str) -> None:
     content.remaining_lots = int(event[remaining])
     if content.by_quote:
         content.filled_lots += int(event["quantity_lots"])
@@ -258,12 +209,13 @@ def _fill(content: OrderContent, event: np.void, remaining: str, notional: str, 
         content.closed_ms = content.updated_ms
 
 
-def _trade_content(event: np.void) -> TradeContent:
-    return TradeContent(
+def _trade_row(event: np.void) -> TradeRow:
+    return TradeRow(
         trade_id=int(event["trade_id"]),
         symbol_id=int(event["symbol_id"]),
         price_ticks=int(event["price_ticks"]),
         quantity_lots=int(event["quantity_lots"]),
+        notional_units=int(event["notional_units"]),
         taker_side=int(event["side"]),
         taker_fee_units=int(event["fee_units"]),
         maker_fee_units=int(event["maker_fee_units"]),

@@ -20,12 +20,12 @@ from tradeengine.ipc.directory import write_directory
 from tradeengine.ipc.ring import Ring
 from tradeengine.ipc.wiring import Wiring
 from tradeengine.settings import Settings, load_settings
+from tradeengine.storage.queries import OrderRow, TradeRow
 from tradeengine.web.app import FrontApp, create_app
 from tradeengine.web.auth import issue_token
 from tradeengine.web.errors import ApiError
 from tradeengine.web.front import Front
 from tradeengine.web.serve import assemble
-from tradeengine.web.views import OrderContent, TradeContent
 
 SECRET = "a secret of the tests that is long enough to sign with"
 ACCOUNT_ID = 16
@@ -77,8 +77,8 @@ def small_settings() -> Settings:
 class FakeHistory:
     """History in memory, for a front without PostgreSQL."""
 
-    contents: dict[int, OrderContent] = field(default_factory=dict)
-    fills: list[TradeContent] = field(default_factory=list)
+    contents: dict[int, OrderRow] = field(default_factory=dict)
+    fills: list[TradeRow] = field(default_factory=list)
     failure: ApiError | None = None
     asked: dict[str, Any] = field(default_factory=dict)
 
@@ -86,37 +86,37 @@ class FakeHistory:
         """Nothing to wait for."""
         await trio.lowlevel.checkpoint()
 
-    async def order(self, _account_id: int, order_id: int) -> OrderContent | None:
+    async def order(self, _account_id: int, order_id: int) -> OrderRow | None:
         """Look at one order."""
         if self.failure is not None:
             raise self.failure
         return self.contents.get(order_id)
 
-    async def orders(self, _account_id: int, **filters: Any) -> list[OrderContent]:
+    async def orders(self, _account_id: int, **filters: Any) -> list[OrderRow]:
         """List orders, newest first."""
         self.asked = filters
         before_id = filters["before_id"] or 2**63 - 1
         found = [content for order_id, content in sorted(self.contents.items(), reverse=True) if order_id < before_id]
         return found[: filters["limit"]]
 
-    async def order_by_client_id(self, _account_id: int, client_order_id: str) -> OrderContent | None:
+    async def order_by_client_id(self, _account_id: int, client_order_id: str) -> OrderRow | None:
         """Look at one order."""
         return next((c for c in self.contents.values() if c.client_order_id == client_order_id), None)
 
-    async def trades_of_order(self, order_id: int) -> list[TradeContent]:
+    async def trades_of_order(self, order_id: int) -> list[TradeRow]:
         """List fills."""
         return [trade for trade in self.fills if order_id in {trade.taker_order_id, trade.maker_order_id}]
 
-    async def public_trades(self, _symbol_id: int, **filters: Any) -> list[TradeContent]:
+    async def public_trades(self, _symbol_id: int, **filters: Any) -> list[TradeRow]:
         """List trades."""
         self.asked = filters
         return self.fills[: filters["limit"]]
 
-    async def own_trades(self, account_id: int, _symbol_id: int | None, **_filters: Any) -> list[TradeContent]:
+    async def own_trades(self, account_id: int, _symbol_id: int | None, **_filters: Any) -> list[TradeRow]:
         """List trades."""
         return [t for t in self.fills if account_id in {t.taker_account_id, t.maker_account_id}]
 
-    async def trade(self, trade_id: int) -> TradeContent | None:
+    async def trade(self, trade_id: int) -> TradeRow | None:
         """Look at one trade."""
         return next((trade for trade in self.fills if trade.trade_id == trade_id), None)
 
@@ -173,7 +173,8 @@ def make_bench() -> Bench:
     memory = Memory(plan(settings), settings, {})
     handoff = memory.handoff(memory.topology.actor("front-0"))
     front = assemble(Wiring(handoff))
-    front.history = history = FakeHistory()
+    history = FakeHistory()
+    front.history = history  # type: ignore[assignment]
     front.accounts = FakeAccounts()  # type: ignore[assignment]
     write_directory(memory.tables["directory"], 1, [BTC, USDT], [BTC_USDT])
     for row, actor in enumerate(memory.topology.actors):

@@ -119,7 +119,7 @@ async def test_fault_of_ours_is_500_without_a_trace(bench: Bench) -> None:
     async def fail(*_: Any) -> None:
         raise RuntimeError("secret inside")
 
-    bench.history.order = fail  # type: ignore[method-assign]
+    bench.history.order = fail  # type: ignore[method-assign, assignment]
     answer = await bench.client.get("/api/v1/orders/1", headers=bearer())
     assert answer.status_code == 500
     check_failure(await answer.get_json(), "INTERNAL")

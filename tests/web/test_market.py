@@ -11,19 +11,20 @@ from tests.web.bench import ACCOUNT_ID, BTC_USDT, Bench, bearer, make_bench, sma
 from tradeengine.core.ids import first_id_at
 from tradeengine.core.records import Side, TradingState
 from tradeengine.core.tables import ActorState, balances_dtype, depth_dtype, ticker_dtype
+from tradeengine.storage.queries import TradeRow
 from tradeengine.web.app import create_app
-from tradeengine.web.views import TradeContent
 
 TRADE_ID = first_id_at(1_780_000_000_000) | 3
 
 
-def make_trade(trade_id: int = TRADE_ID) -> TradeContent:
+def make_trade(trade_id: int = TRADE_ID) -> TradeRow:
     """Make a trade in which alice's order was the taker."""
-    return TradeContent(
+    return TradeRow(
         trade_id=trade_id,
         symbol_id=0,
         price_ticks=5_000_000,
         quantity_lots=10_000,
+        notional_units=50_000_000_000,
         taker_side=Side.SELL,
         taker_fee_units=50_000_000,
         maker_fee_units=25_000_000,

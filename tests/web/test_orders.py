@@ -21,7 +21,7 @@ from tradeengine.core.records import (
     Side,
     TimeInForce,
 )
-from tradeengine.web.views import OrderContent
+from tradeengine.storage.queries import OrderRow
 
 ORDER_ID = first_id_at(1_780_000_000_000) | 7
 LIMIT = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.5", "price": "50000.00"}
@@ -46,7 +46,7 @@ def refuse_all(bench: Bench, reason: Reason) -> Any:
     return lambda command: [("events.risk", refuse(command, ring, reason))]
 
 
-def content(**changes: Any) -> OrderContent:
+def content(**changes: Any) -> OrderRow:
     """Make an order as history has it."""
     plain: dict[str, Any] = {
         "order_id": ORDER_ID,
@@ -66,6 +66,7 @@ def content(**changes: Any) -> OrderContent:
         "remaining_lots": 5_000,
         "filled_notional_units": 0,
         "fee_total_units": 0,
+        "hold_units": 0,
         "status": "open",
         "reason": Reason.NONE,
         "sequence": 9,
@@ -74,7 +75,7 @@ def content(**changes: Any) -> OrderContent:
         "triggered_ms": 0,
         "closed_ms": 0,
     }
-    return OrderContent(**(plain | changes))
+    return OrderRow(**(plain | changes))
 
 
 async def test_placed_order_is_answered_from_its_events(bench: Bench) -> None:
@@ -463,7 +464,8 @@ async def test_mass_cancel_counts_and_names_what_it_ended(bench: Bench) -> None:
 async def test_order_list_pages_through_all(bench: Bench) -> None:
     """Following next_cursor shows every order once, newest first, and ends with null."""
     bench.history.contents = {ORDER_ID + n: content(order_id=ORDER_ID + n) for n in range(5)}
-    seen, cursor = [], ""
+    seen: list[int] = []
+    cursor: str | None = ""
     while cursor is not None:
         query = f"limit=2&cursor={cursor}" if cursor else "limit=2"
         answer = await (await bench.client.get(f"/api/v1/orders?{query}", headers=bearer())).get_json()

@@ -12,6 +12,7 @@ from tradeengine.core.records import TradingState
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.core.tables import NO_PRICE
 from tradeengine.ipc.seqlock import SeqlockBusy
+from tradeengine.storage.queries import TradeRow
 from tradeengine.web import schemas
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field, overloaded
@@ -20,7 +21,7 @@ from tradeengine.web.openapi import describe
 from tradeengine.web.paging import decode_cursor, encode_cursor, parse_id
 from tradeengine.web.times import format_ms, parse_ns
 from tradeengine.web.validation import read_query
-from tradeengine.web.views import NS_PER_MS, TradeContent, own_trade_view, trade_view
+from tradeengine.web.views import NS_PER_MS, own_trade_view, trade_view
 
 blueprint = Blueprint("market", __name__)
 _TAG = "market data"
@@ -131,7 +132,7 @@ def _range(query: schemas.TradesQuery) -> dict[str, Any]:
     }
 
 
-def _next_cursor(found: list[TradeContent], limit: int) -> str | None:
+def _next_cursor(found: list[TradeRow], limit: int) -> str | None:
     return encode_cursor(found[limit - 1].trade_id) if len(found) > limit else None
 
 

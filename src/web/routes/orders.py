@@ -8,6 +8,7 @@ import numpy as np
 from quart import Blueprint, Response, request
 
 from tradeengine.core.records import EventKind, Reason
+from tradeengine.storage.queries import OrderRow
 from tradeengine.web import placing, schemas
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, reason_error
@@ -16,7 +17,7 @@ from tradeengine.web.openapi import describe
 from tradeengine.web.paging import decode_cursor, encode_cursor, parse_id
 from tradeengine.web.times import parse_ns
 from tradeengine.web.validation import read_query
-from tradeengine.web.views import OrderContent, Records, fold_order, order_view, own_trade_view, trades_of
+from tradeengine.web.views import Records, fold_order, order_view, own_trade_view, trades_of
 
 blueprint = Blueprint("orders", __name__)
 _TAG = "orders"
@@ -158,11 +159,11 @@ async def cancel_all_orders() -> Response:
     )
 
 
-def _show(front: Front, content: OrderContent) -> schemas.Order:
+def _show(front: Front, content: OrderRow) -> schemas.Order:
     return order_view(content, front.symbol_by_id(content.symbol_id))
 
 
-def _found(content: OrderContent | None) -> OrderContent:
+def _found(content: OrderRow | None) -> OrderRow:
     if content is None:
         raise reason_error(Reason.ORDER_NOT_FOUND)
     return content
@@ -179,7 +180,7 @@ def _answer_outcome(front: Front, events: Records, order_id: int, status: int) -
     return success(schemas.OrderAndTrades(order_view(content, spec), trades), status)
 
 
-def _rejection(content: OrderContent) -> ApiError:
+def _rejection(content: OrderRow) -> ApiError:
     """Turn an order that the matcher refused into an answer: it is stored, and its repeat says the same."""
     return reason_error(
         Reason(content.reason),

@@ -1,0 +1,45 @@
+"""Users for stories; each story trades in a symbol of its own, so that they do not meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.e2e.users import User, make_user
+from tests.engines import Engine
+
+FUNDS = {
+    "USDT": "10000000",
+    "BTC": "100",
+    "ETH": "1000",
+    "SOL": "100000",
+    "XRP": "1000000",
+    "ADA": "1000000",
+    "DOGE": "10000000",
+    "LTC": "10000",
+    "LINK": "100000",
+}
+
+
+@pytest.fixture(scope="session")
+def alice(engine: Engine) -> Iterator[User]:
+    """Give a rich user."""
+    user = make_user(engine, "alice", FUNDS)
+    yield user
+    user.http.close()
+
+
+@pytest.fixture(scope="session")
+def bob(engine: Engine) -> Iterator[User]:
+    """Give another rich user."""
+    user = make_user(engine, "bob", FUNDS)
+    yield user
+    user.http.close()
+
+
+@pytest.fixture
+def stranger(engine: Engine) -> Iterator[User]:
+    """Give a new user without money."""
+    user = make_user(engine, "stranger")
+    yield user
+    user.http.close()
