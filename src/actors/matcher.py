@@ -308,7 +308,7 @@ def _start(wiring: Wiring, place: Place) -> MatcherDuty:
     )
     tables.write_all()
     wiring.metrics.set_state(0, "running")
-    _report(recovered, settled)
+    _report(wiring.metrics, recovered, settled)
     return MatcherDuty(
         commands,
         recovered.journal,
@@ -344,7 +344,10 @@ def _wait_blocked(wiring: Wiring, message: str) -> None:
         time.sleep(_BLOCKED_PAUSE_S)
 
 
-def _report(recovered: Recovered, settled: int) -> None:
+def _report(page: MetricPage, recovered: Recovered, settled: int) -> None:
+    page.set(page.gauge("recovered_commands"), recovered.commands_replayed)
+    page.set(page.gauge("recovery_ms"), int(recovered.duration_s * 1000))
+    page.set(page.gauge("open_orders"), int(order_count(recovered.matching.book)))
     for entry in recovered.skipped:
         logger.warning("a snapshot was skipped", file=str(entry.path), reason=entry.reason)
     logger.info(

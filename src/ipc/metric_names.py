@@ -43,7 +43,14 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
     ),
     "matcher": RoleMetrics(
         counters=("commands", "events", "trades", "orders_placed", "groups", "journal_bytes", "expiries", "busy_us"),
-        gauges=("open_orders", "journal_segment_bytes", "command_sequence", "event_sequence"),
+        gauges=(
+            "open_orders",
+            "journal_segment_bytes",
+            "command_sequence",
+            "event_sequence",
+            "recovered_commands",
+            "recovery_ms",
+        ),
         histograms=("batch_commands", "round_latency_us", "sync_latency_us", "command_latency_us"),
     ),
     "settlement": RoleMetrics(
