@@ -20,7 +20,7 @@ _BOOK: Final = ("core.book", "core.book_dump", "core.hashing", "storage.journal_
 
 KERNEL_MODULES: Final[dict[str, tuple[str, ...]]] = {
     "risk": (*_IPC, "core.money", "core.risk"),
-    "matcher": (*_IPC, *_BOOK),
+    "matcher": (*_IPC, *_BOOK, "actors.matcher_survey"),
     "settlement": _IPC,
     "publisher": _IPC,
     "shadow": (*_IPC, *_BOOK),

@@ -20,6 +20,7 @@ import structlog
 
 from tradeengine.actors.matcher_events import EventOutlet, ReplayDiffers
 from tradeengine.actors.matcher_recovery import Place, Recovered, RecoveryRefused, recover
+from tradeengine.actors.matcher_survey import survey_commands
 from tradeengine.actors.matcher_tables import MatcherTables
 from tradeengine.actors.matching import KERNEL_VERSION
 from tradeengine.core.book import (
@@ -31,7 +32,7 @@ from tradeengine.core.book import (
     order_count,
     state_hash,
 )
-from tradeengine.core.records import SYMBOL_ID_ALL, CommandKind, EventKind, command_dtype
+from tradeengine.core.records import SYMBOL_ID_ALL, CommandKind, command_dtype
 from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.wiring import run_duty
 from tradeengine.storage.journal_format import JournalError, JournalFailed
@@ -142,9 +143,10 @@ class MatcherDuty:
             return self._expire_until(max(time.time_ns(), int(last_timestamp_ns(self._matching.book))))
         if self._expire_until(int(batch["timestamp_ns"][0])):
             return 1
-        batch = batch[: self._count_before_expiry(batch)]
+        count, placed = survey_commands(batch, next_expiry_ns(self._matching.book))
+        batch = batch[:count]
         self._process(batch)
-        self._metrics.count_commands(batch)
+        self._metrics.count_commands(batch, placed)
         self._commands.advance(len(batch))
         crash_point("matcher.after_cursor")
         return len(batch)
@@ -166,21 +168,9 @@ class MatcherDuty:
         for events in chain((first,), pieces):
             self._outlet.publish(events)
             crash_point("matcher.after_publish")
-            self._tables.mark(events)
-            self._metrics.count_events(events)
+            self._metrics.count_events(events, self._tables.mark(events))
         self._tables.write_changed()
         crash_point("matcher.after_tables")
-
-    def _count_before_expiry(self, batch: NDArray[np.void]) -> int:
-        """How many commands are older than the first expiry that could come between them; at least one."""
-        expires_at_ns = batch["expires_at_ns"][batch["kind"] == CommandKind.PLACE]
-        expires_at_ns = expires_at_ns[expires_at_ns > 0]
-        due_ns = int(next_expiry_ns(self._matching.book))
-        if len(expires_at_ns):
-            due_ns = min(due_ns, int(expires_at_ns.min()))
-        if int(batch["timestamp_ns"][-1]) < due_ns:
-            return len(batch)
-        return max(1, int(np.argmax(batch["timestamp_ns"] >= due_ns)))
 
     def _expire_until(self, now_ns: int) -> int:
         if int(next_expiry_ns(self._matching.book)) > now_ns:
@@ -243,18 +233,18 @@ class MatcherMetrics:
         self._sync_latency_us = page.histogram("sync_latency_us")
         self._command_latency_us = page.histogram("command_latency_us")
 
-    def count_commands(self, batch: NDArray[np.void]) -> None:
+    def count_commands(self, batch: NDArray[np.void], placed: int) -> None:
         """Count a batch whose events are published; its latency is from risk's time stamp to now."""
         page = self._page
         page.add(self._commands, len(batch))
-        page.add(self._orders_placed, int(np.count_nonzero(batch["kind"] == CommandKind.PLACE)))
+        page.add(self._orders_placed, placed)
         page.record(self._batch_commands, len(batch))
         page.record(self._command_latency_us, (time.time_ns() - batch["timestamp_ns"]) // 1000)
 
-    def count_events(self, events: NDArray[np.void]) -> None:
+    def count_events(self, events: NDArray[np.void], trades: int) -> None:
         """Count a published piece."""
         self._page.add(self._events, len(events))
-        self._page.add(self._trades, int(np.count_nonzero(events["kind"] == EventKind.TRADED)))
+        self._page.add(self._trades, trades)
 
     def count_sync(self, started_ns: int) -> None:
         """Record how long a sync took that began at ``started_ns`` (perf_counter_ns)."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tradeengine.actors.matcher_survey import survey_events
 from tradeengine.core.book import levels, next_event_sequence, touch
 from tradeengine.core.records import Side
 from tradeengine.core.tables import touch_dtype
@@ -33,17 +34,9 @@ class MatcherTables:
         self._request_version = 0
         self._is_changed = np.zeros(touches.rows, dtype=np.bool_)
 
-    def mark(self, events: NDArray[np.void]) -> None:
-        """Note which symbols these events may have changed."""
-        symbol_ids = events["symbol_id"]
-        if len(symbol_ids) == 1:
-            # The usual case at low load, and a tenth of the price.
-            symbol_id = int(symbol_ids[0])
-            if 0 <= symbol_id < len(self._is_changed):
-                self._is_changed[symbol_id] = True
-            return
-        known = symbol_ids[(symbol_ids >= 0) & (symbol_ids < len(self._is_changed))]
-        self._is_changed[known] = True
+    def mark(self, events: NDArray[np.void]) -> int:
+        """Note which symbols these events may have changed; returns how many of them are trades."""
+        return survey_events(events, self._is_changed)
 
     def write_changed(self) -> None:
         """Write the rows of the symbols that were marked since the last time."""
