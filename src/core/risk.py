@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tradeengine.core.risk_checks import market_symbols
 from tradeengine.core.risk_clients import content_fingerprint
 from tradeengine.core.risk_fold import fold
 from tradeengine.core.risk_layout import COMMAND_WORDS, EVENT_WORDS
@@ -25,7 +26,7 @@ from tradeengine.core.risk_recovery import (
     retake,
     set_last_ids,
 )
-from tradeengine.core.risk_state import RiskLimits, RiskState, balances, make_risk, take_dirty_accounts
+from tradeengine.core.risk_state import RiskLimits, RiskState, balances, make_risk, order_count, take_dirty_accounts
 
 __all__ = [
     "COMMAND_WORDS",
@@ -50,6 +51,8 @@ __all__ = [
     "load_symbols",
     "make_outbox",
     "make_risk",
+    "market_symbols",
+    "order_count",
     "process",
     "retake",
     "set_last_ids",
@@ -63,6 +66,7 @@ def compile_kernels() -> None:
     outbox = make_outbox(1, 1, 1)
     commands = np.zeros((1, COMMAND_WORDS), np.int64)
     process(risk, outbox, commands, np.zeros(0, np.int64), 0, 0, 0, 0, 0, 1)
+    market_symbols(commands, np.zeros(1, np.int64))
     fold(risk, np.zeros((1, EVENT_WORDS), np.int64))
     retake(risk, commands)
     load_orders(risk, np.zeros(0, live_order_dtype))

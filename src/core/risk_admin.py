@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from tradeengine.core.book_state import kernel
 from tradeengine.core.money import UNITS_MAX
 from tradeengine.core.records import (
     ACCOUNT_ID_EXCHANGE,
@@ -56,6 +55,7 @@ from tradeengine.core.risk_state import (
     TOTAL,
     Int64Array,
     RiskState,
+    kernel,
     mark_dirty,
 )
 from tradeengine.core.risk_symbols import is_listed, set_symbol
@@ -133,6 +133,8 @@ def fund(risk: RiskState, command: Int64Array) -> int:
     is_account = ACCOUNT_ID_FIRST_USER <= account_id < len(risk.open_orders) or account_id == ACCOUNT_ID_EXCHANGE
     if not is_account or not 0 <= asset_id < risk.balances.shape[1] or amount_units == 0:
         return FUNDING_REFUSED - _INVALID_REQUEST
+    if not -UNITS_MAX <= amount_units <= UNITS_MAX:
+        return FUNDING_REFUSED - _OUT_OF_RANGE
     # The outside's balance is minus what is inside: this keeps the supply, hence every sum of balances, in range.
     if amount_units > UNITS_MAX + risk.balances[ACCOUNT_ID_OUTSIDE, asset_id, TOTAL]:
         return FUNDING_REFUSED - _OUT_OF_RANGE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from tradeengine.core.book_state import kernel
 from tradeengine.core.ids import SHARD_SHIFT, SHARDS_MAX
 from tradeengine.core.records import ACCOUNT_ID_FIRST_USER, ACCOUNT_ID_NONE, SYMBOL_ID_ALL, Reason
 from tradeengine.core.risk_checks import check_notional, collar_price, cost_units
@@ -46,6 +45,8 @@ from tradeengine.core.risk_state import (
     SYMBOL_SHARD,
     Int64Array,
     RiskState,
+    kernel,
+    leaf,
 )
 from tradeengine.core.risk_symbols import is_listed
 
@@ -58,7 +59,7 @@ _NOT_ABOVE_FILLED: Final = int(Reason.QUANTITY_NOT_ABOVE_FILLED)
 _INSUFFICIENT: Final = int(Reason.INSUFFICIENT_BALANCE)
 
 
-@kernel
+@leaf
 def cancel(risk: RiskState, outbox: Outbox, command: Int64Array) -> int:
     """Answer a CANCEL: forwarded to the order's shard, or a Reason."""
     row = _own_order(risk, command)
@@ -68,6 +69,7 @@ def cancel(risk: RiskState, outbox: Outbox, command: Int64Array) -> int:
     reason = check_room(outbox, shard, FOR_CANCELS)
     if reason:
         return reason
+    command[C_HOLD] = 0  # the matcher's refusal gives back what a command brought along
     forward(outbox, command, shard)
     return DONE
 
@@ -119,7 +121,7 @@ def amend(risk: RiskState, outbox: Outbox, command: Int64Array) -> int:
     return DONE
 
 
-@kernel
+@leaf
 def _own_order(risk: RiskState, command: Int64Array) -> int:
     """Row of the order that a command names, if it is live and its account's; else -1."""
     row = find_order(risk.orders, command[C_ORDER_ID]) if command[C_ORDER_ID] > 0 else -1
@@ -131,7 +133,7 @@ def _own_order(risk: RiskState, command: Int64Array) -> int:
     return row
 
 
-@kernel
+@leaf
 def _name_symbol(risk: RiskState, command: Int64Array, row: int) -> int:
     """Write the order's symbol and side into the command; give its shard."""
     where = risk.orders[row, ORDER_WHERE]

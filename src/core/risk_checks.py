@@ -11,11 +11,11 @@ from typing import Final
 import numpy as np
 
 from tradeengine.core.book_money import DEVIATION_MAX, deviation_ticks, hold_needed
-from tradeengine.core.book_state import kernel, leaf
 from tradeengine.core.money import PPM, UNITS_MAX
 from tradeengine.core.records import (
     CLIENT_ORDER_ID_BYTES_MAX,
     CommandFlag,
+    CommandKind,
     OrderType,
     Reason,
     SelfTradePrevention,
@@ -26,12 +26,14 @@ from tradeengine.core.risk_layout import (
     C_EXPIRES,
     C_FLAGS,
     C_HOLD,
+    C_KIND,
     C_KINDS,
     C_PRICE,
     C_QUANTITY,
     C_SELF_TRADE,
     C_SIDE,
     C_STOP_PRICE,
+    C_SYMBOL,
     C_TIME_IN_FORCE,
     C_TYPE,
     Y_BASE,
@@ -56,9 +58,12 @@ from tradeengine.core.risk_state import (
     SYMBOL_PRICE_TICKS_MAX,
     SYMBOL_TICK_LOT_UNITS,
     Int64Array,
+    kernel,
+    leaf,
 )
 from tradeengine.core.symbols import COLLAR_PPM_MAX, PRICE_TICKS_MAX
 
+_PLACE: Final = int(CommandKind.PLACE)
 _LIMIT: Final = int(OrderType.LIMIT)
 _MARKET: Final = int(OrderType.MARKET)
 _STOP: Final = int(OrderType.STOP)
@@ -90,6 +95,23 @@ _ALLOWED_TIMES: Final = _allowed_times()
 _CLIENT_ID_BYTES: Final = np.array(
     [chr(code).isascii() and (chr(code).isalnum() or chr(code) in "_.:-") for code in range(256)]
 )
+
+
+@kernel
+def market_symbols(commands: Int64Array, symbols: Int64Array) -> int:
+    """List the symbols in which market orders are asked for, each once, into int64[symbols_max]; give their count."""
+    count = 0
+    for row in range(len(commands)):
+        kinds = commands[row, C_KINDS]
+        if get_byte(kinds, C_KIND) == _PLACE and get_byte(kinds, C_TYPE) == _MARKET:
+            symbol_id = get_half(commands[row, C_SYMBOL[0]], C_SYMBOL)
+            known = symbol_id < 0 or symbol_id >= len(symbols)
+            for place in range(count):
+                known = known or symbols[place] == symbol_id
+            if not known:
+                symbols[count] = symbol_id
+                count += 1
+    return count
 
 
 @leaf

@@ -13,7 +13,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeengine.core.book_state import kernel, leaf
 from tradeengine.core.ids import TIMESTAMP_SHIFT
 from tradeengine.core.records import CommandFlag
 from tradeengine.core.risk_layout import (
@@ -58,17 +57,24 @@ from tradeengine.core.risk_state import (
     CLIENT_TAIL,
     Int64Array,
     RiskState,
+    kernel,
+    leaf,
 )
 
 ID_WORDS: Final = 5
 """Words that a client order id lies in; the lower half of the first is another field."""
 _BY_QUOTE: Final = int(CommandFlag.BY_QUOTE)
 _ORDER_FLAGS: Final = int(CommandFlag.POST_ONLY | CommandFlag.BY_QUOTE)
-_SEED_1: Final = 0x1F0A_5B37_61C8_8647
-_SEED_2: Final = 0x3C79_AC49_2BA7_B653
+# Hashes are unsigned: compiled, a signed product that wraps is not defined.
+_SEED_1: Final = np.uint64(0x1F0A_5B37_61C8_8647)
+_SEED_2: Final = np.uint64(0x3C79_AC49_2BA7_B653)
+_FACTOR_1: Final = np.uint64(0x9E37_79B9_7F4A_7C15)
+_FACTOR_2: Final = np.uint64(0xC2B2_AE3D_27D4_EB4F)
+_FOLD_1: Final = np.uint64(29)
+_FOLD_2: Final = np.uint64(32)
 
 
-@kernel
+@leaf
 def find_client_id(risk: RiskState, hashed: int, key: int, now_ms: int) -> int:
     """Row of an id that is remembered and not too old; -1 when there is none. now_ms: on the scale of order ids."""
     index = risk.client_index
@@ -85,7 +91,7 @@ def find_client_id(risk: RiskState, hashed: int, key: int, now_ms: int) -> int:
     return -1
 
 
-@kernel
+@leaf
 def insert_client_id(risk: RiskState, hashed: int, key: int, content: int, order_id: int) -> None:
     """Remember an id as the newest one, and forget what is too old or one too many."""
     scalars = risk.scalars
@@ -112,7 +118,7 @@ def insert_client_id(risk: RiskState, hashed: int, key: int, content: int, order
     index[place] = hashed << 32 | (row + 1)
 
 
-@kernel
+@leaf
 def _forget(risk: RiskState, row: int) -> None:
     """Take a row out of the index, shifting back what its place was in the way of."""
     index = risk.client_index
@@ -141,7 +147,7 @@ def hash_client_id(account_id: int, words: Int64Array, first: int) -> tuple[int,
     for offset in range(1, ID_WORDS):
         one = mix(one, words[first + offset])
         two = mix(two, words[first + offset])
-    return one ^ one >> 32, two << ACCOUNT_BITS | account_id
+    return np.int64(one), np.int64(two) << ACCOUNT_BITS | account_id  # type: ignore[return-value]
 
 
 @leaf
@@ -191,16 +197,16 @@ def _content(symbol: int, kinds: int, price: int, stop: int, quantity: int, expi
     mixed = mix(mix(_SEED_1, symbol), kinds)
     mixed = mix(mix(mixed, price), stop)
     mixed = mix(mix(mixed, quantity), expires)
-    return mix(mixed, budget)
+    return np.int64(mix(mixed, budget))  # type: ignore[return-value]
 
 
 @leaf
-def mix(state: int, value: int) -> int:
-    """Fold a word into a hash. Multiplications wrap; that is meant."""
-    mixed = (state ^ value) * -7046029254386353131
-    mixed ^= mixed >> 29
-    mixed *= -4417276706812531889
-    return mixed ^ mixed >> 32
+def mix(state: np.uint64, value: int) -> np.uint64:
+    """Fold a word into a hash. Products wrap; that is meant."""
+    mixed = (state ^ np.uint64(value)) * _FACTOR_1
+    mixed ^= mixed >> _FOLD_1
+    mixed *= _FACTOR_2
+    return mixed ^ mixed >> _FOLD_2
 
 
 @leaf
@@ -215,12 +221,12 @@ def content_fingerprint(records: NDArray[np.void]) -> Int64Array:
     records: 1-D ``command_dtype`` or ``event_dtype``; both give the same for the same order.
     """
     words = np.ascontiguousarray(records).view(np.int64).reshape(len(records), -1)
-    return _fingerprints(words, words.shape[1] == COMMAND_WORDS)
+    contents = np.empty(len(words), np.int64)
+    _write_fingerprints(words, words.shape[1] == COMMAND_WORDS, contents)
+    return contents
 
 
 @kernel
-def _fingerprints(words: Int64Array, commands: bool) -> Int64Array:
-    contents = np.empty(len(words), np.int64)
+def _write_fingerprints(words: Int64Array, commands: bool, contents: Int64Array) -> None:
     for row in range(len(words)):
         contents[row] = place_content(words[row]) if commands else event_content(words[row])
-    return contents

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from tradeengine.core.book_state import kernel, leaf
 from tradeengine.core.ids import SHARD_SHIFT, SHARDS_MAX
 from tradeengine.core.records import ACCOUNT_ID_EXCHANGE, EventKind, Side
 from tradeengine.core.risk_admin import apply_funding
@@ -79,6 +78,8 @@ from tradeengine.core.risk_state import (
     TOTAL,
     Int64Array,
     RiskState,
+    kernel,
+    leaf,
     mark_dirty,
 )
 from tradeengine.core.risk_symbols import fold_symbol
@@ -127,7 +128,7 @@ def fold(risk: RiskState, events: Int64Array) -> None:
         risk.scalars[LAST_TIMESTAMP_NS] = max(last_ns, risk.scalars[LAST_TIMESTAMP_NS])
 
 
-@kernel
+@leaf
 def _fold_trade(risk: RiskState, event: Int64Array) -> None:
     symbol = risk.symbols[get_half(event[E_SYMBOL[0]], E_SYMBOL)]
     taker_id = get_half(event[E_ACCOUNT[0]], E_ACCOUNT)
@@ -149,7 +150,7 @@ def _fold_trade(risk: RiskState, event: Int64Array) -> None:
     _fold_fill(risk, event[E_ORDER_ID], quantity_lots, event[E_HOLD], event[E_REMAINING])
 
 
-@kernel
+@leaf
 def _fold_fill(risk: RiskState, order_id: int, quantity_lots: int, hold_units: int, remaining_lots: int) -> None:
     row = find_order(risk.orders, order_id)
     if row < 0:
@@ -162,7 +163,7 @@ def _fold_fill(risk: RiskState, order_id: int, quantity_lots: int, hold_units: i
         end_order(risk, row)
 
 
-@kernel
+@leaf
 def _fold_accepted(risk: RiskState, event: Int64Array) -> None:
     row = find_order(risk.orders, event[E_ORDER_ID])
     if row < 0:
@@ -182,7 +183,7 @@ def _fold_rejected(risk: RiskState, event: Int64Array) -> None:
         end_order(risk, row)
 
 
-@kernel
+@leaf
 def _fold_end(risk: RiskState, event: Int64Array) -> None:
     row = find_order(risk.orders, event[E_ORDER_ID])
     if row < 0:

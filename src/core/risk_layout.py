@@ -12,7 +12,6 @@ from typing import Final
 
 import numpy as np
 
-from tradeengine.core.book_state import leaf
 from tradeengine.core.records import (
     COMMAND_BYTES,
     EVENT_BYTES,
@@ -25,6 +24,7 @@ from tradeengine.core.records import (
     symbol_event_dtype,
     word,
 )
+from tradeengine.core.risk_state import leaf
 
 COMMAND_WORDS: Final = COMMAND_BYTES // 8
 EVENT_WORDS: Final = EVENT_BYTES // 8

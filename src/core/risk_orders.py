@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tradeengine.core.book_state import kernel, leaf
+import numpy as np
+
 from tradeengine.core.risk_state import (
     ACCOUNT_BITS,
     HELD,
@@ -27,10 +28,12 @@ from tradeengine.core.risk_state import (
     SYMBOL_SHIFT,
     Int64Array,
     RiskState,
+    leaf,
     mark_dirty,
 )
 
-_MIX: Final = -7046029254386353131  # 2**64 divided by the golden ratio, odd, as int64
+_FACTOR: Final = np.uint64(0x9E37_79B9_7F4A_7C15)  # 2**64 divided by the golden ratio; unsigned, because it wraps
+_HALF: Final = np.uint64(32)
 _ACCOUNT_MASK: Final = (1 << ACCOUNT_BITS) - 1
 _SYMBOL_MASK: Final = (1 << SYMBOL_BITS) - 1
 _PRICE_MASK: Final = (1 << PRICE_BITS) - 1
@@ -48,7 +51,7 @@ def find_order(orders: Int64Array, order_id: int) -> int:
     return -1
 
 
-@kernel
+@leaf
 def insert_order(risk: RiskState, order_id: int) -> int:
     """Take a row for a new order; all its other words are 0. Its caller knows that there is room and no such order."""
     orders = risk.orders
@@ -61,7 +64,7 @@ def insert_order(risk: RiskState, order_id: int) -> int:
     return row
 
 
-@kernel
+@leaf
 def remove_order(risk: RiskState, row: int) -> None:
     """Give back a row. Rows after it may move: no row number outlives this call."""
     orders = risk.orders
@@ -84,8 +87,7 @@ def remove_order(risk: RiskState, row: int) -> None:
 @leaf
 def order_home(order_id: int, mask: int) -> int:
     """Where the search for an order begins."""
-    mixed = order_id * _MIX
-    return ((mixed >> 32) ^ mixed) & mask
+    return np.int64((np.uint64(order_id) * _FACTOR) >> _HALF) & mask  # type: ignore[return-value]
 
 
 @leaf
@@ -145,7 +147,7 @@ def held_asset(risk: RiskState, where: int) -> int:
     return symbol[SYMBOL_BASE] if where & ORDER_SELL else symbol[SYMBOL_QUOTE]  # type: ignore[no-any-return]
 
 
-@kernel
+@leaf
 def end_order(risk: RiskState, row: int) -> None:
     """End an order: it holds nothing any more and counts no more. Rows may move.
 

@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from tradeengine.core.book_state import kernel, leaf
 from tradeengine.core.records import EventFlag, EventKind, Reason
 from tradeengine.core.risk_layout import (
     C_ACCOUNT,
@@ -53,7 +52,7 @@ from tradeengine.core.risk_layout import (
     get_half,
     get_unsigned_half,
 )
-from tradeengine.core.risk_state import SHARD_COUNT, Int64Array, RiskState
+from tradeengine.core.risk_state import SHARD_COUNT, Int64Array, RiskState, kernel, leaf
 
 FOR_ORDERS: Final = 0
 """Column of ``rooms`` and ``gates`` for what adds risk: new orders and amends."""
@@ -136,7 +135,7 @@ def forward_to_all(risk: RiskState, outbox: Outbox, command: Int64Array, taken: 
     return DONE
 
 
-@kernel
+@leaf
 def write_answer(outbox: Outbox, place: int, command: Int64Array, answer: int, sequence: int) -> None:
     """Write the event of a command that reaches no matcher. answer: a Reason, or one of the answers above."""
     event = outbox.events[place]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from tradeengine.core.book_state import kernel, leaf
 from tradeengine.core.ids import COUNTER_MAX, EPOCH_2024_MS, EPOCH_SHIFT, EPOCHS_MAX, SHARD_SHIFT, TIMESTAMP_SHIFT
 from tradeengine.core.records import ACCOUNT_ID_FIRST_USER, CommandFlag, OrderType, Reason, Side
 from tradeengine.core.risk_checks import check_numbers, check_shape, collar_price, cost_units, is_priced, is_stop
@@ -62,6 +61,7 @@ from tradeengine.core.risk_state import (
     TOUCH_BID,
     Int64Array,
     RiskState,
+    leaf,
 )
 from tradeengine.core.risk_symbols import is_listed
 
@@ -78,7 +78,7 @@ _NS_PER_MS: Final = 1_000_000
 _NOT_ENOUGH: Final = -1
 
 
-@kernel
+@leaf
 def place(risk: RiskState, outbox: Outbox, command: Int64Array, now_ns: int) -> int:
     """Answer a PLACE: DONE and forwarded, REPEATED with the original ``order_id``, or a Reason and nothing changed."""
     reason = check_shape(command)
@@ -123,7 +123,7 @@ def place(risk: RiskState, outbox: Outbox, command: Int64Array, now_ns: int) -> 
     return DONE
 
 
-@kernel
+@leaf
 def take_order(risk: RiskState, command: Int64Array) -> None:
     """Count an order among the live ones and take its hold, from a checked PLACE that has its id and hold."""
     kinds = command[C_KINDS]

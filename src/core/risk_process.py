@@ -19,7 +19,6 @@ from __future__ import annotations
 from enum import IntFlag
 from typing import Final
 
-from tradeengine.core.book_state import kernel
 from tradeengine.core.records import CommandKind, Reason
 from tradeengine.core.risk_admin import change_symbol, fund, set_trading_state
 from tradeengine.core.risk_amend import amend, cancel, cancel_all
@@ -36,7 +35,7 @@ from tradeengine.core.risk_layout import (
 )
 from tradeengine.core.risk_outbox import DONE, Outbox, write_answer
 from tradeengine.core.risk_place import place
-from tradeengine.core.risk_state import LAST_TIMESTAMP_NS, Int64Array, RiskState
+from tradeengine.core.risk_state import LAST_TIMESTAMP_NS, Int64Array, RiskState, kernel, leaf
 
 
 class IngressRight(IntFlag):
@@ -65,6 +64,7 @@ _MAY_ADMIN: Final = int(IngressRight.ADMIN)
 _MAY_FUND: Final = int(IngressRight.FUND)
 _INVALID_REQUEST: Final = int(Reason.INVALID_REQUEST)
 _DEADLINE_PASSED: Final = int(Reason.DEADLINE_PASSED)
+_TIME_NS_MAX: Final = 1 << 62
 _NS_PER_MS: Final = 1_000_000
 _RING_MASK: Final = ~(0xFF << C_RING[1])
 
@@ -112,7 +112,7 @@ def process(
     return len(commands), event_count
 
 
-@kernel
+@leaf
 def _decide(
     risk: RiskState, outbox: Outbox, command: Int64Array, taken: int, rights: int, asked_ns: int, now_ns: int
 ) -> int:
@@ -122,6 +122,8 @@ def _decide(
     for_all_shards = kind in (_CANCEL_ALL, _SET_TRADING_STATE)
     if taken and (taken & TAKEN_ANSWERED or not for_all_shards):
         return DONE
+    if not 0 <= asked_ns <= _TIME_NS_MAX:
+        return _INVALID_REQUEST
     deadline_ms = get_unsigned_half(command[C_DEADLINE[0]], C_DEADLINE)
     if deadline_ms != 0 and now_ns - asked_ns > deadline_ms * _NS_PER_MS and not taken:
         return _DEADLINE_PASSED

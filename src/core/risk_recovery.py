@@ -13,7 +13,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeengine.core.book_state import kernel
 from tradeengine.core.ids import EPOCHS_MAX, SHARD_SHIFT, SHARDS_MAX, epoch_of
 from tradeengine.core.records import ACCOUNT_ID_OUTSIDE, CommandKind, OrderType, Side
 from tradeengine.core.risk_clients import hash_client_id, insert_client_id, is_named, place_content
@@ -62,6 +61,7 @@ from tradeengine.core.risk_state import (
     TOTAL,
     Int64Array,
     RiskState,
+    kernel,
     mark_dirty,
 )
 from tradeengine.core.risk_symbols import set_symbol

@@ -7,7 +7,6 @@ restart. ``ring_sequence`` tells which of two is the newer one.
 
 from __future__ import annotations
 
-from tradeengine.core.book_state import kernel, leaf
 from tradeengine.core.risk_layout import (
     C_RING_SEQUENCE,
     C_SYMBOL,
@@ -56,6 +55,8 @@ from tradeengine.core.risk_state import (
     SYMBOL_TICK_LOT_UNITS,
     Int64Array,
     RiskState,
+    kernel,
+    leaf,
 )
 
 

@@ -1,0 +1,274 @@
+"""Risk: decides on every command before a matcher sees it, and learns from every event what became of it.
+
+Each round: look how far the ingress rings are filled; fold all events that there are; then decide on commands up to
+where the look was. So an order that its owner was told of is known here before its cancel is looked at.
+What a round decides is published in this order: commands to the shards, balances, risk's own events, and last the
+ingress cursor. ``risk_restart`` says why, and what a kill between any two of them leads to.
+
+Rule 1: risk never waits. It stands before and behind the matchers, and for all of them: what a shard has no room for
+is refused at once, and while its own event ring is full commands stay where they are. Rule 2: only risk refuses for
+backlog: new orders early, cancels late. Rule 3: balances are written before the event cursors move, so who sees a
+cursor sees the balances too.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import structlog
+
+from tradeengine.actors.risk_gates import Gates
+from tradeengine.actors.risk_metrics import RiskMetrics
+from tradeengine.actors.risk_restart import Snapshot, Taken, restart, words_of
+from tradeengine.actors.risk_rings import RiskRings, rings_of
+from tradeengine.core.records import command_dtype, event_dtype
+from tradeengine.core.risk import (
+    FOR_CANCELS,
+    FOR_ORDERS,
+    Outbox,
+    RiskLimits,
+    RiskState,
+    fold,
+    make_outbox,
+    make_risk,
+    market_symbols,
+    process,
+    take_dirty_accounts,
+)
+from tradeengine.core.tables import ActorState
+from tradeengine.ipc.crashpoints import crash_point
+from tradeengine.ipc.ring_reader import Lapped, RingWatch
+from tradeengine.ipc.seqlock import SeqlockBusy
+from tradeengine.ipc.wiring import run_duty
+from tradeengine.storage.recovery import load_risk_recovery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tradeengine.ipc.metrics import MetricPage
+    from tradeengine.ipc.ring_reader import RingReader
+    from tradeengine.ipc.seqlock import SeqlockTable
+    from tradeengine.ipc.wiring import Wiring
+    from tradeengine.settings import Settings
+
+_MATCHERS_PAUSE_S: Final = 0.01
+
+logger = structlog.get_logger(__name__)
+
+
+def main(wiring: Wiring) -> None:
+    """Recover, then decide and fold until the supervisor asks for an end."""
+    wiring.metrics.set_state(0, "recovering")
+    rings = rings_of(wiring)
+    risk, taken = _recover(wiring, rings)
+    outbox = make_outbox(wiring.shard_count, wiring.settings.limits.symbols_max, rings.batch_count_max)
+    gates = Gates(
+        [reader.ring for reader in rings.events],
+        outbox,
+        wiring.settings.settlement.backlog_events_max,
+        wiring.settings.data_dir,
+        wiring.settings.journal.free_disk_bytes_min,
+    )
+    tables = RiskTables(risk, wiring.table("balances"), wiring.table("touch"))
+    tables.repair()
+    duty = RiskDuty(
+        risk, rings, outbox, tables, gates, wiring.metrics, taken, reserve=wiring.settings.rings.reserve_slots
+    )
+    wiring.metrics.set_state(0, "running")
+    wiring.ready()
+    run_duty(wiring, duty)
+
+
+class RiskDuty:
+    """One round of risk. Calling it returns how many events and commands it took."""
+
+    def __init__(
+        self,
+        risk: RiskState,
+        rings: RiskRings,
+        outbox: Outbox,
+        tables: RiskTables,
+        gates: Gates,
+        metrics: MetricPage,
+        taken: Taken,
+        *,
+        reserve: int,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Join the ends up. taken: from ``restart``. reserve: command slots that only cancels may use."""
+        self._risk = risk
+        self._rings = rings
+        self._outbox = outbox
+        self._tables = tables
+        self._gates = gates
+        self._metrics = RiskMetrics(metrics, risk)
+        self._taken = taken
+        self._reserve = reserve
+        self._clock = clock
+        self._forwards = [commands.reshape(-1).view(command_dtype) for commands in outbox.commands]
+        self._answers = outbox.events.reshape(-1).view(event_dtype)
+        self._batch_count_max = rings.batch_count_max
+
+    def __call__(self) -> int:
+        """Do one round."""
+        heads = [reader.head for reader in self._rings.ingress]
+        count = self._fold_events()
+        self._gates.look()
+        for number, head in enumerate(heads):
+            if head > self._rings.ingress[number].cursor:
+                count += self._take_batch(number, head)
+        self._metrics.look(accepting=self._gates.accepting)
+        return count
+
+    def _fold_events(self) -> int:
+        counts = [self._fold_ring(reader) for reader in self._rings.events]
+        self._tables.write_changed()
+        crash_point("risk.after_fold")
+        for reader, count in zip(self._rings.events, counts, strict=True):
+            if count:
+                reader.advance(count)
+        return sum(counts)
+
+    def _fold_ring(self, reader: RingReader) -> int:
+        """Fold all events up to the head, without passing them; up to the end of the ring's memory at once."""
+        events = reader.poll(reader.ring.capacity)
+        if len(events):
+            fold(self._risk, words_of(events))
+            self._metrics.count_events(len(events))
+        return len(events)
+
+    def _take_batch(self, number: int, head: int) -> int:
+        reader = self._rings.ingress[number]
+        batch = reader.poll(min(head - reader.cursor, self._batch_count_max))
+        words = words_of(batch)
+        self._tables.look_at_touch(words, self._outbox)
+        self._look_at_rooms()
+        own = self._rings.own_events
+        taken = self._taken.of(number, reader.cursor, len(batch))
+        count, answered = process(
+            self._risk,
+            self._outbox,
+            words,
+            taken,
+            number,
+            int(self._rings.rights[number]),
+            reader.cursor,
+            self._clock(),
+            own.head,
+            min(own.free(), len(self._answers)),
+        )
+        self._publish(answered)
+        if count:
+            reader.advance(count)
+            crash_point("risk.after_cursor")
+            self._metrics.count_batch(count, int(self._outbox.counts.sum()), self._answers[:answered])
+        return count
+
+    def _look_at_rooms(self) -> None:
+        outbox = self._outbox
+        outbox.counts[:] = 0
+        for shard, writer in enumerate(self._rings.commands):
+            free = min(writer.free(), self._batch_count_max)
+            outbox.heads[shard] = writer.head
+            outbox.rooms[shard, FOR_CANCELS] = free
+            outbox.rooms[shard, FOR_ORDERS] = min(free, max(0, writer.free() - self._reserve))
+
+    def _publish(self, answered: int) -> None:
+        for shard, writer in enumerate(self._rings.commands):
+            count = self._outbox.counts[shard]
+            if count:
+                writer.publish(self._forwards[shard][:count])
+                crash_point("risk.after_forward")
+        self._tables.write_changed()
+        if answered:
+            self._rings.own_events.publish(self._answers[:answered])
+            crash_point("risk.after_events")
+
+
+class RiskTables:
+    """The tables that risk writes (balances) and reads (touch)."""
+
+    def __init__(self, risk: RiskState, balances: SeqlockTable, touch: SeqlockTable) -> None:
+        self._risk = risk
+        self._balances = balances
+        self._touch = touch
+        self._symbols = np.zeros(len(risk.symbols), np.int64)
+
+    def write_changed(self) -> None:
+        """Write the balances of every account in which something changed."""
+        accounts = take_dirty_accounts(self._risk)
+        if len(accounts):
+            self._write(accounts)
+
+    def repair(self) -> None:
+        """Write what a dead risk may have left half written, and everything that is known now."""
+        self._write(np.union1d(take_dirty_accounts(self._risk), self._balances.torn_rows()).astype(np.int64))
+
+    def _write(self, accounts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+        rows = np.empty(len(accounts), self._balances.dtype)
+        rows["units"] = self._risk.balances[accounts]
+        self._balances.write_rows(accounts, rows)
+
+    def look_at_touch(self, commands: np.ndarray[tuple[int, int], np.dtype[np.int64]], outbox: Outbox) -> None:
+        """Read best bid and ask of the symbols in which market orders are asked for."""
+        count = market_symbols(commands, self._symbols)
+        if not count:
+            return
+        symbols = self._symbols[:count]
+        try:
+            rows = self._touch.read_rows(symbols)
+        except SeqlockBusy:
+            return  # its matcher died writing it: what was read before is as good as anything until it is back
+        outbox.touch[symbols, 0] = rows["best_bid_ticks"]
+        outbox.touch[symbols, 1] = rows["best_ask_ticks"]
+
+
+def limits_of(settings: Settings) -> RiskLimits:
+    """Sizes of risk's state: the books' orders of all shards together."""
+    limits = settings.limits
+    return RiskLimits(
+        accounts_max=limits.accounts_max,
+        assets_max=limits.assets_max,
+        symbols_max=limits.symbols_max,
+        orders_max=limits.orders_max * settings.engine.shards,
+        client_ids_max=limits.client_ids_max,
+        open_orders_max=limits.open_orders_max,
+        shards=settings.engine.shards,
+    )
+
+
+def _recover(wiring: Wiring, rings: RiskRings) -> tuple[RiskState, Taken]:
+    started_s = time.monotonic()
+    settings = wiring.settings
+
+    def load() -> Snapshot:
+        return load_risk_recovery(settings.database.dsn, settings.limits.client_ids_max)
+
+    while True:
+        risk = make_risk(limits_of(settings))
+        try:
+            taken = restart(risk, rings, load, lambda: _matchers_ready(wiring, rings))
+        except Lapped as lapped:
+            # Settlement went on between our look at its cursor and the snapshot; the next snapshot is newer.
+            logger.warning("recovery begins anew", reason=str(lapped))
+            continue
+        logger.info("recovered", commands_passed_over=len(taken), duration_s=round(time.monotonic() - started_s, 3))
+        return risk, taken
+
+
+def _matchers_ready(wiring: Wiring, rings: RiskRings) -> bool:
+    """Whether each matcher whose command ring is still unused has replayed its journal; pauses when not.
+
+    A used command ring says that risk has worked in this engine before, so the matcher had replayed. What it has not
+    published since is in the command ring.
+    """
+    unused = [shard for shard, writer in enumerate(rings.commands) if writer.head == writer.ring.first_sequence]
+    actors = wiring.table("actors").read_rows(range(wiring.table("actors").rows))
+    states = {row["name"].decode(): int(row["state"]) for row in actors}
+    if wiring.stopping() or all(states.get(f"matcher-{shard}") == ActorState.READY for shard in unused):
+        return True
+    wiring.metrics.heartbeat()
+    wiring.doorbell.wait(_MATCHERS_PAUSE_S, RingWatch(rings.events))
+    return False

@@ -1,0 +1,71 @@
+"""Whether new orders, and whether cancels, may go to each shard now: unsettled events and free disk decide.
+
+Past a threshold of events that settlement has not committed, new orders are refused; cancels pass until only a last
+part of the event ring is left, so that what has been let in before always finds room. Below a low-water mark of free
+disk new orders are refused too, and cancels are not.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from tradeengine.core.records import Reason
+from tradeengine.core.risk import FOR_CANCELS, FOR_ORDERS, Outbox
+from tradeengine.ipc.atomics import load_word
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tradeengine.ipc.ring import Ring
+
+_DISK_INTERVAL_S: Final = 1.0
+_BACKLOG: Final = int(Reason.SETTLEMENT_BACKLOG)
+_OVERLOADED: Final = int(Reason.ENGINE_OVERLOADED)
+
+
+class Gates:
+    """Looks, and writes the outbox's gates."""
+
+    def __init__(
+        self, event_rings: Sequence[Ring], outbox: Outbox, backlog_max: int, directory: Path, free_bytes_min: int
+    ) -> None:
+        """event_rings: by shard. backlog_max: unsettled events of a shard, at most an eighth less than its ring."""
+        self._outbox = outbox
+        self._cursors = [(ring.head_address, _settled_address(ring)) for ring in event_rings]
+        self._limits = [(min(backlog_max, ring.capacity * 3 // 4), ring.capacity * 7 // 8) for ring in event_rings]
+        self._directory = directory
+        self._free_bytes_min = free_bytes_min
+        self._looked_s = -_DISK_INTERVAL_S
+        self._disk_low = False
+
+    def look(self) -> None:
+        """Set every gate anew."""
+        self._look_at_disk()
+        gates = self._outbox.gates
+        for shard, (head, settled) in enumerate(self._cursors):
+            backlog = load_word(head) - load_word(settled)
+            orders_max, cancels_max = self._limits[shard]
+            closed = _OVERLOADED if self._disk_low else 0
+            gates[shard, FOR_ORDERS] = _BACKLOG if backlog > orders_max else closed
+            gates[shard, FOR_CANCELS] = _BACKLOG if backlog > cancels_max else 0
+
+    @property
+    def accepting(self) -> bool:
+        """Whether every shard takes new orders."""
+        return not self._outbox.gates[:, FOR_ORDERS].any()
+
+    def _look_at_disk(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._looked_s < _DISK_INTERVAL_S:
+            return
+        self._looked_s = now_s
+        disk = os.statvfs(self._directory)
+        self._disk_low = disk.f_bavail * disk.f_frsize < self._free_bytes_min
+
+
+def _settled_address(ring: Ring) -> int:
+    (index,) = (index for index, reader in enumerate(ring.readers) if reader.name == "settlement")
+    return ring.cursor_address(index)

@@ -1,0 +1,184 @@
+"""Risk's restart: from what PostgreSQL has committed, over the events after it, to the commands still on their way.
+
+1. The gating cursors go back to settlement's. From then on no event that PostgreSQL lacks can be overwritten.
+2. One snapshot of the database: balances, live orders, client order ids, symbols, funding, and its cursors.
+3. The events after these cursors, from the rings, until every matcher has replayed its journal and published.
+4. The commands that the command rings hold behind the last event: their holds are taken again, nothing is forwarded.
+5. The commands of ingress rings, from their cursors on: those that a command ring or risk's own event ring has
+   already (risk died after publishing and before passing them) are passed over, each by name.
+
+Rule 1: risk publishes a batch's commands, then its events, then passes the batch; one batch at a time. So what step 5
+must look back over is the last batch of each ring at most, and a repeat is never answered before its order is on its
+way. Rule 2: nothing is waited for except matchers that have not been heard of since the engine started; a matcher
+that died since stops only its own symbols.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from tradeengine.actors.risk_rings import RiskRings, settled_sequence
+from tradeengine.core.risk import (
+    TAKEN_ANSWERED,
+    RiskState,
+    begin_epoch,
+    fold,
+    load_balances,
+    load_client_ids,
+    load_orders,
+    load_symbols,
+    retake,
+    set_last_ids,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from tradeengine.ipc.ring import Ring
+    from tradeengine.ipc.ring_reader import RingReader
+
+RISK_SHARD: Final = -1
+"""Under which risk's own event ring has its settlement cursor."""
+_PIECE_COUNT: Final = 4096
+
+
+class Snapshot(Protocol):
+    """What the database says, as of one moment."""
+
+    symbols: NDArray[np.void]
+    """Listed ones: the fields of ``symbol_command_dtype``."""
+    account_ids: NDArray[np.int64]
+    asset_ids: NDArray[np.int64]
+    total_units: NDArray[np.int64]
+    orders: NDArray[np.void]
+    """Live ones: ``live_order_dtype``."""
+    client_ids: NDArray[np.void]
+    """The oldest first: ``client_id_dtype``."""
+    funding_number: int
+    last_order_id: int
+    cursors: Mapping[int, int]
+    """Sequence of the next event to settle, by shard; -1: risk's own ring."""
+
+
+class Taken:
+    """Commands that left an ingress ring before risk died, though the ring's cursor does not say so yet."""
+
+    def __init__(self, rings: RiskRings) -> None:
+        """Look back over the last batch of every ring that risk writes."""
+        self._masks: dict[tuple[int, int], int] = {}
+        for shard, writer in enumerate(rings.commands):
+            self._note(rings, last_records(writer.ring, rings.batch_count_max), 1 << shard)
+        self._note(rings, last_records(rings.own_events.ring, rings.batch_count_max), TAKEN_ANSWERED)
+
+    def _note(self, rings: RiskRings, records: NDArray[np.void], bit: int) -> None:
+        for ingress_ring, sequence in zip(records["ingress_ring"], records["ingress_sequence"], strict=True):
+            if ingress_ring < len(rings.ingress) and sequence >= rings.ingress[ingress_ring].cursor:
+                name = (int(ingress_ring), int(sequence))
+                self._masks[name] = self._masks.get(name, 0) | bit
+
+    def of(self, ingress_ring: int, first: int, count: int) -> NDArray[np.int64]:
+        """Give the masks of a batch for ``process``, and forget them; empty when there are none left at all."""
+        if not self._masks:
+            return np.zeros(0, np.int64)
+        names = ((ingress_ring, first + place) for place in range(count))
+        return np.array([self._masks.pop(name, 0) for name in names], np.int64)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+
+def restart(
+    risk: RiskState, rings: RiskRings, load: Callable[[], Snapshot], matchers_ready: Callable[[], bool]
+) -> Taken:
+    """Bring an empty state to where risk was, and all event readers to the heads.
+
+    load: one snapshot of the database; called after the cursors went back. matchers_ready: asked again and again, may
+    pause; True once every matcher that this engine has not heard of yet has published all that its journal holds.
+    Raises Lapped when events were overwritten after all: begin anew with an empty state.
+    """
+    for reader in rings.events:
+        reader.seek(min(settled_sequence(reader.ring), reader.head))
+    snapshot = load()
+    load_snapshot(risk, snapshot)
+    fold_own_events(risk, rings.own_events.ring, snapshot.cursors.get(RISK_SHARD, 0))
+    for shard, reader in enumerate(rings.events):
+        reader.seek(max(reader.cursor, snapshot.cursors.get(shard, 0)))
+    answered = [last_answered(reader) for reader in rings.events]
+    while True:
+        # Asked first: what a matcher published before it was ready is then among the events.
+        ready = matchers_ready()
+        for shard, reader in enumerate(rings.events):
+            answered[shard] = max(answered[shard], fold_new_events(risk, reader))
+        if ready:
+            break
+    for shard, writer in enumerate(rings.commands):
+        retake_commands(risk, writer.ring, answered[shard] + 1)
+    begin_epoch(risk)
+    return Taken(rings)
+
+
+def load_snapshot(risk: RiskState, snapshot: Snapshot) -> None:
+    """Take over what the database says."""
+    load_symbols(risk, snapshot.symbols)
+    load_balances(risk, snapshot.account_ids, snapshot.asset_ids, snapshot.total_units)
+    load_orders(risk, snapshot.orders)
+    load_client_ids(risk, snapshot.client_ids)
+    set_last_ids(risk, snapshot.last_order_id, snapshot.funding_number, 0)
+
+
+def fold_own_events(risk: RiskState, ring: Ring, first: int) -> None:
+    """Fold what risk itself had published from ``first`` on: deposits and withdrawals."""
+    head = ring.head
+    for start in range(first, head, _PIECE_COUNT):
+        fold_records(risk, ring.slots(start, min(_PIECE_COUNT, head - start)))
+
+
+def last_answered(reader: RingReader) -> int:
+    """Place in the command ring of the command behind the last event before the reader's cursor; -1: none is known.
+
+    None is known only while the ring has had no event yet; then no command of this engine was answered.
+    """
+    if reader.cursor <= reader.ring.first_sequence:
+        return -1
+    return int(reader.ring.slots(reader.cursor - 1, 1)["ring_sequence"][0])
+
+
+def fold_new_events(risk: RiskState, reader: RingReader) -> int:
+    """Fold a shard's events up to the head, as verified copies; give the last one's ``ring_sequence``, -1: no event.
+
+    Raises Lapped.
+    """
+    answered = -1
+    while len(events := reader.poll_copy()):
+        fold_records(risk, events)
+        answered = int(events["ring_sequence"][-1])
+        reader.advance(len(events))
+    return answered
+
+
+def fold_records(risk: RiskState, events: NDArray[np.void]) -> None:
+    """``fold`` for records of ``event_dtype``."""
+    fold(risk, words_of(events))
+
+
+def retake_commands(risk: RiskState, ring: Ring, first: int) -> None:
+    """Take again what a shard's commands hold from ``first`` in its ring on: their events are still to come."""
+    first = max(first, ring.first_sequence)
+    if first < ring.head:
+        retake(risk, words_of(ring.slots(first, ring.head - first)))
+
+
+def last_records(ring: Ring, count: int) -> NDArray[np.void]:
+    """Copy the last records of a ring: ``count`` or as many as it holds."""
+    head = ring.head
+    first = max(ring.oldest, head - count)
+    return ring.slots(first, head - first)
+
+
+def words_of(records: Any) -> NDArray[np.int64]:
+    """See records as int64 words, one row each."""
+    return records.view(np.int64).reshape(len(records), records.dtype.itemsize // 8)  # type: ignore[no-any-return]

@@ -1,0 +1,66 @@
+"""The rings that risk stands between, by what it does with them, and what comes with each batch.
+
+An ingress ring's name says who writes it, and that says what its commands may ask for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tradeengine.core.risk import IngressRight
+
+if TYPE_CHECKING:
+    from tradeengine.ipc.ring import Ring, RingWriter
+    from tradeengine.ipc.ring_reader import RingReader
+    from tradeengine.ipc.wiring import Wiring
+
+BATCH_COUNT_MAX: Final = 1024
+"""Commands of one ingress ring that are decided and published at once: enough to spread the cost of a call, few enough
+that one busy ring does not hold up the others."""
+
+
+@dataclass(frozen=True)
+class RiskRings:
+    """Risk's ends of its rings. ``ingress`` in the order of ``ingress_ring``; ``commands`` and ``events`` by shard."""
+
+    ingress: tuple[RingReader, ...]
+    rights: tuple[IngressRight, ...]
+    commands: tuple[RingWriter, ...]
+    events: tuple[RingReader, ...]
+    own_events: RingWriter
+
+    @property
+    def batch_count_max(self) -> int:
+        """Largest batch: twice that must fit every ring that risk writes, so that a restart can look back over it."""
+        capacities = [writer.ring.capacity for writer in (*self.commands, self.own_events)]
+        return min(BATCH_COUNT_MAX, *(capacity // 2 for capacity in capacities))
+
+
+def rings_of(wiring: Wiring) -> RiskRings:
+    """Join up with all rings of risk."""
+    shards = range(wiring.shard_count)
+    return RiskRings(
+        ingress=tuple(wiring.ring_reader(name) for name in wiring.ingress_rings),
+        rights=tuple(rights_of(name) for name in wiring.ingress_rings),
+        commands=tuple(wiring.ring_writer(f"commands.{shard}") for shard in shards),
+        events=tuple(wiring.ring_reader(f"events.{shard}") for shard in shards),
+        own_events=wiring.ring_writer("events.risk"),
+    )
+
+
+def rights_of(ingress_name: str) -> IngressRight:
+    """Say what the commands of an ingress ring may ask for.
+
+    Money comes and goes only through settlement, which numbers it. All others are trusted to have authenticated the
+    account that they name: fronts by its token, local clients because only the engine's own user can be one.
+    """
+    if ingress_name == "ingress.settlement":
+        return IngressRight.FUND
+    return IngressRight.TRADE | IngressRight.ADMIN
+
+
+def settled_sequence(ring: Ring) -> int:
+    """Sequence of the first event that PostgreSQL does not have, as settlement announces it."""
+    (cursor,) = (reader.cursor for reader in ring.statistics().readers if reader.name == "settlement")
+    return cursor
