@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from tradeengine.core.hashing import HASH_START
 from tradeengine.core.records import command_dtype
+from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.storage.journal_files import FileOperations, create_file, rename_durably, write_all
 from tradeengine.storage.journal_format import (
     GROUP_COMMANDS,
@@ -199,9 +200,11 @@ class Journal:
             fd = create_file(
                 self._files, path.with_suffix(SUCCESSOR_SUFFIX), [header.pack()], self._settings.segment_bytes
             )
+            crash_point("journal.after_successor")
             write_all(self._files, self._fd, [seal, TRAILER], self._offset)
             self._files.truncate(self._fd, self._offset + SEAL_BYTES)
             self._files.datasync(self._fd)
+            crash_point("journal.after_seal")
             rename_durably(self._files, path.with_suffix(SUCCESSOR_SUFFIX), path)
         except OSError as error:
             raise self._fail(error) from error

@@ -43,9 +43,11 @@ DEATHS = (
     ("matcher.after_tables:2", 100),
     ("matcher.after_cursor:3", 100),
     ("matcher.before_roll:1", 600),
+    ("journal.after_successor:1", 600),
+    ("journal.after_seal:1", 600),
     ("matcher.after_roll:1", 600),
 )
-COUNT = 2200
+COUNT = 3400
 
 
 @dataclass
@@ -164,7 +166,7 @@ def expected(commands: NDArray[np.void], tmp_path_factory: pytest.TempPathFactor
 
 
 def test_killed_at_every_step(tmp_path: Path, commands: NDArray[np.void], expected: NDArray[np.void]) -> None:
-    """A matcher killed between any two of its steps, eight times over, publishes what an uninterrupted one does."""
+    """A matcher killed between any two of its steps, ten times over, publishes what an uninterrupted one does."""
     engine = Engine(settings_for(tmp_path))
     taken = []
     fed = 0
