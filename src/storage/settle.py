@@ -80,7 +80,20 @@ class Settler:
     """One connection that settles. ``cursors`` is what the database has committed, by shard; -1 is risk's ring."""
 
     def __init__(self, connection: psycopg.Connection[Any], shards: int) -> None:
-        """Take the connection over. Raises DatabaseInUse, MigrationError, psycopg.Error."""
+        """Take the connection over, and close it when that fails.
+
+        Raises DatabaseInUse, MigrationError, psycopg.Error.
+        """
+        self.connection = connection
+        self._symbols = SymbolUnits()
+        try:
+            self._begin(shards)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _begin(self, shards: int) -> None:
+        connection = self.connection
         check_server(connection)
         connection.autocommit = True
         for statement in _SESSION:
@@ -88,10 +101,8 @@ class Settler:
         if connection.execute("SELECT pg_try_advisory_lock(%s)", (ENGINE_LOCK_KEY,)).fetchone() != (True,):
             raise DatabaseInUse("another engine settles into this database: end it first")
         register_arrays(connection)
-        self.connection = connection
         self.partitions = Partitions(connection)
         self.cursors = self._open_cursors(shards)
-        self._symbols = SymbolUnits()
         for row in connection.execute("SELECT id, base_asset_id, quote_asset_id, lot_units FROM symbols"):
             self._symbols.put(*row)
 
