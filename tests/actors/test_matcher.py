@@ -16,7 +16,7 @@ from tradeengine.actors.matcher_recovery import RecoveryRefused
 from tradeengine.core.book import levels, state_hash
 from tradeengine.core.records import CommandKind, EventKind, Side
 from tradeengine.storage.journal import JournalFailed
-from tradeengine.storage.journal_read import journal_end, list_segments, read_groups
+from tradeengine.storage.journal_read import journal_end, list_segments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -213,6 +213,7 @@ def test_whole_start_opens_the_ring_at_the_settled_cursor(
         bench = Bench(tmp_path, settled=settled, first_ring_sequence=end.next_ring_sequence)
         shard = start(bench)
         assert same(bench.take(), expected[settled:])
+        assert [int(bench.touch.read(symbol_id)["listed"]) for symbol_id in range(SYMBOLS)] == [1] * SYMBOLS
         assert state_hash(shard.recovered.matching.book) == book_hash
         shard.die()
 
@@ -283,14 +284,18 @@ def test_replay_that_differs_stops(tmp_path: Path, commands: NDArray[np.void]) -
 
 
 def test_segments_carry_the_hash_over_all_events(tmp_path: Path, commands: NDArray[np.void]) -> None:
-    """Each segment opens with the hashes of events and book at that point, and a replay checks them."""
-    bench, shard = run_to_the_end(tmp_path, commands)
+    """A replay that does not give the hash with which a segment was opened stops, on a whole new start too."""
+    bench = Bench(tmp_path)
+    shard = start(bench)
+    run_all(shard, commands[:300])
+    shard.recovered.matching.event_hash ^= 1
+    run_all(shard, commands[300:])
     shard.die()
     segments = list_segments(bench.place.journal_dir)
-    assert len(segments) > 2
-    assert len({segment.header.event_hash for segment in segments}) == len(segments)
-    for _, batch in read_groups(bench.place.journal_dir, 0):
-        assert len(batch)
+    assert len({segment.header.event_hash for segment in segments}) == len(segments) > 2
+    end = journal_end(bench.place.journal_dir)
+    with pytest.raises(ReplayDiffers, match="gives other events than were published"):
+        start(Bench(tmp_path, first_ring_sequence=end.next_ring_sequence))
 
 
 def test_expiry_waits_for_nobody(tmp_path: Path) -> None:
