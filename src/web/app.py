@@ -13,6 +13,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from tradeengine.web import openapi
+from tradeengine.web.connection import HttpConnection
 from tradeengine.web.envelope import failure, request_id
 from tradeengine.web.errors import ApiError
 from tradeengine.web.front import Front
@@ -28,6 +29,7 @@ class FrontApp(QuartTrio):
     """A Quart application that knows its front."""
 
     front: Front
+    asgi_http_class = HttpConnection  # type: ignore[assignment]  # the annotation of the base names the class itself
 
 
 def create_app(front: Front) -> FrontApp:

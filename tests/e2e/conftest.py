@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.e2e.users import User, make_user
+from tests.e2e.users import NewUser, User, make_user
 from tests.engines import Engine
 
 FUNDS = {
@@ -38,8 +38,20 @@ def bob(engine: Engine) -> Iterator[User]:
 
 
 @pytest.fixture
-def stranger(engine: Engine) -> Iterator[User]:
+def new_user(engine: Engine) -> Iterator[NewUser]:
+    """Give a maker of users that are the test's own: ``new_user("carol", BTC="2")``."""
+    made: list[User] = []
+
+    def make(prefix: str, **funds: str) -> User:
+        made.append(make_user(engine, prefix, funds))
+        return made[-1]
+
+    yield make
+    for user in made:
+        user.http.close()
+
+
+@pytest.fixture
+def stranger(new_user: NewUser) -> User:
     """Give a new user without money."""
-    user = make_user(engine, "stranger")
-    yield user
-    user.http.close()
+    return new_user("stranger")

@@ -10,8 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.e2e.users import User, make_user
-from tests.engines import Engine
+from tests.e2e.users import NewUser, User
 
 
 def test_an_orders_life(alice: User) -> None:
@@ -109,11 +108,8 @@ def test_immediate_orders_leave_nothing(alice: User, bob: User) -> None:
     """IOC cancels its rest, or all of it when nothing fills; a market order in an empty book has no liquidity."""
     bob.place(symbol="SOL/USDT", side="sell", quantity="1", price="151")
     part = alice.place(symbol="SOL/USDT", quantity="3", price="151", time_in_force="ioc")["order"]
-    assert (part["status"], part["status_reason"], Decimal(part["filled_quantity"])) == (
-        "cancelled",
-        "IOC_REMAINDER",
-        1,
-    )
+    assert (part["status"], part["status_reason"]) == ("cancelled", "IOC_REMAINDER")
+    assert Decimal(part["filled_quantity"]) == 1
     none = alice.place(symbol="SOL/USDT", quantity="3", price="151", time_in_force="ioc")["order"]
     assert (none["status"], none["status_reason"]) == ("cancelled", "IOC_NOT_FILLED")
     empty = alice.place(symbol="SOL/USDT", type="market", quantity="3")["order"]
@@ -205,9 +201,9 @@ def test_amend_changes_what_it_says(alice: User) -> None:
     alice.call("DELETE", f"/orders/{order['id']}")
 
 
-def test_mass_cancel_ends_own_orders_of_one_symbol(engine: Engine, bob: User) -> None:
+def test_mass_cancel_ends_own_orders_of_one_symbol(new_user: NewUser, bob: User) -> None:
     """Cancelling by symbol ends that symbol's own orders; without a symbol, all of one's own, and nobody else's."""
-    carol = make_user(engine, "carol", {"USDT": "100000"})
+    carol = new_user("carol", USDT="100000")
     ids = {
         symbol: [carol.place(symbol=symbol, quantity="10", price=price)["order"]["id"] for _ in range(3)]
         for symbol, price in (("LINK/USDT", "9"), ("LTC/USDT", "60"))
@@ -220,9 +216,9 @@ def test_mass_cancel_ends_own_orders_of_one_symbol(engine: Engine, bob: User) ->
     bob.call("DELETE", f"/orders/{others['id']}")
 
 
-def test_pages_of_orders_are_complete(engine: Engine) -> None:
+def test_pages_of_orders_are_complete(new_user: NewUser) -> None:
     """Following the cursor meets every order once, newest first, also while new ones come."""
-    dave = make_user(engine, "dave", {"USDT": "100000"})
+    dave = new_user("dave", USDT="100000")
     ids = [dave.place(symbol="LINK/USDT", quantity="1", price="8")["order"]["id"] for _ in range(7)]
     seen: list[str] = []
     cursor: str | None = ""

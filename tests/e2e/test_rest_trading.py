@@ -8,26 +8,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from tests.e2e.users import User, make_user
+from tests.e2e.users import NewUser, User
 from tests.engines import Engine
 
 from tradeengine.storage.embedded import running_embedded
-
-
-@pytest.fixture
-def seller(engine: Engine) -> Iterator[User]:
-    """Give a user with exactly two BTC."""
-    user = make_user(engine, "seller", {"BTC": "2"})
-    yield user
-    user.http.close()
-
-
-@pytest.fixture
-def buyer(engine: Engine) -> Iterator[User]:
-    """Give a user with exactly 200,000 USDT."""
-    user = make_user(engine, "buyer", {"USDT": "200000"})
-    yield user
-    user.http.close()
 
 
 @pytest.fixture
@@ -39,10 +23,9 @@ def database(engine: Engine) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
-def test_two_users_trade_to_the_last_unit(
-    seller: User, buyer: User, database: psycopg.Connection[Any], engine: Engine
-) -> None:
+def test_two_users_trade_to_the_last_unit(new_user: NewUser, database: psycopg.Connection[Any]) -> None:
     """A maker sells in two fills: orders, trades, fees, balances and the ledger agree with arithmetic by hand."""
+    seller, buyer = new_user("seller", BTC="2"), new_user("buyer", USDT="200000")
     resting = seller.place(symbol="BTC/USDT", side="sell", quantity="1.5", price="50000.00")["order"]
     assert seller.balances()["BTC"] == (Decimal(2), Decimal("0.5"), Decimal("1.5"))
 
@@ -82,7 +65,6 @@ def test_two_users_trade_to_the_last_unit(
     cancelled = seller.call("DELETE", f"/orders/{resting['id']}")["order"]
     assert (cancelled["status"], cancelled["filled_quantity"]) == ("cancelled", "1.33334")
     assert seller.balances()["BTC"] == (Decimal("0.66666"), Decimal("0.66666"), Decimal(0))
-    assert engine.process.poll() is None
 
 
 def check_ledger(database: psycopg.Connection[Any], users: dict[str, Any]) -> None:
@@ -104,14 +86,14 @@ def check_ledger(database: psycopg.Connection[Any], users: dict[str, Any]) -> No
         assert posted == {asset: total for asset, (total, _, _) in balances.items() if total or asset in posted}
 
 
-def test_ten_fills_cost_the_fee_of_one(engine: Engine) -> None:
+def test_ten_fills_cost_the_fee_of_one(new_user: NewUser) -> None:
     """An order that is filled in ten pieces pays the fee that it would pay in one."""
-    maker, taker = make_user(engine, "pieces", {"SOL": "10"}), make_user(engine, "whole", {"USDT": "10000"})
+    maker, taker = new_user("pieces", AVAX="10"), new_user("whole", USDT="10000")
     for _ in range(10):
-        maker.place(symbol="SOL/USDT", side="sell", quantity="0.333", price="33.33")
-    data = taker.place(symbol="SOL/USDT", quantity="3.33", price="33.33")
+        maker.place(symbol="AVAX/USDT", side="sell", quantity="0.33", price="33.333")
+    data = taker.place(symbol="AVAX/USDT", quantity="3.3", price="33.333")
     assert len(data["trades"]) == 10
-    notional = Decimal("3.33") * Decimal("33.33")
+    notional = Decimal("3.3") * Decimal("33.333")
     unit = Decimal("0.00000001")
     fee = (notional * Decimal("0.001")).quantize(unit, "ROUND_CEILING")
     assert Decimal(data["order"]["fee_paid"]) == sum(Decimal(trade["fee"]) for trade in data["trades"]) == fee

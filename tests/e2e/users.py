@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -18,6 +18,7 @@ from tradeengine.web.auth import issue_token
 _numbers = itertools.count()
 
 Json = dict[str, Any]
+NewUser = Callable[..., "User"]
 
 
 @dataclass

@@ -50,7 +50,7 @@ def find_operation(description: dict[str, Any], method: str, path: str) -> tuple
     plain = path.partition("?")[0]
     found = []
     for template, operations in description["paths"].items():
-        pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))
+        pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template).replace(r"\{symbol\}", ".+"))
         if re.fullmatch(pattern, plain) and method.lower() in operations:
             found.append((template.count("{"), template, operations[method.lower()]))
     _, template, operation = min(found, key=lambda match: match[0])
