@@ -33,9 +33,8 @@ def table(connection: psycopg.Connection) -> psycopg.Connection:
 
 
 def _columns(random: np.random.Generator) -> dict[str, Column]:
-    words = np.array(
-        [bytes(random.choice(list(b"abcXYZ0189_.:-"), random.integers(0, 37))) for _ in range(COUNT)], "S36"
-    )
+    letters = np.frombuffer(b"abcXYZ0189_.:-", np.uint8)
+    words = np.array([random.choice(letters, random.integers(0, 37)).tobytes() for _ in range(COUNT)], "S36")
     return {
         "a": int8(random.integers(-(2**63), 2**63 - 1, COUNT), random.random(COUNT) < 0.2),
         "b": int4(random.integers(-(2**31), 2**31 - 1, COUNT)),
