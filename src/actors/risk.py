@@ -21,7 +21,7 @@ import structlog
 
 from tradeengine.actors.risk_gates import Gates
 from tradeengine.actors.risk_metrics import RiskMetrics
-from tradeengine.actors.risk_restart import Snapshot, Taken, restart, words_of
+from tradeengine.actors.risk_restart import Taken, restart, words_of
 from tradeengine.actors.risk_rings import RiskRings, rings_of
 from tradeengine.core.records import command_dtype, event_dtype
 from tradeengine.core.risk import (
@@ -42,7 +42,7 @@ from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.ring_reader import Lapped, RingWatch
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.ipc.wiring import run_duty
-from tradeengine.storage.recovery import load_risk_recovery
+from tradeengine.storage.recovery import RiskRecovery, load_risk_recovery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -243,7 +243,7 @@ def _recover(wiring: Wiring, rings: RiskRings) -> tuple[RiskState, Taken]:
     started_s = time.monotonic()
     settings = wiring.settings
 
-    def load() -> Snapshot:
+    def load() -> RiskRecovery:
         return load_risk_recovery(settings.database.dsn, settings.limits.client_ids_max)
 
     while True:

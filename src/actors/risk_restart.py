@@ -15,7 +15,7 @@ that died since stops only its own symbols.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -34,34 +34,17 @@ from tradeengine.core.risk import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
     from tradeengine.ipc.ring import Ring
     from tradeengine.ipc.ring_reader import RingReader
+    from tradeengine.storage.recovery import RiskRecovery
 
 RISK_SHARD: Final = -1
 """Under which risk's own event ring has its settlement cursor."""
 _PIECE_COUNT: Final = 4096
-
-
-class Snapshot(Protocol):
-    """What the database says, as of one moment."""
-
-    symbols: NDArray[np.void]
-    """Listed ones: the fields of ``symbol_command_dtype``."""
-    account_ids: NDArray[np.int64]
-    asset_ids: NDArray[np.int64]
-    total_units: NDArray[np.int64]
-    orders: NDArray[np.void]
-    """Live ones: ``live_order_dtype``."""
-    client_ids: NDArray[np.void]
-    """The oldest first: ``client_id_dtype``."""
-    funding_number: int
-    last_order_id: int
-    cursors: Mapping[int, int]
-    """Sequence of the next event to settle, by shard; -1: risk's own ring."""
 
 
 class Taken:
@@ -92,7 +75,7 @@ class Taken:
 
 
 def restart(
-    risk: RiskState, rings: RiskRings, load: Callable[[], Snapshot], matchers_ready: Callable[[], bool]
+    risk: RiskState, rings: RiskRings, load: Callable[[], RiskRecovery], matchers_ready: Callable[[], bool]
 ) -> Taken:
     """Bring an empty state to where risk was, and all event readers to the heads.
 
@@ -121,13 +104,13 @@ def restart(
     return Taken(rings)
 
 
-def load_snapshot(risk: RiskState, snapshot: Snapshot) -> None:
+def load_snapshot(risk: RiskState, snapshot: RiskRecovery) -> None:
     """Take over what the database says."""
     load_symbols(risk, snapshot.symbols)
     load_balances(risk, snapshot.account_ids, snapshot.asset_ids, snapshot.total_units)
     load_orders(risk, snapshot.orders)
     load_client_ids(risk, snapshot.client_ids)
-    set_last_ids(risk, snapshot.last_order_id, snapshot.funding_number, 0)
+    set_last_ids(risk, snapshot.last_order_id, snapshot.funding_number)
 
 
 def fold_own_events(risk: RiskState, ring: Ring, first: int) -> None:

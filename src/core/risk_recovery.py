@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeengine.core.ids import EPOCHS_MAX, SHARD_SHIFT, SHARDS_MAX, epoch_of
+from tradeengine.core.ids import EPOCHS_MAX, SHARD_SHIFT, SHARDS_MAX, epoch_of, timestamp_ms_of
 from tradeengine.core.records import ACCOUNT_ID_OUTSIDE, CommandKind, OrderType, Side
 from tradeengine.core.risk_clients import hash_client_id, insert_client_id, is_named, place_content
 from tradeengine.core.risk_layout import (
@@ -157,14 +157,16 @@ def load_client_ids(risk: RiskState, client_ids: NDArray[np.void]) -> None:
     _raise_last_ids(risk, orders)
 
 
-def set_last_ids(risk: RiskState, last_order_id: int, funding_number: int, timestamp_ns: int) -> None:
-    """Go on after the newest order id, funding number and time stamp on record; each may be 0 when there is none.
+def set_last_ids(risk: RiskState, last_order_id: int, funding_number: int) -> None:
+    """Go on after the newest order id and funding number on record, each 0 when there is none.
 
-    Call again with what the rings tell (``0`` for what they do not): the greatest counts.
+    Time goes on in the millisecond after the order id's: then the ids of all shards grow, whatever the clock says.
     """
     _raise_last_ids(risk, np.array([last_order_id], np.int64))
     risk.scalars[FUNDING_NUMBER] = max(int(risk.scalars[FUNDING_NUMBER]), funding_number)
-    risk.scalars[LAST_TIMESTAMP_NS] = max(int(risk.scalars[LAST_TIMESTAMP_NS]), timestamp_ns)
+    if last_order_id:
+        following_ns = (timestamp_ms_of(last_order_id) + 1) * 1_000_000
+        risk.scalars[LAST_TIMESTAMP_NS] = max(int(risk.scalars[LAST_TIMESTAMP_NS]), following_ns)
 
 
 def begin_epoch(risk: RiskState) -> None:
