@@ -13,14 +13,13 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from tradeengine.web import openapi
-from tradeengine.web.connection import HttpConnection
+from tradeengine.web.connection import BODY_TIMEOUT_S, FrontRequest, HttpConnection
 from tradeengine.web.envelope import failure, request_id
 from tradeengine.web.errors import ApiError
 from tradeengine.web.front import Front
 from tradeengine.web.measure import RequestMeter
 from tradeengine.web.routes import account, market, orders, system
 
-BODY_TIMEOUT_S: Final = 20
 PREFIX: Final = "/api/v1"
 _log = structlog.get_logger()
 
@@ -29,7 +28,8 @@ class FrontApp(QuartTrio):
     """A Quart application that knows its front."""
 
     front: Front
-    asgi_http_class = HttpConnection  # type: ignore[assignment]  # the annotation of the base names the class itself
+    asgi_http_class = HttpConnection
+    request_class = FrontRequest
 
 
 def create_app(front: Front) -> FrontApp:
@@ -37,7 +37,6 @@ def create_app(front: Front) -> FrontApp:
     app = FrontApp("tradeengine", static_folder=None)
     app.front = front
     app.config["MAX_CONTENT_LENGTH"] = front.settings.http.body_bytes_max
-    app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_S
     # A path either is a route or it is not: no redirects, because clients that sign or retry do not follow them.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True

@@ -1,49 +1,97 @@
-"""How a request travels between Hypercorn and Quart: one task reads, one answers.
+"""How a request travels between Hypercorn and Quart: the body is read whole, then the handler answers, in one task.
 
-quart-trio cancels the answering task as soon as the server says that the stream is closed; but the server says so in
-the middle of the last ``send``, before it has closed or recycled the connection, and that work is then cancelled too:
-the connection stays open and its idle timer never starts. Here a disconnect cancels only a handler that has not begun
-to answer. Every answer of ours is whole in memory, so it goes out as one message.
+quart-trio gives each request a task that reads and one that answers, and cancels the answering one as soon as the
+server says that the stream is closed. But the server says so in the middle of the last ``send``, before it has closed
+or recycled the connection, and that work is then cancelled too: the connection stays open and its idle timer never
+starts. Here nobody is cancelled. Bodies and answers of ours are small and whole in memory, so one task does it.
+A client that goes away while its command is on the way changes nothing: the wait for the outcome is bounded.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPResponseBodyEvent, HTTPResponseStartEvent
-from quart import Request, Response
-from quart.asgi import ASGIHTTPConnection
+import trio
+from quart import Response
 from quart.utils import encode_headers
 from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers import TrioRequest
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
 
 if TYPE_CHECKING:
-    import trio
-    from hypercorn.typing import HTTPScope
-    from quart_trio import QuartTrio
+    from hypercorn.typing import (
+        ASGIReceiveCallable,
+        ASGISendCallable,
+        HTTPResponseBodyEvent,
+        HTTPResponseStartEvent,
+    )
+
+BODY_TIMEOUT_S: Final = 20
+
+
+class FrontRequest(TrioRequest):
+    """A request whose body has been read before the handler sees it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._whole_body = b""
+        self._fault: HTTPException | None = None
+
+    def keep_body(self, body: bytes) -> None:
+        """Take the whole body."""
+        self._whole_body = body
+
+    def fail_body(self, fault: HTTPException) -> None:
+        """Take what shall be raised where the body is asked for."""
+        self._fault = fault
+
+    def whole_body(self) -> bytes:
+        """Give the body. Raises RequestEntityTooLarge and RequestTimeout."""
+        if self._fault is not None:
+            raise self._fault
+        return self._whole_body
 
 
 class HttpConnection(TrioASGIHTTPConnection):
     """One request and its answer."""
 
-    def __init__(self, app: QuartTrio, scope: HTTPScope) -> None:
-        super().__init__(app, scope)
-        self._answering = False
-
-    async def handle_messages(  # type: ignore[override]  # trio's classes pass their nursery
-        self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
-    ) -> None:
-        """Read the body, then wait for the disconnect."""
-        await ASGIHTTPConnection.handle_messages(self, request, receive)
-        if not self._answering:
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Read, let the handler answer, send."""
+        request = cast(FrontRequest, self._create_request_from_scope(send))
+        if await self._read_body(request, receive):
+            await self._answer(request, send)
+            return
+        async with trio.open_nursery() as nursery:
+            # The rest of the body is thrown away meanwhile: the server waits for whoever does not take it.
+            nursery.start_soon(_discard, receive)
+            await self._answer(request, send)
             nursery.cancel_scope.cancel()
 
-    async def handle_request(  # type: ignore[override]  # as above
-        self, nursery: trio.Nursery, request: Request, send: ASGISendCallable
-    ) -> None:
-        """Let the handler answer, and send what it says to the end."""
+    async def _read_body(self, request: FrontRequest, receive: ASGIReceiveCallable) -> bool:
+        """Give the request its body, or what is wrong with it; returns whether the body has come to its end."""
+        body = bytearray()
+        maximum = self.app.config["MAX_CONTENT_LENGTH"]
+        if (request.content_length or 0) > maximum:
+            request.fail_body(RequestEntityTooLarge())
+            return False
+        with trio.move_on_after(BODY_TIMEOUT_S):
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return True  # the client has gone: nobody will read the answer
+                body += message.get("body", b"")
+                if len(body) > maximum:
+                    request.fail_body(RequestEntityTooLarge())
+                    return False
+                if not message.get("more_body", False):
+                    request.keep_body(bytes(body))
+                    return True
+        request.fail_body(RequestTimeout())
+        return False
+
+    async def _answer(self, request: FrontRequest, send: ASGISendCallable) -> None:
         response = cast(Response, await self.app.handle_request(request))
         body = await response.get_data(as_text=False)
-        self._answering = True
         start: HTTPResponseStartEvent = {
             "type": "http.response.start",
             "status": response.status_code,
@@ -52,4 +100,8 @@ class HttpConnection(TrioASGIHTTPConnection):
         end: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": False}
         await send(start)
         await send(end)
-        nursery.cancel_scope.cancel()
+
+
+async def _discard(receive: ASGIReceiveCallable) -> None:
+    while (await receive())["type"] == "http.request":
+        pass

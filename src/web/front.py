@@ -18,6 +18,8 @@ from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.seqlock import SeqlockBusy, SeqlockTable
 from tradeengine.settings import Settings
 from tradeengine.web.auth import Authenticator, Identity
+from tradeengine.web.connection import FrontRequest
+from tradeengine.web.database import Database
 from tradeengine.web.errors import ApiError, overloaded
 from tradeengine.web.gateway import Gateway, NoRoom, OutcomeUnknown, Records
 from tradeengine.web.history import Accounts, History
@@ -40,6 +42,7 @@ class Front:
 
     settings: Settings
     authenticator: Authenticator
+    database: Database
     gateway: Gateway
     accounts: Accounts
     history: History
@@ -137,6 +140,4 @@ def current_front() -> Front:
 
 async def read_json(kind: type[T]) -> T:
     """Read and check the body of the present request. Raises ApiError."""
-    body = await request.get_data(as_text=False, parse_form_data=False)
-    assert isinstance(body, bytes)
-    return read_body(read_object(body), kind)
+    return read_body(read_object(cast(FrontRequest, request).whole_body()), kind)

@@ -6,14 +6,14 @@ It refuses to know routes.
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
-from functools import partial
+import socket
 from typing import Final
 
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve
 
 from tradeengine.ipc.wiring import Wiring
 from tradeengine.settings import Settings
@@ -24,6 +24,7 @@ from tradeengine.web.database import Database
 from tradeengine.web.front import Front, Pages
 from tradeengine.web.gateway import Gateway
 from tradeengine.web.history import Accounts, History
+from tradeengine.web.server import Server
 from tradeengine.web.watch import Watch
 
 HEADER_BYTES_MAX: Final = 16 * 1024
@@ -35,12 +36,19 @@ _HEARTBEAT_S: Final = 0.5
 async def main(wiring: Wiring) -> None:
     """Serve until the supervisor asks for an end, then let open requests finish."""
     front = assemble(wiring)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(front.gateway.run)
-        nursery.start_soon(_beat, wiring, front)
-        wiring.metrics.started()
-        await _serve(wiring, front)
-        nursery.cancel_scope.cancel()
+    config = hypercorn_config(wiring.settings)
+    with socket.socket(fileno=wiring.listening_fd) as listener:
+        server = Server(create_app(front), config, listener)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(front.gateway.run)
+            nursery.start_soon(_beat, wiring, front, server)
+            wiring.metrics.started()
+            # What was imported lives as long as the process; scanning it again and again would stop requests for long.
+            gc.collect()
+            gc.freeze()
+            await _serve(wiring, server)
+            nursery.cancel_scope.cancel()
+    front.database.close()
 
 
 def assemble(wiring: Wiring) -> Front:
@@ -58,6 +66,7 @@ def assemble(wiring: Wiring) -> Front:
     return Front(
         settings=settings,
         authenticator=Authenticator(settings.auth.secret.encode(), settings.auth.leeway_s),
+        database=database,
         gateway=Gateway(
             wiring.ingress_number,
             wiring.ring_writer(wiring.ingress_name),
@@ -88,10 +97,9 @@ def assemble(wiring: Wiring) -> Front:
     )
 
 
-def hypercorn_config(settings: Settings, listening_fd: int) -> Config:
-    """Tell Hypercorn the socket and the bounds of what a connection may do."""
+def hypercorn_config(settings: Settings) -> Config:
+    """Tell Hypercorn the bounds of what a connection may do."""
     config = Config()
-    config.bind = [f"fd://{listening_fd}"]
     config.h11_max_incomplete_size = HEADER_BYTES_MAX
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.keep_alive_max_requests = 1 << 62
@@ -99,15 +107,13 @@ def hypercorn_config(settings: Settings, listening_fd: int) -> Config:
     config.include_server_header = False
     config.accesslog = None
     config.errorlog = logging.getLogger("tradeengine.http")
-    config.errorlog.setLevel(logging.WARNING)
     if settings.http.tls_certificate:
         config.certfile = settings.http.tls_certificate
         config.keyfile = settings.http.tls_key
     return config
 
 
-async def _serve(wiring: Wiring, front: Front) -> None:
-    config = hypercorn_config(wiring.settings, wiring.listening_fd)
+async def _serve(wiring: Wiring, server: Server) -> None:
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
 
         async def asked_to_end() -> None:
@@ -115,13 +121,15 @@ async def _serve(wiring: Wiring, front: Front) -> None:
                 return
 
         async with trio.open_nursery() as nursery:
-            await nursery.start(partial(serve, create_app(front), config, shutdown_trigger=asked_to_end))
+            await nursery.start(server.run, asked_to_end)
             wiring.ready()
 
 
-async def _beat(wiring: Wiring, front: Front) -> None:
+async def _beat(wiring: Wiring, front: Front, server: Server) -> None:
     """Show that the front lives, also while nobody asks anything."""
+    connections = wiring.metrics.gauge("connections")
     while True:
         wiring.metrics.heartbeat()
+        wiring.metrics.set(connections, server.connection_count)
         front.gateway.measure()
         await trio.sleep(_HEARTBEAT_S)

@@ -1,0 +1,126 @@
+"""The server: Hypercorn's protocols over connections that are counted, bounded, and closed when they idle.
+
+It does what ``hypercorn.trio.serve`` does with one inherited socket, but differs in three things. Hypercorn starts a
+task per request to watch for idleness; here one task looks at all connections. It takes any number of connections;
+here those beyond a bound are closed at once. And what it would send as nothing is not sent.
+It refuses to know the application.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Event, RawData
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, Framework
+from hypercorn.utils import wrap_app
+
+CONNECTIONS_MAX: Final = 8192
+_SWEEP_INTERVAL_S: Final = 1.0
+
+
+class Server:
+    """One listening socket and its connections."""
+
+    def __init__(self, app: Framework, config: Config, listener: socket.socket) -> None:
+        """Serve ``app`` on a socket that already listens; TLS when ``config`` names a certificate."""
+        self._app: AppWrapper = wrap_app(app, config.wsgi_max_body_size, "asgi")
+        self._config = config
+        self._listener = listener
+        self._context = WorkerContext(None)
+        self._connections: set[_Connection] = set()
+
+    @property
+    def connection_count(self) -> int:
+        """Connections that are open now."""
+        return len(self._connections)
+
+    async def run(
+        self, stop: Callable[[], Awaitable[object]], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve until ``stop`` returns; then close what idles and let open requests finish within the grace time."""
+        lifespan = Lifespan(self._app, self._config, {})
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lifespan.handle_lifespan)
+            await lifespan.wait_for_startup()
+            async with trio.open_nursery() as connections:
+                async with trio.open_nursery() as accepting:
+                    accepting.start_soon(
+                        partial(trio.serve_listeners, handler_nursery=connections),
+                        self._serve_one,
+                        [self._open_listener()],
+                    )
+                    accepting.start_soon(self._close_idle)
+                    task_status.started()
+                    await stop()
+                    accepting.cancel_scope.cancel()
+                await self._context.terminated.set()
+                connections.cancel_scope.deadline = trio.current_time() + self._config.graceful_timeout
+                for connection in tuple(self._connections):
+                    connections.start_soon(connection.close_if_idle, math.inf)
+            await lifespan.wait_for_shutdown()
+            nursery.cancel_scope.cancel()
+
+    def _open_listener(self) -> Any:
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._listener))
+        context = self._config.create_ssl_context()
+        return listener if context is None else trio.SSLListener(listener, context, https_compatible=True)
+
+    async def _serve_one(self, stream: Any) -> None:
+        if len(self._connections) >= CONNECTIONS_MAX:
+            await trio.aclose_forcefully(stream)
+            return
+        connection = _Connection(self._app, self._config, self._context, {}, stream)
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+
+    async def _close_idle(self) -> None:
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.sleep(_SWEEP_INTERVAL_S)
+                now_s = trio.current_time()
+                for connection in self._connections:
+                    if connection.idle_clock.deadline_s <= now_s:
+                        nursery.start_soon(connection.close_if_idle, now_s)
+
+
+class _IdleClock:
+    """Stands in for Hypercorn's idle task: notes when a connection that asks nothing shall be closed."""
+
+    def __init__(self, keep_alive_s: float) -> None:
+        self._keep_alive_s = keep_alive_s
+        self.deadline_s = math.inf
+
+    async def restart(self, *_: object) -> None:
+        self.deadline_s = trio.current_time() + self._keep_alive_s
+
+    async def stop(self) -> None:
+        self.deadline_s = math.inf
+
+
+class _Connection(TCPServer):
+    def __init__(self, app: AppWrapper, config: Config, context: WorkerContext, state: Any, stream: Any) -> None:
+        super().__init__(app, config, context, state, stream)
+        self.idle_clock = _IdleClock(config.keep_alive_timeout)
+        self.idle_task = self.idle_clock  # type: ignore[assignment]  # has the two methods that are called
+
+    async def protocol_send(self, event: Event) -> None:
+        if not isinstance(event, RawData) or event.data:
+            await super().protocol_send(event)
+
+    async def close_if_idle(self, now_s: float) -> None:
+        """Close unless a request is being answered."""
+        if self.idle_clock.deadline_s <= now_s and self.idle_clock.deadline_s < math.inf:
+            self.idle_clock.deadline_s = math.inf
+            await self._initiate_server_close()

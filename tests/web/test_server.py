@@ -1,0 +1,189 @@
+"""The server on real sockets: connections end when they should, and nobody's connection costs the others theirs."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+import trio.testing
+from tests.web.bench import Bench, Records, bearer, make_order_event
+
+from tradeengine.core.records import EventKind
+from tradeengine.web import connection, server
+from tradeengine.web.serve import hypercorn_config
+from tradeengine.web.server import Server
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+ORDER_ID = 1 << 40
+
+
+@asynccontextmanager
+async def serving(bench: Bench, keep_alive_s: float = 60) -> AsyncIterator[tuple[Server, int]]:
+    """Serve the bench's app; gives the server and its port. Stops gracefully at the end."""
+    config = hypercorn_config(bench.front.settings)
+    config.keep_alive_timeout = keep_alive_s
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        served = Server(bench.app, config, listener)
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(served.run, stop.wait)
+            yield served, listener.getsockname()[1]
+            stop.set()
+
+
+async def read_answer(stream: trio.SocketStream) -> tuple[int, dict[str, Any]]:
+    """Read one answer; returns status and body."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += await receive(stream)
+    head, _, body = received.partition(b"\r\n\r\n")
+    (length,) = (int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+    while len(body) < length:
+        body += await receive(stream)
+    assert len(body) == length
+    return int(head.split()[1]), json.loads(body)
+
+
+async def receive(stream: trio.SocketStream) -> bytes:
+    """Read something; the server must not close here."""
+    received = bytes(await stream.receive_some())
+    assert received
+    return received
+
+
+async def test_connection_is_closed_when_asked(bench: Bench) -> None:
+    """``Connection: close`` is answered and the connection then closed, at once."""
+    async with serving(bench) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        with trio.fail_after(10):
+            assert (await read_answer(stream))[0] == 200
+            assert await stream.receive_some() == b""
+
+
+async def test_connection_is_kept_for_many_requests(bench: Bench) -> None:
+    """One connection carries request after request, also when they come before the answers."""
+    async with serving(bench) as (served, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        for _ in range(3):
+            await stream.send_all(HEALTH)
+            assert (await read_answer(stream))[0] == 200
+        assert served.connection_count == 1
+        await stream.send_all(HEALTH * 2)
+        received = b""
+        with trio.fail_after(10):
+            while received.count(b'"success":true') < 2:
+                received += await receive(stream)
+
+
+async def test_idle_connections_are_closed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that asks nothing for a while, or never asked anything, is closed; its place is free again."""
+    monkeypatch.setattr(server, "_SWEEP_INTERVAL_S", 0.02)
+    async with serving(bench, keep_alive_s=0.1) as (served, port):
+        used, silent = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
+        async with used, silent:
+            await used.send_all(HEALTH)
+            await read_answer(used)
+            with trio.fail_after(10):
+                assert await used.receive_some() == await silent.receive_some() == b""
+        await trio.testing.wait_all_tasks_blocked()
+        assert served.connection_count == 0
+
+
+async def test_connections_beyond_the_bound_are_closed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection after the last allowed one is closed at once; those before it go on."""
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 2)
+    async with serving(bench) as (_, port):
+        kept = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
+        for stream in kept:
+            await stream.send_all(HEALTH)
+            await read_answer(stream)
+        async with await trio.open_tcp_stream("127.0.0.1", port) as beyond:
+            with trio.fail_after(10):
+                assert await beyond.receive_some() == b""
+        for stream in kept:
+            await stream.send_all(HEALTH)
+            assert (await read_answer(stream))[0] == 200
+            await stream.aclose()
+
+
+async def test_stop_lets_open_requests_finish(bench: Bench) -> None:
+    """When the server is asked to stop, a request that waits for its outcome is still answered."""
+    ring = bench.memory.rings["events.0"]
+    asked, go_on = trio.Event(), trio.Event()
+    sent: list[np.void] = []
+
+    def hold_back(command: np.void) -> list[tuple[str, Records]]:
+        sent.append(command)
+        asked.set()
+        return []
+
+    order = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "1", "price": "50000"}
+    body = json.dumps(order).encode()
+    head = f"POST /api/v1/orders HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer()['Authorization']}\r\n"
+    async with bench.engine(hold_back), trio.open_nursery() as nursery:
+
+        async def publish_late() -> None:
+            await go_on.wait()
+            events = make_order_event(sent[0], EventKind.ACCEPTED, ring, ORDER_ID)
+            ring.writer({bell.index: bell for bell in bench.memory.bells.values()}).publish(events)
+
+        nursery.start_soon(publish_late)
+        stream: trio.SocketStream
+        async with serving(bench) as (_, port):
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            await stream.send_all(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            await asked.wait()
+            nursery.start_soon(_expect_answer, stream)
+            # Leaving the block asks the server to stop; the outcome comes only after that.
+            nursery.start_soon(_set_soon, go_on)
+
+
+async def _set_soon(event: trio.Event) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    event.set()
+
+
+async def _expect_answer(stream: trio.SocketStream) -> None:
+    async with stream:
+        status, body = await read_answer(stream)
+    assert (status, body["data"]["order"]["id"]) == (201, str(ORDER_ID))
+
+
+async def test_slow_body_is_a_timeout(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that does not come is answered 408, not waited for without end."""
+    monkeypatch.setattr(connection, "BODY_TIMEOUT_S", 0.05)
+    async with serving(bench) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        head = f"POST /api/v1/orders HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer()['Authorization']}\r\n"
+        await stream.send_all(f"{head}Content-Length: 10\r\n\r\n{{".encode())
+        with trio.fail_after(10):
+            status, body = await read_answer(stream)
+    assert (status, body["error"]["code"]) == (408, "REQUEST_TIMEOUT")
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_endless_body_is_cut_off(bench: Bench, chunked: bool) -> None:
+    """A body beyond the bound is answered 413 while it is still coming, and its connection closed."""
+    async with serving(bench) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        head = f"POST /api/v1/orders HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer()['Authorization']}\r\n"
+        length = "Transfer-Encoding: chunked" if chunked else "Content-Length: 1000000000"
+        await stream.send_all(f"{head}{length}\r\n\r\n".encode())
+        piece = b"1000\r\n" + b" " * 4096 + b"\r\n" if chunked else b" " * 4096
+
+        async def send_for_ever() -> None:
+            try:
+                while True:
+                    await stream.send_all(piece)
+            except trio.BrokenResourceError:
+                return
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send_for_ever)
+                status, body = await read_answer(stream)
+                nursery.cancel_scope.cancel()
+    assert (status, body["error"]["code"]) == (413, "BODY_TOO_LARGE")
