@@ -55,6 +55,7 @@ from tradeengine.core.risk_state import (
     CLIENT_KEY,
     CLIENT_ORDER,
     CLIENT_TAIL,
+    NO_ORDER,
     Int64Array,
     RiskState,
     kernel,
@@ -84,7 +85,8 @@ def find_client_id(risk: RiskState, hashed: int, key: int, now_ms: int) -> int:
         if (index[place] >> 32 ^ hashed) & LOW_32 == 0:
             row = (index[place] & LOW_32) - 1
             entry = risk.client_ids[row]
-            fresh = entry[CLIENT_ORDER] >> TIMESTAMP_SHIFT >= now_ms - CLIENT_ID_LIFETIME_MS
+            order_id = entry[CLIENT_ORDER]
+            fresh = order_id != NO_ORDER and order_id >> TIMESTAMP_SHIFT >= now_ms - CLIENT_ID_LIFETIME_MS
             if entry[CLIENT_HASH] == hashed and entry[CLIENT_KEY] == key and fresh:
                 return row  # type: ignore[no-any-return]
         place = (place + 1) & mask

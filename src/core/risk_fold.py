@@ -14,7 +14,7 @@ from tradeengine.core.ids import SHARD_SHIFT, SHARDS_MAX
 from tradeengine.core.records import ACCOUNT_ID_EXCHANGE, EventKind, Side
 from tradeengine.core.risk_admin import apply_funding
 from tradeengine.core.risk_checks import is_priced, is_stop
-from tradeengine.core.risk_clients import event_content, hash_client_id, insert_client_id, is_named
+from tradeengine.core.risk_clients import event_content, find_client_id, hash_client_id, insert_client_id, is_named
 from tradeengine.core.risk_layout import (
     E_ACCOUNT,
     E_CLIENT_ID,
@@ -56,9 +56,11 @@ from tradeengine.core.risk_orders import (
 )
 from tradeengine.core.risk_place import fee_ppm
 from tradeengine.core.risk_state import (
+    CLIENT_ORDER,
     FUNDING_NUMBER,
     LAST_TIMESTAMP_NS,
     MISMATCH_COUNT,
+    NO_ORDER,
     ORDER_ENDED,
     ORDER_EXTRA,
     ORDER_FILLED,
@@ -229,6 +231,7 @@ def _fold_refused(risk: RiskState, event: Int64Array) -> None:
         return
     order = risk.orders[row]
     if order[ORDER_WHERE] & ORDER_NEW:
+        _forget_client_id(risk, event)
         end_order(risk, row)
         return
     released_units = min(order[ORDER_EXTRA], event[E_HOLD_RELEASED])
@@ -277,6 +280,17 @@ def _remember(risk: RiskState, event: Int64Array) -> None:
         account_id = get_half(event[E_ACCOUNT[0]], E_ACCOUNT)
         hashed, key = hash_client_id(account_id, event, E_CLIENT_ID)
         insert_client_id(risk, hashed, key, event_content(event), order_id)
+
+
+@kernel
+def _forget_client_id(risk: RiskState, event: Int64Array) -> None:
+    """Let the client order id of an order be free again that the matcher refused to take at all."""
+    if is_named(event, E_CLIENT_ID):
+        account_id = get_half(event[E_ACCOUNT[0]], E_ACCOUNT)
+        hashed, key = hash_client_id(account_id, event, E_CLIENT_ID)
+        row = find_client_id(risk, hashed, key, 0)
+        if row >= 0 and risk.client_ids[row, CLIENT_ORDER] == event[E_ORDER_ID]:
+            risk.client_ids[row, CLIENT_ORDER] = NO_ORDER
 
 
 @leaf

@@ -95,6 +95,8 @@ CLIENT_KEY: Final = 1
 """The account and 40 bits of a second hash."""
 CLIENT_CONTENT: Final = 2
 CLIENT_ORDER: Final = 3
+NO_ORDER: Final = -1
+"""In place of an order id, older than any: the client order id is free again."""
 CLIENT_WORDS: Final = 4
 CLIENT_ID_LIFETIME_MS: Final = 24 * 3600 * 1000
 
