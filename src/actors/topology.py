@@ -120,8 +120,11 @@ class Topology:
         return {ring.name: ring for ring in self.rings}[name]
 
     def rings_of(self, actor: str) -> dict[str, RingTerms]:
-        """Rings that an actor is joined to, and how."""
-        terms = {ring.name: (ring.layout, ring.access_of(actor)) for ring in self.rings}
+        """Rings that an actor is joined to, and how. A front also looks at the cursors of all others, for /metrics."""
+        looks = self.actor(actor).role == "front"
+        terms = {
+            ring.name: (ring.layout, ring.access_of(actor) or ("follow" if looks else None)) for ring in self.rings
+        }
         return {name: RingTerms(layout, access) for name, (layout, access) in terms.items() if access is not None}
 
     def tables_of(self, actor: str) -> dict[str, TableTerms]:

@@ -46,7 +46,7 @@ def create_app(front: Front) -> FrontApp:
     app.register_error_handler(ApiError, _answer_api_error)
     app.register_error_handler(HTTPException, _answer_http_error)
     app.register_error_handler(Exception, _answer_fault)
-    meter = RequestMeter(front.metrics)
+    meter = RequestMeter(front.metrics, front.settings)
     app.before_request(meter.begin)
     app.after_request(meter.end)
     if front.settings.http.cors_origins:

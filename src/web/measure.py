@@ -1,4 +1,4 @@
-"""How requests are counted: by endpoint and by what came of them, on the front's metric page.
+"""How requests are counted and told: by endpoint on the front's metric page, and one by one in the log at level debug.
 
 It refuses to know what an endpoint does.
 """
@@ -8,19 +8,27 @@ from __future__ import annotations
 import time
 from typing import Final
 
+import structlog
 from quart import Response, g, request
 
 from tradeengine.ipc.metrics import MetricPage
+from tradeengine.settings import Settings
+from tradeengine.web.address import client_address
+from tradeengine.web.envelope import request_id
 
 ENDPOINT_PREFIX: Final = "endpoint_"
 ENDPOINT_SUFFIX: Final = "_latency_us"
+_log = structlog.get_logger()
 
 
 class RequestMeter:
     """Measures each request from its arrival to its answer."""
 
-    def __init__(self, page: MetricPage) -> None:
+    def __init__(self, page: MetricPage, settings: Settings) -> None:
         self._page = page
+        self._trusted_proxies = frozenset(settings.http.trusted_proxies)
+        # At other levels not even the words of the line are put together.
+        self._tells = settings.log.level == "debug"
         self._requests = page.counter("requests")
         self._errors = page.counter("errors")
         self._latency_us = page.histogram("request_latency_us")
@@ -46,4 +54,20 @@ class RequestMeter:
         index = self._endpoints.get(endpoint)
         if index is not None:
             self._page.record(index, latency_us)
+        if self._tells:
+            self._tell(response, latency_us)
         return response
+
+    def _tell(self, response: Response, latency_us: int) -> None:
+        headers = request.headers
+        _log.debug(
+            "request",
+            method=request.method,
+            path=request.path,
+            status=response.status_code,
+            latency_us=latency_us,
+            request_id=request_id(),
+            client=client_address(
+                headers.get("Remote-Addr", ""), headers.get("X-Forwarded-For", ""), self._trusted_proxies
+            ),
+        )

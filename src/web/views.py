@@ -58,6 +58,12 @@ def fold_order(events: Records, order_id: int) -> OrderRow | None:
     return content
 
 
+def was_triggered_before(events: Records, content: OrderRow) -> bool:
+    """Whether an order was a stop that fired before these events, which do not say when."""
+    flags = events["flags"][(events["order_id"] == content.order_id) & (events["kind"] != EventKind.TRADED)]
+    return content.triggered_ms == 0 and bool(np.any(flags & EventFlag.TRIGGERED))
+
+
 def trades_of(events: Records, order_id: int) -> list[TradeRow]:
     """Pick the trades of one order from the events of one command."""
     traded = events[events["kind"] == EventKind.TRADED]

@@ -8,18 +8,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from tests.e2e.users import NewUser, User
+from tests.e2e.users import NewUser, User, connect_database
 from tests.engines import Engine
-
-from tradeengine.storage.embedded import running_embedded
 
 
 @pytest.fixture
 def database(engine: Engine) -> Iterator[psycopg.Connection[Any]]:
     """Give a connection to the engine's PostgreSQL."""
-    server = running_embedded(engine.data_dir)
-    assert server is not None
-    with psycopg.connect(server.dsn, autocommit=True) as connection:
+    with connect_database(engine) as connection:
         yield connection
 
 

@@ -10,10 +10,16 @@ from decimal import Decimal
 from typing import Any
 
 import httpx2
-from tests.engines import Engine
+import psycopg
+from tests.engines import SMALL, Engine
 
 from tradeengine.actors.data_dir import read_secret
+from tradeengine.storage.directory import load_directory, resolve_account
+from tradeengine.storage.embedded import running_embedded
+from tradeengine.storage.funding import FundingKind, FundingStatus, request_funding, wait_funding
 from tradeengine.web.auth import issue_token
+
+ACCOUNTS_MAX = int(SMALL["TRADEENGINE_LIMITS_ACCOUNTS_MAX"])
 
 _numbers = itertools.count()
 
@@ -54,11 +60,40 @@ class User:
         }
 
 
+def deposit_all(engine: Engine, name: str, funds: Mapping[str, str]) -> None:
+    """Credit a user with several assets as ``tradeengine deposit`` does, in one process and at once."""
+    with connect_database(engine) as connection:
+        directory = load_directory(connection)
+        account_id = resolve_account(connection, name, accounts_max=ACCOUNTS_MAX)
+        requests = []
+        for asset_name, amount in funds.items():
+            asset = directory.asset(asset_name)
+            assert asset is not None
+            requests.append(
+                request_funding(
+                    connection,
+                    FundingKind.DEPOSIT,
+                    reference=f"{name}.{asset_name}",
+                    account_id=account_id,
+                    asset_id=asset.asset_id,
+                    amount_units=asset.parse(amount),
+                )
+            )
+        for request in requests:
+            assert wait_funding(connection, request, timeout_s=30).status is FundingStatus.SETTLED
+
+
+def connect_database(engine: Engine) -> psycopg.Connection[Any]:
+    """Connect to the PostgreSQL that an engine runs."""
+    server = running_embedded(engine.data_dir)
+    assert server is not None
+    return psycopg.connect(server.dsn, autocommit=True)
+
+
 def make_user(engine: Engine, prefix: str, funds: Mapping[str, str] | None = None) -> User:
     """Make a user that no other test knows, with these deposits."""
     name = f"{prefix}-{os.getpid()}-{next(_numbers)}"
-    for asset, amount in (funds or {}).items():
-        engine.deposit(name, asset, amount)
+    deposit_all(engine, name, funds or {})
     token = issue_token(read_secret(engine.data_dir).encode(), name, "user", 3600)
     client = httpx2.Client(
         base_url=f"{engine.url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=20, trust_env=False

@@ -517,3 +517,19 @@ async def test_order_is_found_by_either_id(bench: Bench) -> None:
     for path in (str(ORDER_ID + 1), "by-client-id/b"):
         answer = await bench.client.get(f"/api/v1/orders/{path}", headers=bearer())
         assert answer.status_code == 404
+
+
+async def test_cancelled_stop_limit_still_says_when_it_fired(bench: Bench) -> None:
+    """The event of a cancel knows that a stop had fired but not when; history adds it."""
+    bench.history.contents[ORDER_ID] = content(triggered_ms=1_780_000_000_250)
+
+    def cancel(command: np.void) -> Published:
+        placed = command.copy()
+        placed["order_type"], placed["time_in_force"], placed["self_trade_prevention"] = OrderType.STOP_LIMIT, 1, 1
+        ring = bench.memory.rings["events.0"]
+        flags = EventFlag.LAST_OF_COMMAND | EventFlag.TRIGGERED
+        return [("events.0", make_order_event(placed, EventKind.CANCELLED, ring, ORDER_ID, flags=flags))]
+
+    async with bench.engine(cancel):
+        answer = await bench.client.delete(f"/api/v1/orders/{ORDER_ID}", headers=bearer())
+    assert (await answer.get_json())["data"]["order"]["triggered_at"] == "2026-05-28T20:26:40.250Z"

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import trio
 import trio.testing
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from tests.web.bench import Bench, Records, bearer, make_order_event
 
 from tradeengine.core.records import EventKind
@@ -187,3 +195,49 @@ async def test_endless_body_is_cut_off(bench: Bench, chunked: bool) -> None:
                 status, body = await read_answer(stream)
                 nursery.cancel_scope.cancel()
     assert (status, body["error"]["code"]) == (413, "BODY_TOO_LARGE")
+
+
+async def test_configured_certificate_means_tls(bench: Bench, tmp_path: Path) -> None:
+    """With certificate and key configured the socket speaks TLS, and plain HTTP gets nothing."""
+    certificate, key = make_certificate(tmp_path)
+    http = msgspec.structs.replace(
+        bench.front.settings.http, tls_certificate=str(certificate), tls_key=str(key), stop_timeout_s=0.2
+    )
+    bench.front.settings = msgspec.structs.replace(bench.front.settings, http=http)
+    context = ssl.create_default_context(cafile=str(certificate))
+    async with serving(bench) as (_, port):
+        plain = await trio.open_tcp_stream("127.0.0.1", port)
+        async with plain:
+            await plain.send_all(HEALTH)
+            assert not bytes(await plain.receive_some()).startswith(b"HTTP/")
+        tcp = await trio.open_tcp_stream("127.0.0.1", port)
+        async with trio.SSLStream(tcp, context, server_hostname="localhost", https_compatible=True) as stream:
+            await stream.send_all(HEALTH)
+            received = b""
+            while b'"success":true' not in received:
+                received += bytes(await stream.receive_some())
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for localhost that signs itself, and its key."""
+    private_key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private_key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(private_key, hashes.SHA256())
+    )
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        private_key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return folder / "certificate.pem", folder / "key.pem"

@@ -17,7 +17,7 @@ from tradeengine.web.openapi import describe
 from tradeengine.web.paging import decode_cursor, encode_cursor, parse_id
 from tradeengine.web.times import parse_ns
 from tradeengine.web.validation import read_query
-from tradeengine.web.views import Records, fold_order, order_view, own_trade_view, trades_of
+from tradeengine.web.views import Records, fold_order, order_view, own_trade_view, trades_of, was_triggered_before
 
 blueprint = Blueprint("orders", __name__)
 _TAG = "orders"
@@ -48,7 +48,7 @@ async def place_order() -> Response:
         raise reason_error(Reason(first["reason"]), {"client_order_id": client_order_id})
     if first["kind"] == EventKind.REPEATED:
         return await _answer_repeat(front, account_id, int(first["order_id"]))
-    return _answer_outcome(front, events, int(first["order_id"]), status=201)
+    return _answer_outcome(front, events, _fold(events, int(first["order_id"])), status=201)
 
 
 @blueprint.post("/orders/test")
@@ -169,10 +169,15 @@ def _found(content: OrderRow | None) -> OrderRow:
     return content
 
 
-def _answer_outcome(front: Front, events: Records, order_id: int, status: int) -> Response:
-    """Answer with what a command's events made of an order, and its trades."""
+def _fold(events: Records, order_id: int) -> OrderRow:
     content = fold_order(events, order_id)
     assert content is not None
+    return content
+
+
+def _answer_outcome(front: Front, events: Records, content: OrderRow, status: int) -> Response:
+    """Answer with what a command's events made of an order, and its trades."""
+    order_id = content.order_id
     if content.status == "rejected":
         raise _rejection(content)
     spec = front.symbol_by_id(content.symbol_id)
@@ -202,13 +207,17 @@ async def _answer_change(front: Front, events: Records, account_id: int, order_i
     """Answer a cancel or an amend; what the engine does not know any more, history may."""
     first = events[0]
     if first["kind"] != EventKind.REFUSED:
-        return _answer_outcome(front, events, order_id, status=200)
+        content = _fold(events, order_id)
+        if was_triggered_before(events, content):
+            before = await front.history.order(account_id, order_id)
+            content.triggered_ms = before.triggered_ms if before else 0
+        return _answer_outcome(front, events, content, status=200)
     reason = Reason(first["reason"])
     if reason != Reason.ORDER_NOT_FOUND:
         raise reason_error(reason, {"order_id": str(order_id)})
-    content = _found(await front.history.order(account_id, order_id))
+    ended = _found(await front.history.order(account_id, order_id))
     raise ApiError(
         "ORDER_NOT_OPEN",
-        f"The order has ended: it is {content.status}.",
-        {"order_id": str(order_id), "status": content.status},
+        f"The order has ended: it is {ended.status}.",
+        {"order_id": str(order_id), "status": ended.status},
     )
