@@ -22,7 +22,9 @@ from typing import Any, Final
 
 import httpx2
 
+from tradeengine.actors.data_dir import read_secret
 from tradeengine.storage.embedded import running_embedded
+from tradeengine.web.auth import issue_token
 
 PROGRAM: Final = (sys.executable, "-m", "tradeengine.cli.app")
 READY_TIMEOUT_S: Final = 60.0
@@ -78,7 +80,11 @@ class Engine:
 
     def client(self, user: str | None = None, role: str = "user") -> httpx2.Client:
         """HTTP client, with a user's token if one is named; to be closed by the caller."""
-        headers = {} if user is None else {"Authorization": f"Bearer {self.token(user, role)}"}
+        headers = {}
+        if user is not None:
+            # Not by the command line: a process for every client would be most of a test's time.
+            secret = read_secret(self.data_dir).encode()
+            headers["Authorization"] = f"Bearer {issue_token(secret, user, role, 3600)}"
         return httpx2.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=20)
 
     def actors(self) -> dict[str, int]:
@@ -116,10 +122,13 @@ class Engine:
     def wait(self) -> int:
         """Wait for its end; returns the exit status."""
         try:
-            return self.process.wait(STOP_TIMEOUT_S)
+            status = self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise AssertionError(f"the engine did not end; it said:\n{''.join(self.errors)}") from None
+        if not self.lines and self.process.stdout is not None:
+            self.process.stdout.close()
+        return status
 
 
 @contextmanager

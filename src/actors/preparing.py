@@ -20,6 +20,7 @@ from tradeengine.storage.directory import Directory, DirectoryFullError, load_di
 from tradeengine.storage.journal_format import JournalError
 from tradeengine.storage.journal_read import journal_end
 from tradeengine.storage.migrate import MigrationError, migrate
+from tradeengine.storage.recovery import settled_cursors
 from tradeengine.storage.settle import RISK_SHARD, engine_running
 
 if TYPE_CHECKING:
@@ -51,9 +52,7 @@ def prepare(settings: Settings, dsn: str, ingress_rings: tuple[str, ...]) -> Pre
         ) as connection:
             _refuse_second_engine(connection)
             directory = _seed(connection, settings)
-            cursors: dict[int, int] = dict(
-                connection.execute("SELECT shard, sequence FROM settlement_cursors").fetchall()
-            )
+            cursors = settled_cursors(connection)
     except psycopg.OperationalError as error:
         raise StartError(f"the database cannot be reached: {' '.join(str(error).split())}") from None
     except psycopg.errors.InsufficientPrivilege as error:
@@ -94,10 +93,6 @@ def _seed(connection: psycopg.Connection[Any], settings: Settings) -> Directory:
         if max(ids) >= limit:
             raise StartError(f"setting {name} = {limit} is not allowed: the database has more, at least {max(ids) + 1}")
     return directory
-
-
-def _cursors(connection: psycopg.Connection[Any]) -> dict[int, int]:
-    return dict(connection.execute("SELECT shard, sequence FROM settlement_cursors").fetchall())
 
 
 def _first_sequences(settings: Settings, cursors: dict[int, int], ingress_rings: tuple[str, ...]) -> dict[str, int]:

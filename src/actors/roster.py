@@ -62,7 +62,10 @@ class Roster:
             "uptime_s": time.monotonic() - self.started_s,
             "memory_bytes": self.memory.bytes_total(),
             "actors": [self._actor_status(child) for child in self.children.values()],
-            "rings": [_ring_status(ring) for ring in self.memory.ring_statistics()],
+            "rings": [
+                _ring_status(ring, self.memory.rings[ring.name].first_sequence)
+                for ring in self.memory.ring_statistics()
+            ],
         }
 
     def _actor_status(self, child: Child) -> dict[str, Any]:
@@ -94,10 +97,12 @@ class Heartbeat:
         return time.monotonic() - self.since_s
 
 
-def _ring_status(ring: RingStatistics) -> dict[str, Any]:
+def _ring_status(ring: RingStatistics, first_sequence: int) -> dict[str, Any]:
+    """Describe a ring. Only gating readers: the others read what they cannot write, so nobody sees how far they are."""
     return {
         "name": ring.name,
         "slots": ring.capacity,
         "head": ring.head,
-        "readers": [{"name": reader.name, "gating": reader.gating, "lag": reader.lag} for reader in ring.readers],
+        "written": ring.head - first_sequence,
+        "readers": [{"name": reader.name, "lag": reader.lag} for reader in ring.readers if reader.gating],
     }

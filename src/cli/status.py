@@ -60,20 +60,15 @@ def _actors(actors: list[Mapping[str, Any]]) -> Table:
 
 
 def _rings(rings: list[Mapping[str, Any]]) -> Table:
-    """Lay out one row per ring; a reader that holds the writer back is marked with a star."""
-    table = Table("ring", title="rings (* holds its writer back)", title_justify="left")
-    for name in ("slots", "head", "used"):
+    """Lay out one row per ring, with how far behind each reader is that holds the writer back."""
+    table = Table("ring", title="rings", title_justify="left")
+    for name in ("slots", "written since start", "used"):
         table.add_column(name, justify="right")
     table.add_column("records behind, by reader")
     for ring in rings:
-        gating = [reader["lag"] for reader in ring["readers"] if reader["gating"]]
-        used = max(gating, default=0) / ring["slots"]
-        behind = ", ".join(
-            f"{reader['name']}{'*' if reader['gating'] else ''} {reader['lag']}"
-            for reader in ring["readers"]
-            if reader["gating"] or not reader["name"].startswith(("client-", "operator"))
-        )
-        table.add_row(ring["name"], f"{ring['slots']}", f"{ring['head']}", f"{used:.0%}", behind)
+        used = max((reader["lag"] for reader in ring["readers"]), default=0) / ring["slots"]
+        behind = ", ".join(f"{reader['name']} {reader['lag']}" for reader in ring["readers"])
+        table.add_row(ring["name"], f"{ring['slots']}", f"{ring['written']}", f"{used:.0%}", behind)
     return table
 
 

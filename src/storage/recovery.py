@@ -74,8 +74,13 @@ def load_risk_recovery(
             client_ids=_read_client_ids(connection, first_id_at(since_ms), client_ids_max),
             funding_number=_read_number(connection, _FUNDING_NUMBER),
             last_order_id=_read_number(connection, _LAST_ORDER_ID),
-            cursors=dict(connection.execute("SELECT shard, sequence FROM settlement_cursors").fetchall()),
+            cursors=settled_cursors(connection),
         )
+
+
+def settled_cursors(connection: Connection) -> dict[int, int]:
+    """Sequence of the next event to settle, by shard; -1 is risk's own ring. A shard that is new is not there."""
+    return dict(connection.execute("SELECT shard, sequence FROM settlement_cursors").fetchall())
 
 
 def _read_symbols(connection: Connection) -> NDArray[np.void]:

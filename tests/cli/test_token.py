@@ -10,9 +10,9 @@ from tests.engines import Engine, run_command
 
 def test_token_is_taken(engine: Engine) -> None:
     """A printed token signs its user in."""
-    with engine.client("token-user") as client:
-        assert client.get("/balances").status_code == 200
+    token = engine.token("token-user")
     with engine.client() as client:
+        assert client.get("/balances", headers={"Authorization": f"Bearer {token}"}).status_code == 200
         assert client.get("/balances").status_code == 401
 
 

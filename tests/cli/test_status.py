@@ -1,0 +1,32 @@
+"""``tradeengine status``: every actor and ring of a running engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.engines import Engine, run_command
+
+
+def test_status_shows_every_actor_and_ring(engine: Engine) -> None:
+    """Each actor is there with its process and state, each ring with its readers; the tables name them all."""
+    result = engine.command("status", "--json")
+    assert result.returncode == 0, result.stderr
+    status = json.loads(result.stdout)
+    assert status["pid"] == engine.process.pid
+    assert {actor["name"]: actor["pid"] for actor in status["actors"]} == engine.actors()
+    assert {actor["state"] for actor in status["actors"]} == {"ready"}
+    rings = {ring["name"]: ring for ring in status["rings"]}
+    assert {reader["name"] for reader in rings["events.0"]["readers"]} == {"risk", "settlement"}
+    assert rings["events.0"]["written"] >= 10
+    shown = engine.command("status")
+    assert shown.returncode == 0, shown.stderr
+    assert all(name in shown.stdout for name in (*engine.actors(), *rings))
+
+
+def test_no_status_without_an_engine(tmp_path: Path) -> None:
+    """Without a running engine the command says how to start one."""
+    result = run_command("status", "--data-dir", str(tmp_path))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "no engine is running" in result.stderr
+    assert result.stderr.strip().count("\n") == 0
