@@ -1,0 +1,507 @@
+"""What risk refuses, answers and forwards, rule by rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.core.risk_world import (
+    ALICE,
+    BASE,
+    BATCH,
+    BOB,
+    QUOTE,
+    START_NS,
+    RiskWorld,
+    change,
+    kinds_of,
+    place,
+    symbol_spec,
+)
+
+from tradeengine.core.ids import epoch_of, shard_of, timestamp_ms_of
+from tradeengine.core.money import UNITS_MAX
+from tradeengine.core.records import (
+    ACCOUNT_ID_EXCHANGE,
+    SYMBOL_ID_ALL,
+    CommandFlag,
+    CommandKind,
+    EventFlag,
+    EventKind,
+    OrderType,
+    Reason,
+    Side,
+    TimeInForce,
+    TradingState,
+)
+from tradeengine.core.risk import FOR_CANCELS, FOR_ORDERS, TAKEN_ANSWERED, IngressRight, content_fingerprint
+
+L, M, S, SL = OrderType
+GTC, IOC, FOK, GTD = TimeInForce
+LATER_NS = START_NS + 10**12
+
+
+@pytest.fixture
+def world() -> RiskWorld:
+    """Alice has a million of each asset, Bob too; one symbol is listed."""
+    made = RiskWorld()
+    for account_id in (ALICE, BOB):
+        for asset_id in (BASE, QUOTE):
+            made.fund(account_id, asset_id, 1_000_000)
+    return made
+
+
+def worded(order_type: OrderType, time: TimeInForce, **fields: Any) -> Any:
+    """Make an order of a type with the prices and times that go with it."""
+    terms: dict[str, Any] = {
+        "price": 100 if order_type in {L, SL} else 0,
+        "stop_price_ticks": 110 if order_type in {S, SL} else 0,
+        "order_type": order_type,
+        "time_in_force": time,
+        "expires_at_ns": LATER_NS if time == GTD else 0,
+    }
+    return place(lots=10, **(terms | fields))
+
+
+ALLOWED = {(L, GTC), (L, GTD), (L, IOC), (L, FOK), (M, IOC), (M, FOK), (S, GTC), (S, GTD)}
+ALLOWED |= {(SL, GTC), (SL, GTD), (SL, IOC), (SL, FOK)}
+POST_ONLY = {(L, GTC), (L, GTD)}
+
+
+@pytest.mark.parametrize("flags", [CommandFlag(0), CommandFlag.POST_ONLY])
+@pytest.mark.parametrize("time", TimeInForce)
+@pytest.mark.parametrize("order_type", OrderType)
+def test_combinations_are_those_of_the_table(
+    world: RiskWorld, order_type: OrderType, time: TimeInForce, flags: CommandFlag
+) -> None:
+    """An order type goes with the times in force of the API's table, post-only with two of them, nothing else."""
+    allowed = (order_type, time) in (POST_ONLY if flags else ALLOWED)
+    expected = Reason.NONE if allowed else Reason.INVALID_COMBINATION
+    assert world.ask(worded(order_type, time, flags=flags)) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"account_id": 15}, Reason.INVALID_REQUEST),
+        ({"account_id": 32}, Reason.INVALID_REQUEST),
+        ({"account_id": -1}, Reason.INVALID_REQUEST),
+        ({"symbol_id": 1}, Reason.SYMBOL_NOT_FOUND),
+        ({"symbol_id": -1}, Reason.SYMBOL_NOT_FOUND),
+        ({"symbol_id": 4}, Reason.SYMBOL_NOT_FOUND),
+        ({"side": 2}, Reason.INVALID_REQUEST),
+        ({"order_type": 0}, Reason.INVALID_REQUEST),
+        ({"order_type": 5}, Reason.INVALID_REQUEST),
+        ({"time_in_force": 0}, Reason.INVALID_REQUEST),
+        ({"self_trade_prevention": 0}, Reason.INVALID_REQUEST),
+        ({"self_trade_prevention": 4}, Reason.INVALID_REQUEST),
+        ({"flags": 4}, Reason.INVALID_REQUEST),
+        ({"client_order_id": b"with space"}, Reason.INVALID_REQUEST),
+        ({"client_order_id": b"a\0b"}, Reason.INVALID_REQUEST),
+        ({"client_order_id": "ä".encode()}, Reason.INVALID_REQUEST),
+        ({"price_ticks": 0}, Reason.NUMBER_OUT_OF_RANGE),
+        ({"price_ticks": -1}, Reason.NUMBER_OUT_OF_RANGE),
+        ({"price_ticks": 10_001}, Reason.NUMBER_OUT_OF_RANGE),
+        ({"price_ticks": 2**63 - 1}, Reason.NUMBER_OUT_OF_RANGE),
+        ({"stop_price_ticks": 5}, Reason.INVALID_COMBINATION),
+        ({"quantity_lots": 0}, Reason.NUMBER_OUT_OF_RANGE),
+        ({"quantity_lots": -1}, Reason.NUMBER_OUT_OF_RANGE),
+        ({"quantity_lots": 100_001}, Reason.NUMBER_OUT_OF_RANGE),
+        ({"quantity_lots": 2**63 - 1}, Reason.NUMBER_OUT_OF_RANGE),
+        ({"price_ticks": 3, "quantity_lots": 1}, Reason.BELOW_MIN_NOTIONAL),
+        ({"expires_at_ns": 5}, Reason.INVALID_COMBINATION),
+        ({"time_in_force": GTD, "expires_at_ns": START_NS}, Reason.NUMBER_OUT_OF_RANGE),
+        ({"flags": CommandFlag.BY_QUOTE}, Reason.INVALID_COMBINATION),
+        ({"timestamp_ns": -1}, Reason.INVALID_REQUEST),
+        ({"kind": CommandKind.EXPIRE}, Reason.INVALID_REQUEST),
+        ({"kind": 99}, Reason.INVALID_REQUEST),
+    ],
+)
+def test_what_comes_from_a_ring_is_checked_again(world: RiskWorld, fields: dict[str, Any], reason: Reason) -> None:
+    """A command that no honest front would send is refused by its reason, and leaves no trace."""
+    before = world.risk.balances.copy()
+    command = place(ALICE, Side.BUY, 10, 100, client_order_id=b"x")
+    for name, value in fields.items():
+        command[name] = value
+    assert world.ask(command) == reason
+    assert np.array_equal(world.risk.balances, before)
+    assert not world.orders()
+    assert world.ask(place(ALICE, Side.BUY, 10, 100, client_order_id=b"x")) == Reason.NONE
+    assert len(world.forwarded[0]) == 1
+
+
+def test_limit_buy_holds_notional_and_the_higher_fee(world: RiskWorld) -> None:
+    """A limit buy holds its notional and the fee on it at the higher rate; a sell holds what it sells."""
+    world.place(ALICE, Side.BUY, 1001, 100)
+    assert world.held(ALICE, QUOTE) == 1001 * 100 * 3 + 301  # 300.3 rounded up
+    world.place(ALICE, Side.SELL, 7, 100)
+    assert world.held(ALICE, BASE) == 70
+
+
+def test_last_unit_decides(world: RiskWorld) -> None:
+    """An order that needs exactly what is free is taken, one that needs a unit more is not."""
+    world.fund(ALICE, QUOTE, 301_201 + 301 - 1_000_000 - 902)
+    free = world.total(ALICE, QUOTE)
+    assert world.ask(place(ALICE, Side.BUY, 1001, 100)) == Reason.INSUFFICIENT_BALANCE
+    world.fund(ALICE, QUOTE, 300_300 + 301 - free)
+    assert world.ask(place(ALICE, Side.BUY, 1001, 100)) == Reason.NONE
+
+
+def test_market_buy_holds_up_to_the_collar_but_no_more_than_there_is(world: RiskWorld) -> None:
+    """A market buy holds the cost at the collar; with less money, what there is; with less than the touch, nothing."""
+    world.place(BOB, Side.SELL, 5000, 100)
+    world.settle()
+    world.place(ALICE, Side.BUY, 1000)
+    assert world.held(ALICE, QUOTE) == 1000 * 110 * 3 + 330
+    world.settle()
+    world.place(ALICE, Side.BUY, 2200)
+    assert world.held(ALICE, QUOTE) == world.total(ALICE, QUOTE) == 1_000_000 - 300_300
+    world.settle()
+    assert world.held(ALICE, QUOTE) == 0
+    assert world.ask(place(ALICE, Side.BUY, 1000)) == Reason.INSUFFICIENT_BALANCE
+
+
+def test_market_buy_without_sellers_is_forwarded_with_no_hold(world: RiskWorld) -> None:
+    """With nobody selling the matcher answers; risk holds nothing."""
+    world.place(ALICE, Side.BUY, 1000)
+    assert world.last_forwarded["hold_units"] == 0
+    assert kinds_of(world.settle()) == [EventKind.ACCEPTED, EventKind.CANCELLED]
+
+
+def test_stop_buy_holds_from_its_stop_price(world: RiskWorld) -> None:
+    """A stop buy holds the cost at the collar around its stop price."""
+    world.place(ALICE, Side.BUY, 100, order_type=S, time_in_force=GTC, stop_price_ticks=200)
+    assert world.held(ALICE, QUOTE) == 100 * 220 * 3 + 66
+
+
+def test_buy_by_quote_amount_holds_its_budget(world: RiskWorld) -> None:
+    """A market buy by quote amount holds just that, and never more than there is."""
+    fields: dict[str, Any] = {"lots": 0, "flags": CommandFlag.BY_QUOTE}
+    world.place(ALICE, hold_units=999_999, **fields)
+    assert world.held(ALICE, QUOTE) == 999_999
+    assert world.ask(place(ALICE, hold_units=2, **fields)) == Reason.BELOW_MIN_NOTIONAL
+    assert world.ask(place(ALICE, hold_units=11, **fields)) == Reason.INSUFFICIENT_BALANCE
+    assert world.ask(place(ALICE, hold_units=0, **fields)) == Reason.NUMBER_OUT_OF_RANGE
+    assert world.ask(place(ALICE, hold_units=UNITS_MAX + 1, **fields)) == Reason.NUMBER_OUT_OF_RANGE
+
+
+def test_ten_fills_cost_the_fee_of_one(world: RiskWorld) -> None:
+    """Ten small fills of an order cost it what one large fill would."""
+    for _ in range(10):
+        world.place(BOB, Side.SELL, 1, 101)
+    world.place(ALICE, Side.BUY, 10, 101)
+    world.settle()
+    assert world.total(ALICE, QUOTE) == 1_000_000 - 3030 - 4  # 3.03 rounded up once
+    assert world.total(ALICE, BASE) == 1_000_100
+    assert world.held(ALICE, QUOTE) == 0
+    assert world.total(ACCOUNT_ID_EXCHANGE, QUOTE) == 4 + 10  # each of the ten sells pays 0.1515 rounded up
+
+
+def test_repeat_names_the_original_order(world: RiskWorld) -> None:
+    """The same client order id with the same content names the order that it made, also when that is long over."""
+    command = place(ALICE, Side.BUY, 10, 100, client_order_id=b"mine")
+    order_id = world.place(ALICE, Side.BUY, 10, 100, client_order_id=b"mine")
+    world.send(change(CommandKind.CANCEL, order_id=order_id))
+    world.settle()
+    (event,) = world.send(command)
+    assert event["kind"] == EventKind.REPEATED
+    assert event["order_id"] == order_id
+    assert event["flags"] & EventFlag.LAST_OF_COMMAND
+    assert not world.forwarded[0]
+
+
+def test_repeat_is_answered_when_nothing_is_accepted(world: RiskWorld) -> None:
+    """A repeat is answered whatever has happened to balance, backlog and bounds since."""
+    command = place(ALICE, Side.BUY, 3000, 100, client_order_id=b"mine", time_in_force=GTD, expires_at_ns=START_NS + 9)
+    assert world.ask(command) == Reason.NONE
+    world.outbox.gates[0, FOR_ORDERS] = Reason.SETTLEMENT_BACKLOG
+    world.now_ns += 10
+    (event,) = world.send(command)
+    assert event["kind"] == EventKind.REPEATED
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("quantity_lots", 11), ("price_ticks", 99), ("side", 1), ("time_in_force", 2), ("flags", 1)]
+)
+def test_same_id_with_other_content_is_refused(world: RiskWorld, field: str, value: int) -> None:
+    """A client order id that was used for something else is refused, and names what it was used for."""
+    order_id = world.place(ALICE, Side.BUY, 10, 100, client_order_id=b"mine")
+    command = place(ALICE, Side.BUY, 10, 100, client_order_id=b"mine")
+    command[field] = value
+    (event,) = world.send(command)
+    assert event["reason"] == Reason.CLIENT_ORDER_ID_REUSED
+    assert event["order_id"] == order_id
+
+
+def test_ids_of_two_accounts_are_never_mixed_up(world: RiskWorld) -> None:
+    """Two accounts may use the same client order id."""
+    assert world.ask(place(ALICE, Side.BUY, 10, 100, client_order_id=b"mine")) == Reason.NONE
+    assert world.ask(place(BOB, Side.BUY, 10, 100, client_order_id=b"mine")) == Reason.NONE
+    assert len(world.forwarded[0]) == 2
+
+
+def test_every_character_of_an_id_counts(world: RiskWorld) -> None:
+    """Client order ids that differ in one place, be it the first or the last, are different."""
+    ids = [b"a" * count + b"Z" + b"a" * (35 - count) for count in range(36)] + [b"a", b"b", b"ab", b"ba"]
+    for client_id in ids:
+        assert world.ask(place(ALICE, Side.SELL, 1, 100, client_order_id=client_id)) == Reason.NONE
+    assert len(world.forwarded[0]) == len(ids)
+    for client_id in ids:
+        (event,) = world.send(place(ALICE, Side.SELL, 1, 100, client_order_id=client_id))
+        assert event["kind"] == EventKind.REPEATED
+
+
+def test_oldest_ids_are_forgotten_first() -> None:
+    """Of many client order ids the latest are remembered, as many as configured."""
+    world = RiskWorld(client_ids_max=4)
+    world.fund(ALICE, BASE, 10_000)
+    commands = [place(ALICE, Side.SELL, 1, 100, client_order_id=f"id-{number}".encode()) for number in range(30)]
+    for command in commands:
+        assert world.ask(command) == Reason.NONE
+    assert [len(world.send(command)) for command in commands[-4:]] == [1, 1, 1, 1]
+    forwarded = len(world.forwarded[0])
+    world.send(commands[-5])
+    assert len(world.forwarded[0]) == forwarded + 1
+
+
+def test_ids_are_forgotten_after_a_day(world: RiskWorld) -> None:
+    """A client order id may be used anew 24 hours later, and then names the new order."""
+    command = place(ALICE, Side.SELL, 1, 100, client_order_id=b"mine")
+    first = world.place(ALICE, Side.SELL, 1, 100, client_order_id=b"mine")
+    world.now_ns += 24 * 3600 * 10**9
+    assert world.send(command)["order_id"] == first
+    world.now_ns += 10**6
+    second = world.place(ALICE, Side.SELL, 1, 100, client_order_id=b"mine")
+    assert second != first
+    assert world.send(command)["order_id"] == second
+
+
+def test_fingerprint_is_the_same_from_command_and_events(world: RiskWorld) -> None:
+    """The content of an order has one fingerprint, made from its command or from its ACCEPTED or REJECTED."""
+    commands = [
+        place(ALICE, Side.BUY, 10, 100, client_order_id=b"a"),
+        place(ALICE, Side.SELL, 10, 100, order_type=SL, stop_price_ticks=90, client_order_id=b"b"),
+        place(ALICE, Side.BUY, 0, flags=CommandFlag.BY_QUOTE, hold_units=500, client_order_id=b"c"),
+        place(ALICE, Side.SELL, 10, 100, time_in_force=FOK, client_order_id=b"d"),
+        place(BOB, Side.BUY, 10, 101, time_in_force=GTD, expires_at_ns=LATER_NS, client_order_id=b"e"),
+    ]
+    prints = {bytes(command[0]["client_order_id"]): content_fingerprint(command)[0] for command in commands}
+    assert len(set(prints.values())) == len(commands)
+    for command in commands:
+        assert world.ask(command) == Reason.NONE
+    events = world.settle()
+    told = events[(events["kind"] == EventKind.ACCEPTED) | (events["kind"] == EventKind.REJECTED)]
+    assert {bytes(e["client_order_id"]): p for e, p in zip(told, content_fingerprint(told), strict=True)} == prints
+
+
+def test_order_ids_grow_and_carry_time_and_shard(world: RiskWorld) -> None:
+    """Order ids grow, embed the millisecond and the shard; a full counter goes on in the next millisecond."""
+    world.fund(ALICE, BASE, 10**9)
+    world.risk.last_order_ids[0] = (world.now_ns // 10**6 - timestamp_ms_of(0)) << 22 | 4094
+    ids = [world.place(ALICE, Side.SELL, 1, 100) for _ in range(3)]
+    assert sorted(set(ids)) == ids
+    assert [timestamp_ms_of(order_id) - world.now_ns // 10**6 for order_id in ids] == [0, 1, 1]
+    assert world.last_forwarded["timestamp_ns"] // 10**6 == timestamp_ms_of(ids[-1])
+    assert {shard_of(order_id) for order_id in ids} == {0}
+    assert {epoch_of(order_id) for order_id in ids} == {0}
+
+
+def test_time_stamps_never_go_back(world: RiskWorld) -> None:
+    """When the clock is set back, time stamps stay where they were, and order ids go on."""
+    first = world.place(ALICE, Side.SELL, 1, 100)
+    stamp = int(world.last_forwarded["timestamp_ns"])
+    world.now_ns -= 10**12
+    assert world.place(ALICE, Side.SELL, 1, 100) > first
+    assert world.last_forwarded["timestamp_ns"] == stamp
+
+
+def test_late_commands_are_dropped(world: RiskWorld) -> None:
+    """A command past its deadline is refused; one in time, and one without, are not."""
+    asked = {"timestamp_ns": START_NS - 5_000_000, "deadline_ms": 5}
+    assert world.ask(place(ALICE, Side.SELL, 1, 100, **asked)) == Reason.NONE
+    world.now_ns += 1
+    assert world.ask(place(ALICE, Side.SELL, 1, 100, **asked)) == Reason.DEADLINE_PASSED
+    assert world.ask(place(ALICE, Side.SELL, 1, 100, timestamp_ns=1)) == Reason.NONE
+
+
+def test_others_orders_do_not_exist(world: RiskWorld) -> None:
+    """Cancelling or amending an order of someone else is refused like that of an unknown one."""
+    order_id = world.place(ALICE, Side.SELL, 10, 100)
+    world.settle()
+    for kind in (CommandKind.CANCEL, CommandKind.AMEND):
+        assert world.ask(change(kind, BOB, order_id=order_id, quantity_lots=5)) == Reason.ORDER_NOT_FOUND
+        assert world.ask(change(kind, ALICE, order_id=order_id + 1, quantity_lots=5)) == Reason.ORDER_NOT_FOUND
+
+
+def test_cancel_goes_to_the_shard_in_the_order_id() -> None:
+    """A cancel goes to its order's shard with the order's symbol, whatever the command says."""
+    world = RiskWorld(2, symbols=(symbol_spec(0), symbol_spec(1, shard=1)))
+    world.fund(ALICE, QUOTE, 10_000)
+    assert world.ask(place(ALICE, Side.BUY, 1, 100, symbol_id=1)) == Reason.NONE
+    order_id = int(world.forwarded[1][0]["order_id"][0])
+    assert shard_of(order_id) == 1
+    world.settle()
+    assert world.ask(change(CommandKind.CANCEL, order_id=order_id, symbol_id=0)) == Reason.NONE
+    assert world.forwarded[1][0]["symbol_id"] == 1
+
+
+@pytest.mark.parametrize("kind", [CommandKind.CANCEL_ALL, CommandKind.SET_TRADING_STATE])
+def test_commands_for_all_symbols_go_to_every_shard_or_none(kind: CommandKind) -> None:
+    """A command for all symbols goes to each shard, which answers by itself; without room in one, to none."""
+    world = RiskWorld(2, symbols=(symbol_spec(0), symbol_spec(1, shard=1)))
+    command = change(kind, symbol_id=SYMBOL_ID_ALL, trading_state=TradingState.HALTED)
+    assert world.ask(command) == Reason.NONE
+    events = world.settle()
+    assert np.count_nonzero(events["flags"] & EventFlag.LAST_OF_COMMAND) == 2
+    assert len(set(events["ingress_sequence"])) == 1
+    world.outbox.rooms[1, FOR_CANCELS] = 0
+    assert world.ask(command) == Reason.ENGINE_OVERLOADED
+    assert not world.forwarded[0]
+
+
+def test_after_a_restart_only_the_missing_shards_get_a_command_for_all() -> None:
+    """A command for all shards that some have already, from before a kill, goes to the others only."""
+    world = RiskWorld(2, symbols=(symbol_spec(0), symbol_spec(1, shard=1)))
+    command = change(CommandKind.CANCEL_ALL, symbol_id=SYMBOL_ID_ALL)
+    world.send(command, taken=np.array([1]))
+    assert [len(queue) for queue in world.forwarded] == [0, 1]
+    world.send(command, taken=np.array([3]))
+    world.send(command, taken=np.array([TAKEN_ANSWERED]))
+    assert [len(queue) for queue in world.forwarded] == [0, 1]
+
+
+def test_room_is_kept_for_cancels(world: RiskWorld) -> None:
+    """Without room for orders there is still room for cancels; without any, both are refused at once."""
+    order_id = world.place(ALICE, Side.SELL, 10, 100)
+    world.outbox.rooms[0] = 0, 1
+    assert world.ask(place(ALICE, Side.SELL, 10, 100)) == Reason.ENGINE_OVERLOADED
+    assert world.ask(change(CommandKind.AMEND, order_id=order_id, quantity_lots=11)) == Reason.ENGINE_OVERLOADED
+    assert world.ask(change(CommandKind.CANCEL, order_id=order_id)) == Reason.NONE
+    world.outbox.rooms[0] = 0
+    assert world.ask(change(CommandKind.CANCEL, order_id=order_id)) == Reason.ENGINE_OVERLOADED
+
+
+def test_gates_say_why(world: RiskWorld) -> None:
+    """A closed gate refuses by its own reason, orders and cancels apart."""
+    order_id = world.place(ALICE, Side.SELL, 10, 100)
+    world.outbox.gates[0, FOR_ORDERS] = Reason.SETTLEMENT_BACKLOG
+    assert world.ask(place(ALICE, Side.SELL, 10, 100)) == Reason.SETTLEMENT_BACKLOG
+    assert world.ask(change(CommandKind.CANCEL, order_id=order_id)) == Reason.NONE
+    world.outbox.gates[0, FOR_CANCELS] = Reason.SETTLEMENT_BACKLOG
+    assert world.ask(change(CommandKind.CANCEL, order_id=order_id)) == Reason.SETTLEMENT_BACKLOG
+
+
+def test_batch_stops_where_its_events_have_no_room(world: RiskWorld) -> None:
+    """With no room for more events of its own, risk leaves the rest of a batch where it is."""
+    batch = np.concatenate([place(ALICE, Side.SELL, 1, 100), *[change(CommandKind.EXPIRE)] * 3])
+    assert len(world.send(batch, event_room=1)) == 1
+    assert world.taken_count == 2
+    assert len(world.send(batch[2:], event_room=BATCH)) == 2
+
+
+def test_open_orders_are_limited_per_account() -> None:
+    """An account has as many open orders as configured, and one more when one ends."""
+    world = RiskWorld(open_orders_max=2)
+    world.fund(ALICE, BASE, 1000)
+    first = world.place(ALICE, Side.SELL, 1, 100)
+    world.place(ALICE, Side.SELL, 1, 100)
+    assert world.ask(place(ALICE, Side.SELL, 1, 100)) == Reason.LIMIT_EXCEEDED
+    world.send(change(CommandKind.CANCEL, order_id=first))
+    world.settle()
+    assert world.ask(place(ALICE, Side.SELL, 1, 100)) == Reason.NONE
+
+
+def test_table_of_live_orders_is_never_overrun() -> None:
+    """When all rows for live orders are taken, new ones are refused for load."""
+    world = RiskWorld(orders_max=3)
+    world.fund(ALICE, BASE, 1000)
+    for _ in range(3):
+        world.place(ALICE, Side.SELL, 1, 100)
+    assert world.ask(place(ALICE, Side.SELL, 1, 100)) == Reason.ENGINE_OVERLOADED
+
+
+def test_rights_come_with_the_ring(world: RiskWorld) -> None:
+    """Only settlement's ring brings money, and it brings nothing else; only administrators change symbols."""
+    fund = change(CommandKind.FUND)
+    assert world.send(fund, rights=IngressRight.TRADE | IngressRight.ADMIN)["reason"] == Reason.INVALID_REQUEST
+    assert world.send(place(), rights=IngressRight.FUND)["reason"] == Reason.INVALID_REQUEST
+    halt = change(CommandKind.SET_TRADING_STATE, trading_state=TradingState.HALTED)
+    assert world.send(halt, rights=IngressRight.TRADE)["reason"] == Reason.INVALID_REQUEST
+    everyone = change(CommandKind.CANCEL_ALL, 0, symbol_id=SYMBOL_ID_ALL)
+    assert world.send(everyone, rights=IngressRight.TRADE)["reason"] == Reason.INVALID_REQUEST
+
+
+def test_withdrawal_takes_free_money_only(world: RiskWorld) -> None:
+    """A withdrawal over the free balance is refused, whatever the total is."""
+    world.place(ALICE, Side.BUY, 100, 100)
+    held = world.held(ALICE, QUOTE)
+    assert world.fund(ALICE, QUOTE, held - 1_000_000 - 1)["kind"] == EventKind.FUNDING_REFUSED
+    assert world.fund(ALICE, QUOTE, held - 1_000_000)["kind"] == EventKind.FUNDED
+    assert world.total(ALICE, QUOTE) == held
+
+
+def test_funding_numbers_apply_once_and_without_gaps(world: RiskWorld) -> None:
+    """A number that was applied is passed over in silence; one that skips others is no request."""
+    assert len(world.fund(ALICE, QUOTE, 5, number=4)) == 0
+    assert world.fund(ALICE, QUOTE, 5, number=6)["reason"] == Reason.INVALID_REQUEST
+    assert world.fund(ALICE, QUOTE, 5, number=5)["kind"] == EventKind.FUNDED
+    assert world.total(ALICE, QUOTE) == 1_000_005
+
+
+@pytest.mark.parametrize("amount", [UNITS_MAX - 2_000_000 + 1, 2**63 - 1, -(2**63), 0])
+def test_supply_stays_in_range(world: RiskWorld, amount: int) -> None:
+    """A deposit with which an asset's supply could overflow a sum of balances is refused, and uses up its number."""
+    event = world.fund(ALICE, QUOTE, amount)
+    assert event["kind"] == EventKind.FUNDING_REFUSED
+    assert world.total(ALICE, QUOTE) == 1_000_000
+    assert world.fund(ALICE, QUOTE, 1)["kind"] == EventKind.FUNDED
+
+
+def test_parameters_apply_to_the_orders_behind_them(world: RiskWorld) -> None:
+    """New fees size the holds of the next order, and an event of older parameters does not bring those back."""
+    changed = symbol_spec().to_command(CommandKind.SET_PARAMETERS)
+    changed["taker_fee_ppm"] = 2000
+    assert world.ask(changed) == Reason.NONE
+    changed["taker_fee_ppm"] = 4000
+    assert world.ask(changed) == Reason.NONE
+    world.match(0, 1)
+    world.fold(0, 1)
+    world.place(ALICE, Side.BUY, 1000, 100)
+    assert world.held(ALICE, QUOTE) == 300_000 + 1200
+    changed["lot_units"] = 5
+    assert world.ask(changed) == Reason.INVALID_REQUEST
+    assert world.ask(symbol_spec().to_command(CommandKind.LIST_SYMBOL)) == Reason.SYMBOL_EXISTS
+    changed["symbol_id"] = 2
+    assert world.ask(changed) == Reason.SYMBOL_NOT_FOUND
+
+
+def test_amend_takes_what_it_needs_more_and_gets_back_what_it_needs_less(world: RiskWorld) -> None:
+    """More quantity takes more hold, less gives some back, a refused amend gives back what it took."""
+    order_id = world.place(ALICE, Side.BUY, 100, 100)
+    world.settle()
+    world.send(change(CommandKind.AMEND, order_id=order_id, quantity_lots=200))
+    assert world.held(ALICE, QUOTE) == 60_060
+    world.settle()
+    assert world.held(ALICE, QUOTE) == 60_060
+    world.send(change(CommandKind.AMEND, order_id=order_id, quantity_lots=10, price_ticks=50))
+    world.settle()
+    assert world.held(ALICE, QUOTE) == 1502
+    assert world.ask(change(CommandKind.AMEND, order_id=order_id)) == Reason.INVALID_REQUEST
+    too_much = change(CommandKind.AMEND, order_id=order_id, quantity_lots=10_000, price_ticks=50)
+    assert world.ask(too_much) == Reason.INSUFFICIENT_BALANCE
+
+
+def test_amend_that_finds_its_order_filled_gives_everything_back(world: RiskWorld) -> None:
+    """An amend on its way to an order that ends before it arrives gives back what it took."""
+    order_id = world.place(ALICE, Side.BUY, 100, 100)
+    world.settle()
+    world.place(BOB, Side.SELL, 100, 100)
+    world.send(change(CommandKind.AMEND, order_id=order_id, quantity_lots=200))
+    world.match(0, 1)
+    assert kinds_of(world.fold(0, 100)) == [EventKind.ACCEPTED, EventKind.TRADED]
+    assert world.held(ALICE, QUOTE) > 0
+    assert world.ask(change(CommandKind.CANCEL, order_id=order_id)) == Reason.ORDER_NOT_FOUND
+    world.settle()
+    assert world.held(ALICE, QUOTE) == 0
+    assert not world.orders()
