@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 RETRY_S: Final = 1.0
 ANSWER_TIMEOUT_S: Final = 0.001
 """How long the publisher sleeps while a matcher has not answered a request yet."""
+PAUSE_LAG_MAX: Final = 2048
+"""With more events to read than this the publisher makes no pause."""
 NS_PER_MS: Final = 10**6
 
 logger = structlog.get_logger()
@@ -48,9 +50,10 @@ async def main(wiring: Wiring) -> None:
             if publisher.complete and not told_ready:
                 wiring.ready()
                 told_ready = True
-            timeout_s = publisher.timeout_s()
             # The bell asks three times: at once, with the bell armed so that no ring is missed, and after the sleep.
-            await wiring.doorbell.wait_trio(timeout_s, lambda: wiring.stopping() or publisher.duty(time.time_ns()) != 0)
+            await wiring.doorbell.wait_trio(publisher.timeout_s(), lambda: wiring.stopping() or publisher.duty() > 0)
+            # A fold costs much the same for one event and for a hundred: let some gather, unless there are many.
+            await trio.sleep(publisher.pause_s())
         nursery.cancel_scope.cancel()
 
 
@@ -85,8 +88,14 @@ class Publisher:
         until_tickers_ns = self._tickers_shown_ns + self._ticker_interval_ns - time.time_ns()
         return max(min(until_tickers_ns / 10**9, self._wiring.settings.wait.timeout_ms / 1000), 0.001)
 
-    def duty(self, now_ns: int) -> int:
+    def pause_s(self) -> float:
+        """Give how long to let events gather: as long as a row stays as it is, or not at all when far behind."""
+        behind = any(follower.lag > PAUSE_LAG_MAX or not follower.complete for follower in self._followers)
+        return 0.0 if behind else self._depth_interval_ns / 10**9
+
+    def duty(self) -> int:
         """Follow every shard a step and show what is due; returns how many events or answers came in."""
+        now_ns = time.time_ns()
         self._read_directory()
         done = 0
         for shard, follower in enumerate(self._followers):
@@ -98,6 +107,7 @@ class Publisher:
             if follower.changed and follower.whole and due:
                 self._show(follower, now_ns)
                 self._shown_ns[shard] = now_ns
+        self._metrics.behind(sum(follower.lag for follower in self._followers))
         if now_ns - self._tickers_shown_ns >= self._ticker_interval_ns:
             self._show_all_tickers(now_ns)
         return done
@@ -197,6 +207,7 @@ class _Metrics:
         self._page = page = wiring.metrics
         self._events, self._lapped = page.counter("events"), page.counter("lapped")
         self._depth_writes, self._ticker_writes = page.counter("depth_writes"), page.counter("ticker_writes")
+        self._lag_events = page.gauge("lag_events")
         self._batch_events = page.histogram("batch_events")
         self._publish_latency_us = page.histogram("publish_latency_us")
 
@@ -206,6 +217,9 @@ class _Metrics:
             self._page.record(self._batch_events, event_count)
         if lapped_count:
             self._page.add(self._lapped, lapped_count)
+
+    def behind(self, lag_events: int) -> None:
+        self._page.set(self._lag_events, lag_events)
 
     def shown(self, latency_ns: int) -> None:
         self._page.add(self._depth_writes)

@@ -94,6 +94,11 @@ class Follower:
         return not self._unfetched
 
     @property
+    def lag(self) -> int:
+        """Events that are published and not yet folded."""
+        return self._reader.available()
+
+    @property
     def symbol_ids(self) -> list[int]:
         """Symbols whose book is known."""
         return [symbol_id for symbol_id in self._depths if symbol_id not in self._unfetched]
