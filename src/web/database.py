@@ -8,6 +8,7 @@ It refuses to know SQL.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -25,11 +26,21 @@ Connection = psycopg.Connection[Any]
 class Database:
     """A few connections to one database."""
 
-    def __init__(self, dsn: str, *, size: int, statement_timeout_ms: int, connect_timeout_s: int) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        size: int,
+        statement_timeout_ms: int,
+        connect_timeout_s: int,
+        note_latency_us: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Nothing is opened before it is needed. note_latency_us: told how long each question took, wait included."""
         self._dsn = dsn
-        self._options = f"-c statement_timeout={statement_timeout_ms}"
+        self._statement_timeout_ms = statement_timeout_ms
         self._connect_timeout_s = connect_timeout_s
         self._limiter = trio.CapacityLimiter(size)
+        self._note_latency_us = note_latency_us
         self._idle: deque[Connection] = deque()
 
     async def run(
@@ -40,9 +51,12 @@ class Database:
         def work() -> Result:
             try:
                 return self._attempt(lambda connection: query(connection, *args, **kwargs))
+            except psycopg.errors.QueryCanceled:
+                raise  # it took too long, and would again
             except psycopg.OperationalError:
                 return self._attempt(lambda connection: query(connection, *args, **kwargs), fresh=True)
 
+        started_ns = time.perf_counter_ns()
         try:
             # A query ends by its own timeout; a caller who goes away must not leave a connection half used.
             return await trio.to_thread.run_sync(work, limiter=self._limiter)
@@ -50,6 +64,8 @@ class Database:
             raise ApiError(
                 "DATABASE_UNAVAILABLE", "The database does not answer; try again.", {"reason": type(error).__name__}
             ) from error
+        finally:
+            self._note_latency_us((time.perf_counter_ns() - started_ns) // 1000)
 
     def close(self) -> None:
         """Close the connections that are idle; call it when no query runs any more."""
@@ -73,10 +89,12 @@ class Database:
             return self._connect()
 
     def _connect(self) -> Connection:
-        return psycopg.connect(
+        connection = psycopg.connect(
             self._dsn,
             autocommit=True,
             connect_timeout=self._connect_timeout_s,
-            options=self._options,
             application_name="tradeengine-front",
         )
+        # Not as a start-up option: poolers in between refuse those.
+        connection.execute("SELECT set_config('statement_timeout', %s, false)", (str(self._statement_timeout_ms),))
+        return connection

@@ -10,6 +10,7 @@ import gc
 import logging
 import signal
 import socket
+from functools import partial
 from typing import Final
 
 import trio
@@ -62,6 +63,7 @@ def assemble(wiring: Wiring) -> Front:
         size=settings.database.pool_size,
         statement_timeout_ms=settings.database.statement_timeout_ms,
         connect_timeout_s=settings.database.connect_timeout_s,
+        note_latency_us=partial(wiring.metrics.record, wiring.metrics.histogram("query_latency_us")),
     )
     return Front(
         settings=settings,

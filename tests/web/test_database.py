@@ -1,0 +1,124 @@
+"""The front's connections to PostgreSQL: kept, replaced when they die, and bounded."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import psycopg
+import pytest
+import trio
+from tests.postgres import dsn, make_database, postgres
+
+from tradeengine.web.database import Database
+from tradeengine.web.errors import ApiError
+from tradeengine.web.history import Accounts
+
+__all__ = ["dsn", "make_database", "postgres"]
+
+Connection = psycopg.Connection[Any]
+
+
+def open_database(dsn: str, size: int = 2, statement_timeout_ms: int = 5000) -> Database:
+    """Open a front's database."""
+    return Database(dsn, size=size, statement_timeout_ms=statement_timeout_ms, connect_timeout_s=5)
+
+
+def backend_pid(connection: Connection) -> int:
+    """Name the server process behind a connection."""
+    return connection.info.backend_pid
+
+
+def one(connection: Connection) -> int:
+    """Ask something, so that the connection is used."""
+    row = connection.execute("SELECT 1").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def test_connection_is_kept(dsn: str) -> None:
+    """One question after the other uses one connection."""
+    database = open_database(dsn)
+    pids = {await database.run(backend_pid) for _ in range(5)}
+    assert len(pids) == 1
+    database.close()
+
+
+async def test_dead_connection_is_replaced_unseen(dsn: str) -> None:
+    """A connection that the server has dropped is replaced, and the question is answered all the same."""
+    database = open_database(dsn)
+    pid = await database.run(backend_pid)
+    with psycopg.connect(dsn, autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+    assert await database.run(one) == 1
+    assert await database.run(backend_pid) != pid
+    database.close()
+
+
+async def test_server_that_is_not_there_is_said_so() -> None:
+    """Without a server the answer is DATABASE_UNAVAILABLE, not a fault of ours."""
+    database = open_database("host=127.0.0.1 port=1 dbname=none")
+    with pytest.raises(ApiError) as refusal:
+        await database.run(one)
+    assert (refusal.value.code, refusal.value.status) == ("DATABASE_UNAVAILABLE", 503)
+    assert refusal.value.headers["Retry-After"]
+
+
+async def test_long_question_is_cancelled_and_not_asked_twice(dsn: str) -> None:
+    """A question beyond the time allowed ends as DATABASE_UNAVAILABLE, and is not tried again."""
+    database = open_database(dsn, statement_timeout_ms=50)
+    asked = 0
+
+    def sleep(connection: Connection) -> None:
+        nonlocal asked
+        asked += 1
+        connection.execute("SELECT pg_sleep(30)")
+
+    with pytest.raises(ApiError) as refusal:
+        await database.run(sleep)
+    assert refusal.value.code == "DATABASE_UNAVAILABLE"
+    assert asked == 1
+    assert await database.run(one) == 1
+    database.close()
+
+
+async def test_questions_at_once_are_bounded(dsn: str) -> None:
+    """However many ask at once, only so many connections are open."""
+    database = open_database(dsn, size=2)
+    running = most = 0
+    lock = threading.Lock()
+
+    def slow(connection: Connection) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        connection.execute("SELECT pg_sleep(0.02)")
+        with lock:
+            running -= 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(database.run, slow)
+    assert most == 2
+    database.close()
+
+
+async def test_new_name_gets_an_account_and_keeps_it(dsn: str) -> None:
+    """Two fronts that meet a new name at once agree on its account; names beyond the limit are refused."""
+    first, second = (Accounts(open_database(dsn), accounts_max=17) for _ in range(2))
+    ids: list[int] = []
+
+    async def resolve(accounts: Accounts) -> None:
+        ids.append(await accounts.id_of("alice"))
+
+    async with trio.open_nursery() as nursery:
+        for accounts in (first, second, first, second):
+            nursery.start_soon(resolve, accounts)
+    assert set(ids) == {16}
+    with pytest.raises(ApiError) as refusal:
+        await first.id_of("bob")
+    assert refusal.value.code == "LIMIT_EXCEEDED"
+    assert await first.id_of("alice") == 16
+    for accounts in (first, second):
+        accounts._database.close()
