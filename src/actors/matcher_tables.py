@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tradeengine.actors.matcher_survey import survey_events
-from tradeengine.core.book import levels, next_event_sequence, touch
+from tradeengine.core.book import levels, next_event_sequence, touches
 from tradeengine.core.records import Side
-from tradeengine.core.tables import touch_dtype
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,12 +43,12 @@ class MatcherTables:
         if len(symbol_ids) == 0:
             return
         self._is_changed[symbol_ids] = False
-        rows = np.empty(len(symbol_ids), dtype=touch_dtype)
-        for index, symbol_id in enumerate(symbol_ids):
-            rows[index] = touch(self._book, int(symbol_id))
+        rows = touches(self._book, symbol_ids)
         # Another shard's symbol can be named by a refusal: its row is another matcher's.
         own = rows["listed"] == 1
-        if own.any():
+        if own.all():
+            self._touches.write_rows(symbol_ids, rows)
+        elif own.any():
             self._touches.write_rows(symbol_ids[own], rows[own])
 
     def write_all(self) -> None:

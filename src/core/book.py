@@ -60,10 +60,10 @@ from tradeengine.core.book_kinds import (
 from tradeengine.core.book_match import (
     match,
 )
-from tradeengine.core.book_prefetch import look_ahead
 from tradeengine.core.book_place import (
     place,
 )
+from tradeengine.core.book_prefetch import look_ahead
 from tradeengine.core.book_state import (
     H_BOUND,
     H_COMMAND_SEQUENCE,
@@ -93,6 +93,7 @@ from tradeengine.core.book_symbols import (
     set_parameters,
     start_set_state,
 )
+from tradeengine.core.book_views import compile_kernels as compile_view_kernels
 from tradeengine.core.book_views import (
     in_command,
     last_ring_sequence,
@@ -104,6 +105,7 @@ from tradeengine.core.book_views import (
     order_count,
     stops,
     touch,
+    touches,
 )
 from tradeengine.core.records import command_dtype, event_dtype
 
@@ -126,6 +128,7 @@ __all__ = [
     "state_hash",
     "stops",
     "touch",
+    "touches",
 ]
 
 
@@ -157,6 +160,7 @@ def compile_kernels() -> None:
     book = make_book(BookLimits(orders_max=4, symbols_max=1, levels_max=4, accounts_max=20, shard=0))
     apply(book, np.zeros(1, command_dtype), 0, 0, np.zeros(1, event_dtype))
     compile_dump_kernels()
+    compile_view_kernels()
 
 
 @kernel

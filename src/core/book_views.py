@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,8 @@ from tradeengine.core.book_state import (
     INT64_MAX,
     L_LOTS,
     L_PRICE,
+    LADDER_ASKS,
+    LADDER_BIDS,
     LADDER_STOP_BUYS,
     LADDERS,
     LEVEL_SHIFT,
@@ -26,10 +30,26 @@ from tradeengine.core.book_state import (
     S_LISTED,
     S_STATE,
     SYMBOL_WORDS,
+    BookLimits,
     BookState,
+    kernel,
+    make_book,
 )
-from tradeengine.core.records import Side
+from tradeengine.core.records import Side, word
 from tradeengine.core.tables import touch_dtype
+
+_TOUCH_WORDS: Final = touch_dtype.itemsize // 8
+_TOUCH_BEST: Final = word(touch_dtype, "best_bid_ticks")
+_TOUCH_LAST: Final = word(touch_dtype, "last_price_ticks")
+_TOUCH_STATE: Final = word(touch_dtype, "trading_state")
+_TOUCH_SEQUENCE: Final = word(touch_dtype, "sequence")
+_TOUCH_LISTED: Final = word(touch_dtype, "listed")
+_TOUCH_SHARD: Final = word(touch_dtype, "shard")
+# By side, price and lots: the two rows of best prices lie one behind the other.
+assert word(touch_dtype, "best_bid_lots") == _TOUCH_BEST + 1
+assert word(touch_dtype, "best_ask_ticks") == _TOUCH_BEST + 2
+assert word(touch_dtype, "best_ask_lots") == _TOUCH_BEST + 3
+assert (int(Side.BUY), int(Side.SELL)) == (LADDER_BIDS, LADDER_ASKS) == (0, 1)
 
 
 def in_command(book: BookState) -> bool:
@@ -71,18 +91,17 @@ def order_count(book: BookState) -> int:
 
 def touch(book: BookState, symbol_id: int) -> np.void:
     """Best bid and ask, last price and state of a symbol: one record of ``touch_dtype``."""
-    row = np.zeros(1, touch_dtype)
-    s = symbol_id * SYMBOL_WORDS
-    for side, prefix in ((Side.BUY, "best_bid"), (Side.SELL, "best_ask")):
-        best = levels(book, symbol_id, side, 1)
-        if len(best):
-            row[f"{prefix}_ticks"], row[f"{prefix}_lots"] = best[0]
-    row["last_price_ticks"] = book.symbols[s + S_LAST]
-    row["trading_state"] = book.symbols[s + S_STATE]
-    row["sequence"] = book.header[H_EVENT_SEQUENCE] - 1
-    row["listed"] = book.symbols[s + S_LISTED]
-    row["shard"] = book.header[H_SHARD]
-    return row[0]  # type: ignore[no-any-return]
+    return touches(book, np.array([symbol_id], np.int64))[0]  # type: ignore[no-any-return]
+
+
+def touches(book: BookState, symbol_ids: NDArray[np.int64]) -> NDArray[np.void]:
+    """Best prices, last price and state of several symbols (each below symbols_max): ``touch_dtype``, shape (n,).
+
+    Compiled, because a matcher asks after every batch.
+    """
+    rows = np.zeros(len(symbol_ids), touch_dtype)
+    _fill_touches(book, symbol_ids, rows.view(np.int64))
+    return rows
 
 
 def levels(book: BookState, symbol_id: int, side: int, levels_max: int | None = None) -> NDArray[np.int64]:
@@ -107,3 +126,28 @@ def _ladder_levels(book: BookState, ladder: int) -> NDArray[np.int64]:
     base = ladder * int(book.header[H_LEVELS_MAX])
     count = int(book.ladder_counts[ladder])
     return book.ladder_levels[base : base + count][::-1].astype(np.int64)
+
+
+def compile_kernels() -> None:
+    """Compile (or load) this module's kernels for the types in which they are called."""
+    touch(make_book(BookLimits(orders_max=4, symbols_max=1, levels_max=4, accounts_max=20, shard=0)), 0)
+
+
+@kernel
+def _fill_touches(book: BookState, symbol_ids: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+    header = book.header
+    for i in range(len(symbol_ids)):
+        row = i * _TOUCH_WORDS
+        for side in range(2):
+            ladder = symbol_ids[i] * LADDERS + side
+            count = book.ladder_counts[ladder]
+            if count > 0:
+                le = np.int64(book.ladder_levels[ladder * header[H_LEVELS_MAX] + count - 1]) << LEVEL_SHIFT
+                rows[row + _TOUCH_BEST + 2 * side] = book.levels[le + L_PRICE]
+                rows[row + _TOUCH_BEST + 2 * side + 1] = book.levels[le + L_LOTS]
+        s = symbol_ids[i] * SYMBOL_WORDS
+        rows[row + _TOUCH_LAST] = book.symbols[s + S_LAST]
+        rows[row + _TOUCH_STATE] = book.symbols[s + S_STATE]
+        rows[row + _TOUCH_SEQUENCE] = header[H_EVENT_SEQUENCE] - 1
+        rows[row + _TOUCH_LISTED] = book.symbols[s + S_LISTED]
+        rows[row + _TOUCH_SHARD] = header[H_SHARD]

@@ -236,7 +236,7 @@ class Journal:
         return GroupHeader(
             first_command_sequence=self.next_command_sequence,
             previous_hash=self._previous_hash,
-            count=count,
+            command_count=count,
             epoch=self._epoch,
             shard=self._settings.shard,
             kernel_version=self._settings.kernel_version,
@@ -248,10 +248,9 @@ class Journal:
     def _write(self, buffers: list[Buffer]) -> None:
         self._check()
         try:
-            write_all(self._files, self._fd, buffers, self._offset)
+            written = write_all(self._files, self._fd, buffers, self._offset)
         except OSError as error:
             raise self._fail(error) from error
-        written = sum(memoryview(buffer).nbytes for buffer in buffers)
         if written >= _LARGE_GROUP_BYTES:
             self._files.begin_writing(self._fd, self._offset, written)
         self._offset += written

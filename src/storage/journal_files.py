@@ -56,16 +56,15 @@ class FileOperations:
         source.rename(target)
 
 
-def write_all(files: FileOperations, fd: int, buffers: Sequence[Buffer], offset: int) -> None:
-    """Write all ``buffers`` back to back at ``offset``. Raises OSError."""
-    pieces = [memoryview(buffer).cast("B") for buffer in buffers]
-    while pieces:
-        written = files.pwritev(fd, pieces, offset)
-        offset += written
-        while pieces and written >= len(pieces[0]):
-            written -= len(pieces.pop(0))
-        if pieces:
-            pieces[0] = pieces[0][written:]
+def write_all(files: FileOperations, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+    """Write all ``buffers`` back to back at ``offset``; returns how many bytes. Raises OSError."""
+    size = sum(memoryview(buffer).nbytes for buffer in buffers)
+    written = files.pwritev(fd, buffers, offset)
+    if written < size:
+        rest = memoryview(b"".join(buffers))
+        while written < size:
+            written += files.pwritev(fd, [rest[written:]], offset + written)
+    return size
 
 
 def create_file(files: FileOperations, path: Path, parts: Sequence[Buffer], size: int = 0) -> int:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -151,13 +151,12 @@ class SegmentHeader:
         return SegmentHeader(shard, kernel, epoch, command, event, ring, event_hash, state_hash, previous, created)
 
 
-@dataclass(frozen=True, slots=True)
-class GroupHeader:
+class GroupHeader(NamedTuple):
     """The frame of one group: who wrote it, where it belongs, and the CRC of its payload."""
 
     first_command_sequence: int
     previous_hash: int
-    count: int
+    command_count: int
     epoch: int
     shard: int
     kernel_version: int
@@ -171,7 +170,7 @@ class GroupHeader:
             GROUP_MAGIC,
             self.first_command_sequence,
             self.previous_hash,
-            self.count,
+            self.command_count,
             self.epoch,
             self.shard,
             FORMAT_VERSION,
@@ -223,7 +222,7 @@ def tail_damage(data: NDArray[np.uint8], offset: int, shard: int, first_command_
 
 
 def _group_damage(data: NDArray[np.uint8], offset: int, header: GroupHeader) -> str:
-    end = offset + group_bytes(header.count)
+    end = offset + group_bytes(header.command_count)
     if end > len(data) or data[end - 1] == 0:
         return ""  # the file, or what was written of the group, ends inside it
     if data[end:].any():

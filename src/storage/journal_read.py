@@ -294,7 +294,7 @@ def _check_end(
 def _next_count(words: NDArray[np.uint64], position: ScanPosition) -> int:
     start = position.word
     header = unpack_group(words[start : start + GROUP_HEADER_BYTES // 8].tobytes())
-    return header.count if header else 0
+    return header.command_count if header else 0
 
 
 def _last_before_seal(path: Path) -> NDArray[np.void] | None:
