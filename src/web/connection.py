@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
 
 BODY_TIMEOUT_S: Final = 20
+DISCARD_BYTES_MAX: Final = 1 << 24
 
 
 class FrontRequest(TrioRequest):
@@ -68,25 +69,30 @@ class HttpConnection(TrioASGIHTTPConnection):
             nursery.cancel_scope.cancel()
 
     async def _read_body(self, request: FrontRequest, receive: ASGIReceiveCallable) -> bool:
-        """Give the request its body, or what is wrong with it; returns whether the body has come to its end."""
+        """Give the request its body, or what is wrong with it; returns whether the body has come to its end.
+
+        A body that is too large is read on for a while and thrown away: a client that is still sending when the
+        connection closes would never see the answer.
+        """
         body = bytearray()
+        byte_count = 0
         maximum = self.app.config["MAX_CONTENT_LENGTH"]
-        if (request.content_length or 0) > maximum:
-            request.fail_body(RequestEntityTooLarge())
-            return False
         with trio.move_on_after(BODY_TIMEOUT_S):
-            while True:
+            while byte_count <= maximum + DISCARD_BYTES_MAX:
                 message = await receive()
                 if message["type"] != "http.request":
                     return True  # the client has gone: nobody will read the answer
-                body += message.get("body", b"")
-                if len(body) > maximum:
-                    request.fail_body(RequestEntityTooLarge())
-                    return False
+                part = message.get("body", b"")
+                byte_count += len(part)
+                if byte_count <= maximum:
+                    body += part
                 if not message.get("more_body", False):
-                    request.keep_body(bytes(body))
+                    if byte_count <= maximum:
+                        request.keep_body(bytes(body))
+                    else:
+                        request.fail_body(RequestEntityTooLarge())
                     return True
-        request.fail_body(RequestTimeout())
+        request.fail_body(RequestEntityTooLarge() if byte_count > maximum else RequestTimeout())
         return False
 
     async def _answer(self, request: FrontRequest, send: ASGISendCallable) -> None:
