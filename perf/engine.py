@@ -9,14 +9,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
 
 from tradeengine.core.symbols import AssetSpec
+from tradeengine.ipc.client import ask
 from tradeengine.storage.directory import resolve_account
 from tradeengine.storage.funding import FundingKind, FundingStatus, request_funding, wait_funding
 
@@ -25,9 +28,28 @@ STOP_TIMEOUT_S: Final = 120
 DEFAULT_DIR: Final = Path("/var/tmp")  # noqa: S108 - a disk, unlike /tmp on many machines; a private folder is made there
 
 
+@dataclass(frozen=True)
+class Engine:
+    """A running engine: where its data is, and where it listens."""
+
+    data_dir: Path
+    url: str
+
+    def metrics(self) -> dict[str, float]:
+        """Read all its metrics; a name is as ``/metrics`` writes it, labels included."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:  # noqa: S310 - our own engine
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
+
+    def processor_s(self) -> dict[str, float]:
+        """Give the processor time of each actor so far."""
+        actors = ask(self.data_dir, "status")["actors"]
+        return {actor["name"]: _processor_s(actor["pid"]) for actor in actors}
+
+
 @contextmanager
-def running_engine(parent: Path, settings: Mapping[str, object], *, shards: int = 1) -> Iterator[Path]:
-    """Run an engine in a new folder of ``parent``; gives its data directory, which is removed at the end.
+def running_engine(parent: Path, settings: Mapping[str, object], *, shards: int = 1) -> Iterator[Engine]:
+    """Run an engine in a new folder of ``parent``, which is removed at the end.
 
     settings: as the environment names them: ``{"RINGS_EVENTS_SLOTS": 1 << 21}``.
     """
@@ -40,8 +62,7 @@ def running_engine(parent: Path, settings: Mapping[str, object], *, shards: int 
         [*program, "--data-dir", str(data_dir)], env=environment, stdout=subprocess.PIPE, text=True
     )
     try:
-        _wait_ready(process)
-        yield data_dir
+        yield Engine(data_dir, _wait_ready(process))
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -90,9 +111,19 @@ def filesystem(path: Path) -> str:
     return best[1]
 
 
-def _wait_ready(process: subprocess.Popen[str]) -> None:
+def _processor_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _wait_ready(process: subprocess.Popen[str]) -> str:
+    """Wait until orders are accepted; returns the address."""
     assert process.stdout is not None
+    url = ""
     for _, line in zip(range(START_LINES_MAX), process.stdout, strict=False):
-        if line.startswith("ready"):
-            return
+        words = line.split()
+        if words[:1] == ["listening"]:
+            url = words[1]
+        if words[:1] == ["ready"]:
+            return url
     raise RuntimeError("the engine did not become ready; what it said is above")

@@ -18,16 +18,18 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import psycopg
-from perf.engine import DEFAULT_DIR, filesystem, fund_accounts, machine, running_engine
-from perf.traffic import CANCEL, CANCEL_LAG, CYCLE, FAR, TRADES_PER_COMMAND, Indices, Records, Traffic
+from perf.engine import DEFAULT_DIR, Engine, filesystem, fund_accounts, machine, running_engine
+from perf.traffic import CANCEL_LAG, CYCLE, Indices, Records, Traffic
 
 from tradeengine.cli.database import connect
-from tradeengine.core.records import EventFlag, EventKind, byte, event_dtype
+from tradeengine.core.records import EventFlag, EventKind, Reason, byte, event_dtype
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.ipc.client import open_client
 from tradeengine.ipc.ring_reader import RingReader
@@ -40,10 +42,15 @@ MIDDLE_PRICE: Final = "50000"
 ACCOUNTS: Final = 64
 WINDOW: Final = 16_384
 ANSWER_TIMEOUT_S: Final = 60.0
+_WATCHED_METRICS: Final = (
+    "tradeengine_matcher_commands",
+    "tradeengine_matcher_groups",
+    "tradeengine_matcher_sync_latency_us_sum",
+)
 PERCENTILES: Final = (50, 90, 99, 99.9, 100)
 SETTINGS: Final = {
     "RINGS_INGRESS_SLOTS": 1 << 16,
-    "RINGS_COMMANDS_SLOTS": 1 << 17,
+    "RINGS_COMMANDS_SLOTS": 1 << 20,
     "RINGS_EVENTS_SLOTS": 1 << 21,
     "SETTLEMENT_BACKLOG_EVENTS_MAX": 1 << 20,
     "LIMITS_ORDERS_MAX": 1 << 20,
@@ -64,7 +71,7 @@ class Load:
         for reader in self.readers:
             reader.seek(reader.head)
         self._ring = wiring.ingress_number
-        self._far_ids = np.zeros(8 * CANCEL_LAG // CYCLE, np.int64)
+        self._far_ids = np.zeros(4 * CANCEL_LAG, np.int64)
         self.first_sequence = self.writer.head
         self.sent = 0
         self.answered = 0
@@ -95,8 +102,8 @@ class Load:
             ended.append(index[last])
             kinds = events["kind"]
             self.trades += int(np.count_nonzero(kinds == EventKind.TRADED))
-            far = (kinds == EventKind.ACCEPTED) & (index % CYCLE == FAR)
-            self._far_ids[index[far] // CYCLE % len(self._far_ids)] = events["order_id"][far]
+            far = (kinds == EventKind.ACCEPTED) & (index % CYCLE >= self.traffic.far_first)
+            self._far_ids[index[far] % len(self._far_ids)] = events["order_id"][far]
             for reason in events["reason"][kinds == EventKind.REFUSED].tolist():
                 self.refused[reason] = self.refused.get(reason, 0) + 1
         done = np.concatenate(ended)
@@ -118,18 +125,13 @@ class Load:
         return next(reader.lag for reader in readers if reader.name == "settlement")
 
     def _cancelled(self, index: Indices) -> Indices:
-        target = index - CANCEL_LAG - 1
-        ids = np.where(
-            (index % CYCLE == CANCEL) & (target >= 0), self._far_ids[target // CYCLE % len(self._far_ids)], 0
-        )
-        return np.asarray(ids, np.int64)
+        target = self.traffic.cancelled_index(index)
+        return np.where(target >= 0, self._far_ids[target % len(self._far_ids)], 0)
 
 
-def burst(load: Load, count: int) -> dict[str, float]:
-    """Push ``count`` commands; returns the rate from the first published to the last answered."""
-    # Made beforehand: what is measured is the engine, not the making of orders.
-    commands = load.make(count)
-    trades_before = load.trades
+def burst(load: Load, commands: Records) -> dict[str, float]:
+    """Push commands that were made before; returns the rate from the first published to the last answered."""
+    trades_before, count = load.trades, len(commands)
     started_s = time.perf_counter()
     position = 0
     while position < count:
@@ -223,45 +225,68 @@ def main() -> int:
     print(f"machine    {machine()}; journal on {kind}")
     print("topology   client (spinning) → risk → matcher-0 (fdatasync per group) → event ring → client; settlement,")
     print("           publisher, shadow and a front attached; actors sleep on eventfds, nothing is pinned")
-    print(f"traffic    {TRADES_PER_COMMAND:.0%} of the commands trade, one trade each; {ACCOUNTS} accounts, {SYMBOL}")
-    with running_engine(arguments.dir, SETTINGS) as data_dir:
-        figures = _measure(data_dir, arguments)
+    share = arguments.takers / CYCLE
+    print(f"traffic    {2 * share:.0%} of the commands are orders that trade, {share:.1f} trades per command; {SYMBOL}")
+    with running_engine(arguments.dir, SETTINGS) as engine:
+        figures = _measure(engine, arguments)
     print(json.dumps(figures))
     return 0
 
 
-def _measure(data_dir: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    settings = load_settings(None, {"engine.data_dir": str(data_dir)})
-    figures: dict[str, Any] = {"machine": machine()}
-    with connect(settings) as connection, open_client(data_dir) as wiring:
+def _measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, Any]:
+    settings = load_settings(None, {"engine.data_dir": str(engine.data_dir)})
+    figures: dict[str, Any] = {"machine": machine(), "trades_per_command": arguments.takers / CYCLE}
+    with connect(settings) as connection, open_client(engine.data_dir) as wiring:
         row = load_directory(connection).symbol(SYMBOL)
         assert row is not None
         symbol = row.spec
         accounts = _accounts(connection, symbol, wiring)
-        traffic = Traffic(symbol, symbol.parse_price(MIDDLE_PRICE), accounts, wiring.ingress_number, "b")
+        middle_ticks = symbol.parse_price(MIDDLE_PRICE)
+        traffic = Traffic(symbol, middle_ticks, accounts, wiring.ingress_number, "b", arguments.takers)
         load = Load(wiring, traffic, symbol.shard)
         load.send(load.make(CYCLE))  # the first command of each kind loads code
         load.hear_all()
         if arguments.rate:
-            figures["open_loop"] = _say("open loop", open_loop(load, arguments.rate, arguments.open_seconds))
+            with _watched(engine):
+                figures["open_loop"] = _say("open loop", open_loop(load, arguments.rate, arguments.open_seconds))
         if arguments.burst:
             runs = []
             for _ in range(arguments.runs):
-                runs.append(_say("burst", burst(load, arguments.burst)))
+                commands = load.make(arguments.burst)
+                with _watched(engine):
+                    runs.append(_say("burst", burst(load, commands)))
                 print(f"           settled {settle(load):.1f} s later")
             figures["burst_commands_per_s"] = round(statistics.median(run["commands_per_s"] for run in runs))
         if arguments.seconds:
-            figures["sustained"] = _say("sustained", sustained(load, arguments.seconds, arguments.backlog))
-        figures["refused"] = load.refused
+            with _watched(engine):
+                figures["sustained"] = _say("sustained", sustained(load, arguments.seconds, arguments.backlog))
+        figures["refused"] = {Reason(reason).name: count for reason, count in load.refused.items()}
         trades = connection.execute("SELECT count(*) FROM trades").fetchone()
         figures["trades_in_postgresql_agree"] = trades is not None and trades[0] == load.trades
     _say("checked", {name: figures[name] for name in ("refused", "trades_in_postgresql_agree")})
     return figures
 
 
+@contextmanager
+def _watched(engine: Engine) -> Iterator[None]:
+    """Say what a part cost each actor, and how large the matcher's groups were."""
+    metrics, processor_s, started_s = engine.metrics(), engine.processor_s(), time.perf_counter()
+    yield
+    elapsed_s = time.perf_counter() - started_s
+    after = engine.processor_s()
+    shares = ", ".join(f"{name} {(after[name] - processor_s[name]) / elapsed_s:.0%}" for name in processor_s)
+    commands, groups, sync_us = (
+        sum(value - metrics.get(name, 0) for name, value in engine.metrics().items() if name.startswith(prefix))
+        for prefix in _WATCHED_METRICS
+    )
+    print(f"           processor {shares}")
+    count = max(groups, 1)
+    print(f"           group {commands / count:,.1f} commands, sync {sync_us / count:,.0f} µs, on average")
+
+
 def _accounts(connection: psycopg.Connection[Any], symbol: SymbolSpec, wiring: Wiring) -> list[int]:
     names = [f"perf-{number}" for number in range(ACCOUNTS)]
-    amounts = {symbol.base: symbol.base.parse("100000"), symbol.quote: symbol.quote.parse("1000000000")}
+    amounts = {symbol.base: symbol.base.parse("100000"), symbol.quote: symbol.quote.parse("100000000")}
     return fund_accounts(connection, names, amounts, wiring.settings.limits.accounts_max)
 
 
@@ -277,6 +302,7 @@ def _say(name: str, figures: dict[str, Any]) -> dict[str, Any]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="folder on a real disk for the engine's data")
+    parser.add_argument("--takers", type=int, default=4, help="of ten commands, how many make a trade each: 1 to 4")
     parser.add_argument("--burst", type=int, default=500_000, help="commands of a burst; 0: none")
     parser.add_argument("--runs", type=int, default=3, help="bursts, of which the median counts")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the sustained part; 0: none")
