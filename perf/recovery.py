@@ -35,7 +35,7 @@ from perf.workloads import listing, make_mixed, to_commands
 
 from tradeengine.actors.memory import Memory
 from tradeengine.actors.topology import plan
-from tradeengine.ipc.wiring import MESSAGE_BYTES_MAX, close_descriptors, send_handoff
+from tradeengine.ipc.handoff import MESSAGE_BYTES_MAX, close_descriptors, send_handoff
 from tradeengine.settings import load_settings
 
 NAME = "matcher-0"

@@ -25,17 +25,19 @@ import trio
 
 from tradeengine.core.tables import ActorState
 from tradeengine.ipc.crashpoints import VARIABLE as CRASH_VARIABLE
-from tradeengine.ipc.wiring import MESSAGE_BYTES_MAX, close_descriptors, send_handoff
+from tradeengine.ipc.handoff import MESSAGE_BYTES_MAX, close_descriptors, send_handoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tradeengine.actors.topology import Actor
-    from tradeengine.ipc.wiring import Handoff
+    from tradeengine.ipc.handoff import Handoff
     from tradeengine.settings import Supervisor as Policy
 
 KILL_AFTER_S: Final = 5.0
 """Between SIGTERM and SIGKILL."""
+BACKGROUND_ROLES: Final = {"shadow": 10}
+"""Roles that never take a core from the others, and for which no start waits; with how much nicer they are."""
 ACTOR_PROGRAM: Final = (sys.executable, "-m", "tradeengine.actors.run")
 LAST_WORDS_TIMEOUT_S: Final = 0.5
 ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
@@ -124,7 +126,7 @@ class Child:
         if self.started_ns:
             # A crash point is for the first process: a test wants to see the second one recover.
             environment.pop(CRASH_VARIABLE, None)
-        return await trio.lowlevel.open_process(
+        process = await trio.lowlevel.open_process(
             [*self.program, self.actor.name, str(line.fileno())],
             stdin=subprocess.DEVNULL,
             # Standard output is the supervisor's alone: scripts read the line that begins with `ready` from it.
@@ -134,6 +136,9 @@ class Child:
             # A group of its own, so that Ctrl-C in a terminal reaches the supervisor only.
             process_group=0,
         )
+        if self.actor.role in BACKGROUND_ROLES:
+            os.setpriority(os.PRIO_PROCESS, process.pid, BACKGROUND_ROLES[self.actor.role])
+        return process
 
     async def _hand_over(
         self, line: socket.socket, make_handoff: Callable[[], Handoff], handoff_possible: trio.Event

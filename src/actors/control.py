@@ -25,7 +25,7 @@ import structlog
 import trio
 
 from tradeengine.ipc.client import ATTACH, CONTROL_NAME, Reply, Request, control_address
-from tradeengine.ipc.wiring import MESSAGE_BYTES_MAX, close_descriptors, send_handoff
+from tradeengine.ipc.handoff import MESSAGE_BYTES_MAX, close_descriptors, send_handoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from tradeengine.storage.directory import load_directory, resolve_account
+from tradeengine.actors.errors import StartError
+from tradeengine.storage.directory import DirectoryFullError, load_directory, resolve_account
 from tradeengine.storage.funding import FundingKind, request_funding, wait_funding
 
 if TYPE_CHECKING:
@@ -29,9 +30,16 @@ def demo_names(settings: Settings) -> list[str]:
 def fund_demo_accounts(settings: Settings, dsn: str) -> None:
     """Make and fund the demo traders, and wait until the newest deposit is settled, in which case all are.
 
-    Raises psycopg.Error.
+    Raises StartError when the database refuses or no id is left.
     """
     names = demo_names(settings)
+    try:
+        _fund(settings, dsn, names)
+    except (psycopg.Error, DirectoryFullError) as error:
+        raise StartError(f"the demo traders cannot be funded: {' '.join(str(error).split())}") from None
+
+
+def _fund(settings: Settings, dsn: str, names: list[str]) -> None:
     with psycopg.connect(dsn, autocommit=True, application_name="tradeengine demo accounts") as connection:
         assets = load_directory(connection).assets.values()
         requests = [

@@ -20,11 +20,12 @@ import msgspec
 from tradeengine.actors.topology import OPERATOR, Topology
 from tradeengine.core.records import command_dtype, event_dtype
 from tradeengine.ipc.doorbell import Doorbell, create_page
+from tradeengine.ipc.handoff import Handoff
 from tradeengine.ipc.metric_names import ROLE_METRICS
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import ReaderSpec, Ring, RingStatistics
 from tradeengine.ipc.seqlock import SeqlockTable
-from tradeengine.ipc.wiring import Handoff, Wiring
+from tradeengine.ipc.wiring import Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

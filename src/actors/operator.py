@@ -18,6 +18,7 @@ import psycopg
 import structlog
 import trio
 
+from tradeengine.actors.errors import StartError
 from tradeengine.core.records import CommandKind, EventFlag, EventKind, Reason, byte, command_dtype, event_dtype
 from tradeengine.ipc.directory import write_directory
 from tradeengine.ipc.ring_reader import Lapped, RingWatch
@@ -36,7 +37,7 @@ RELOAD_INTERVAL_S: Final = 2.0
 logger = structlog.get_logger()
 
 
-class ListingRefusedError(Exception):
+class ListingRefusedError(StartError):
     """A pending symbol was not listed; the message says which and why."""
 
 

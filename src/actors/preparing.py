@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
+from tradeengine.actors.errors import StartError
 from tradeengine.core.symbols import ListingError
 from tradeengine.settings import load_seeds
 from tradeengine.storage.directory import Directory, DirectoryFullError, load_directory, seed_directory
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 
 OTHER_ENGINE_TIMEOUT_S: Final = 3.0
 """A killed engine's connection to the database ends a moment after it."""
-
-
-class StartError(Exception):
-    """The engine cannot start; the message is one line that says why and what to do."""
 
 
 @dataclass(frozen=True)

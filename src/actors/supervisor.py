@@ -1,8 +1,8 @@
 """The supervisor: owns the data directory, the listening socket, the database and the memory, and keeps the actors.
 
 A start, in an order that is ready soonest: the lock, the port (both refuse at once), then at the same time the actors'
-programs, which import their code, and the database. When it is known where everything stands, memory is made and handed
-over; the actors recover; pending symbols are listed; then it is ready.
+programs, which import their code, the database, and the import of our own heavier parts. When it is known where
+everything stands, memory is made and handed over; the actors recover; pending symbols are listed; then it is ready.
 
 A stop: the fronts end first, so that nothing new comes in; what is on its way is matched and settled; then the others
 end, and the embedded database last. A second request to stop skips the waiting.
@@ -14,10 +14,12 @@ It refuses to know orders.
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import signal
 import socket
+import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -28,22 +30,20 @@ import msgspec
 import structlog
 import trio
 
-from tradeengine.actors.children import KILL_AFTER_S, Child
-from tradeengine.actors.control import serve_control
+from tradeengine.actors.children import BACKGROUND_ROLES, KILL_AFTER_S, Child
 from tradeengine.actors.data_dir import ensure_secret, open_data_dir
-from tradeengine.actors.demo_accounts import fund_demo_accounts
-from tradeengine.actors.memory import Memory
-from tradeengine.actors.operator import ListingRefusedError, Operator
-from tradeengine.actors.preparing import StartError, prepare
-from tradeengine.actors.roster import Roster
+from tradeengine.actors.errors import StartError
 from tradeengine.actors.topology import Topology, plan
 from tradeengine.core.tables import ActorState
-from tradeengine.storage.embedded import EmbeddedError, start_embedded, stop_embedded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from collections.abc import Set as AbstractSet
 
-    from tradeengine.ipc.wiring import Handoff
+    from tradeengine.actors.memory import Memory
+    from tradeengine.actors.operator import Operator
+    from tradeengine.actors.roster import Roster
+    from tradeengine.ipc.handoff import Handoff
     from tradeengine.settings import Settings
 
 WATCH_INTERVAL_S: Final = 0.25
@@ -118,7 +118,7 @@ class Supervisor:
     roster: Roster | None = None
     operator: Operator | None = None
     embedded: bool = False
-    failure: Exception | None = None
+    failure: StartError | None = None
     _handoff_possible: trio.Event = field(default_factory=trio.Event)
     _stop_asked: trio.Event = field(default_factory=trio.Event)
     _news: trio.Event = field(default_factory=trio.Event)
@@ -128,12 +128,12 @@ class Supervisor:
     async def run(self) -> None:
         """Start, work until asked to stop, stop. Raises what kept the engine from starting."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._obey_signals)
+            await nursery.start(self._obey_signals)
             for child in self.children.values():
                 nursery.start_soon(child.keep, partial(self._handoff, child), self._handoff_possible)
             try:
                 await self._start_and_work(nursery)
-            except (StartError, ListingRefusedError, EmbeddedError) as error:
+            except StartError as error:
                 # Kept and raised below: out of the nursery it would come as a group.
                 self.failure = error
             finally:
@@ -159,13 +159,17 @@ class Supervisor:
             await self._drain()
 
     async def _start(self) -> Running:
-        """Bring everything up. Raises StartError, ListingRefusedError, EmbeddedError."""
-        dsn = self.settings.database.dsn
-        if not dsn:
-            self.embedded = True
-            server = await trio.to_thread.run_sync(start_embedded, self.settings.data_dir)
-            dsn = server.dsn
-            self.settings = with_database(self.settings, dsn)
+        """Bring everything up. Raises StartError."""
+        self.embedded = not self.settings.database.dsn
+        dsn = await trio.to_thread.run_sync(_open_database, self.settings)
+        self.settings = with_database(self.settings, dsn)
+        # Here and not above: by now another thread has imported them, while the database started.
+        from tradeengine.actors.demo_accounts import fund_demo_accounts
+        from tradeengine.actors.memory import Memory
+        from tradeengine.actors.operator import Operator
+        from tradeengine.actors.preparing import prepare
+        from tradeengine.actors.roster import Roster
+
         prepared = await trio.to_thread.run_sync(prepare, self.settings, dsn, self.topology.ingress_rings)
         self.memory = Memory(self.topology, self.settings, prepared.first_sequences)
         self.operator = Operator(self.memory.operator_wiring(), prepared.directory, dsn)
@@ -174,11 +178,13 @@ class Supervisor:
         await self._until_ready({"risk", "matcher", "settlement"})
         await self.operator.list_pending()
         await trio.to_thread.run_sync(fund_demo_accounts, self.settings, dsn)
-        await self._until_ready({child.actor.role for child in self.children.values()})
+        await self._until_ready({child.actor.role for child in self.children.values()} - BACKGROUND_ROLES.keys())
         host, port = self.listener.getsockname()[:2]
         return Running(host, port, dsn, time.monotonic() - self.started_s)
 
     async def _serve_control(self, task_status: trio.TaskStatus[None]) -> None:
+        from tradeengine.actors.control import serve_control
+
         assert self.memory is not None
         roster = self.roster
         assert roster is not None
@@ -187,7 +193,7 @@ class Supervisor:
             handlers = {"status": lambda _arguments: roster.status()}
             await serve_control(self.settings.data_dir, self.memory, places, handlers, task_status)
 
-    async def _until_ready(self, roles: set[str]) -> None:
+    async def _until_ready(self, roles: AbstractSet[str]) -> None:
         """Wait until every actor of these roles is ready. Raises StartError when one says that it cannot."""
         while True:
             news = self._news
@@ -200,9 +206,10 @@ class Supervisor:
                 return
             await news.wait()
 
-    async def _obey_signals(self) -> None:
+    async def _obey_signals(self, task_status: trio.TaskStatus[None]) -> None:
         """Stop at the first SIGINT or SIGTERM; interrupt the start at once, and at a second one the stop too."""
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            task_status.started()
             async for _ in signals:
                 self._stop_asked.set()
                 self._interruptible.cancel()
@@ -234,6 +241,8 @@ class Supervisor:
         """End whatever still runs, the embedded database last."""
         await self._stop_children({child.actor.role for child in self.children.values()}, KILL_AFTER_S)
         if self.embedded:
+            from tradeengine.storage.embedded import EmbeddedError, stop_embedded
+
             with suppress(EmbeddedError):
                 await trio.to_thread.run_sync(stop_embedded, self.settings.data_dir)
 
@@ -269,6 +278,28 @@ class Supervisor:
             self.roster.show(child)
             if child.state in {ActorState.RESTARTING, ActorState.FAILED}:
                 self.roster.memory.ring_all_bells()
+
+
+def _open_database(settings: Settings) -> str:
+    """Start the embedded database unless another is set, and import meanwhile what is needed next; returns the DSN."""
+    importing = threading.Thread(target=_import_parts)
+    importing.start()
+    try:
+        if settings.database.dsn:
+            return settings.database.dsn
+        from tradeengine.storage.embedded import EmbeddedError, start_embedded
+
+        try:
+            return start_embedded(settings.data_dir).dsn
+        except EmbeddedError as error:
+            raise StartError(str(error)) from None
+    finally:
+        importing.join()
+
+
+def _import_parts() -> None:
+    for name in ("preparing", "operator", "memory", "roster", "control"):
+        importlib.import_module(f"tradeengine.actors.{name}")
 
 
 def with_database(settings: Settings, dsn: str) -> Settings:

@@ -26,7 +26,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
 from tradeengine.core.tables import table_dtype
-from tradeengine.ipc.wiring import Access, Layout, RingTerms, TableTerms
+from tradeengine.ipc.handoff import Access, Layout, RingTerms, TableTerms
 
 if TYPE_CHECKING:
     import numpy as np

@@ -48,6 +48,8 @@ def main() -> None:
     except (CommandError, SettingsError) as error:
         sys.stderr.write(f"tradeengine: {error}\n")
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 @app.command()

@@ -10,15 +10,11 @@ import json
 import sys
 
 from tradeengine.actors.data_dir import DataDirError, read_secret
-from tradeengine.actors.demo_accounts import demo_names
-from tradeengine.actors.operator import ListingRefusedError
-from tradeengine.actors.preparing import StartError
+from tradeengine.actors.errors import StartError
 from tradeengine.actors.supervisor import Running, run_engine
 from tradeengine.cli.errors import CommandError
 from tradeengine.ipc.logs import configure_logs
 from tradeengine.settings import Settings
-from tradeengine.storage.embedded import EmbeddedError
-from tradeengine.web.auth import issue_token
 
 
 def run_up(settings: Settings, *, demo: bool) -> None:
@@ -26,12 +22,16 @@ def run_up(settings: Settings, *, demo: bool) -> None:
     configure_logs(settings.log, "supervisor")
     try:
         run_engine(settings, lambda running: announce(settings, running), demo=demo)
-    except (DataDirError, StartError, ListingRefusedError, EmbeddedError) as error:
+    except (DataDirError, StartError) as error:
         raise CommandError(str(error)) from None
 
 
 def announce(settings: Settings, running: Running) -> None:
     """Say where the engine listens and how to place a first order; the last line begins with ``ready``."""
+    # Not at the top: nothing that the actors need waits for these.
+    from tradeengine.actors.demo_accounts import demo_names
+    from tradeengine.web.auth import issue_token
+
     url = f"{'https' if settings.http.tls_certificate else 'http'}://{_host(running.host)}:{running.port}"
     lines = [f"listening  {url}  (documentation: {url}/docs)"]
     names = demo_names(settings)

@@ -23,8 +23,9 @@ import numpy as np
 
 from tradeengine.core.records import byte, event_dtype
 from tradeengine.ipc.directory import DirectoryPage, read_directory
+from tradeengine.ipc.handoff import MESSAGE_BYTES_MAX, close_descriptors, receive_handoff
 from tradeengine.ipc.ring_reader import RingWatch
-from tradeengine.ipc.wiring import MESSAGE_BYTES_MAX, Wiring, close_descriptors, receive_handoff
+from tradeengine.ipc.wiring import Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,8 +1,7 @@
 """Wiring: what an actor is joined to, as the actor sees it, and the loop in which a plain actor does its duty.
 
-The supervisor starts each actor as a program with one end of a socket pair. Over it the actor gets its *handoff*: its
-name, the settings, and the descriptors of the rings, tables, doorbells and metric pages that it is joined to. Local
-clients get the same over the control socket. Here descriptors become objects, each when it is first asked for.
+An actor gets its handoff (``ipc.handoff``): its name, the settings, and descriptors. Here they become rings, tables,
+doorbells and metric pages, each when it is first asked for.
 
 Rule 1: an actor touches what its handoff names and nothing else.
 Rule 2: when the other end of the socket pair closes, the supervisor is gone; the actor exits at once, as if killed.
@@ -17,64 +16,21 @@ import os
 import signal
 import socket
 import threading
-from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Literal
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from tradeengine.core.records import command_dtype, event_dtype
 from tradeengine.core.tables import table_dtype
 from tradeengine.ipc.doorbell import Doorbell
+from tradeengine.ipc.handoff import EXIT_ORPHANED, Handoff, tell
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import Ring, RingWriter
 from tradeengine.ipc.ring_reader import RingReader
 from tradeengine.ipc.segment import Segment
 from tradeengine.ipc.seqlock import SeqlockTable
-from tradeengine.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-Layout = Literal["command", "event"]
-Access = Literal["write", "gate", "follow"]
-
-FDS_PER_MESSAGE_MAX: Final = 200  # the kernel takes at most 253
-MESSAGE_BYTES_MAX: Final = 1 << 17
-MESSAGE_LENGTH_MAX: Final = 2000
-EXIT_ORPHANED: Final = 70
-"""Exit status of an actor whose supervisor is gone."""
-
-
-class RingTerms(msgspec.Struct, frozen=True):
-    """How an actor is joined to a ring: its writer, a reader that gates, or one that follows and may be lapped."""
-
-    layout: Layout
-    access: Access
-
-
-class TableTerms(msgspec.Struct, frozen=True):
-    """How an actor is joined to a table."""
-
-    writable: bool
-
-
-class Handoff(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything an actor is given.
-
-    ``fds`` are descriptors by what they are: ``ring:NAME``, ``table:NAME``, ``bell:NAME``, ``bells`` (the doorbell
-    page), ``metrics:NAME``, ``listen``. ``doorbells`` are places in the doorbell page.
-    """
-
-    name: str
-    role: str
-    index: int
-    settings: Settings
-    ingress_rings: tuple[str, ...]
-    rings: dict[str, RingTerms]
-    tables: dict[str, TableTerms]
-    doorbells: dict[str, int]
-    fds: dict[str, int]
 
 
 class Wiring:
@@ -232,44 +188,6 @@ def run_duty(wiring: Wiring, duty: Callable[[], int]) -> None:
         metrics.heartbeat()
         # The bell asks three times: at once, with the bell armed so that no ring is missed, and after the sleep.
         doorbell.wait(timeout_s, did_something, spin_us)
-
-
-def tell(line: socket.socket, state: str, message: str = "") -> None:
-    """Tell the supervisor an actor's state: ready, blocked or failed. One that is gone hears nothing."""
-    with suppress(OSError):
-        line.send(msgspec.json.encode({"state": state, "message": message[:MESSAGE_LENGTH_MAX]}))
-
-
-def send_handoff(line: socket.socket, handoff: Handoff) -> None:
-    """Send a handoff with its descriptors over a connected Unix socket of type SOCK_SEQPACKET.
-
-    The descriptors stay open here. Raises OSError when the other end is gone.
-    """
-    line.send(msgspec.json.encode(handoff))
-    fds = list(handoff.fds.values())
-    for start in range(0, len(fds), FDS_PER_MESSAGE_MAX):
-        socket.send_fds(line, [b"fds"], fds[start : start + FDS_PER_MESSAGE_MAX])
-
-
-def close_descriptors(handoff: Handoff) -> None:
-    """Close the descriptors of a handoff that has been sent."""
-    for fd in handoff.fds.values():
-        os.close(fd)
-
-
-def receive_handoff(line: socket.socket) -> Handoff:
-    """Receive what ``send_handoff`` sent, with ``fds`` as this process counts them. Raises EOFError when none comes."""
-    message = line.recv(MESSAGE_BYTES_MAX)
-    if not message:
-        raise EOFError("the supervisor closed the line before it handed anything over")
-    handoff = msgspec.json.decode(message, type=Handoff)
-    fds: list[int] = []
-    while len(fds) < len(handoff.fds):
-        _, received, _, _ = socket.recv_fds(line, 16, FDS_PER_MESSAGE_MAX)
-        if not received:
-            raise EOFError("the supervisor closed the line in the middle of a handoff")
-        fds.extend(received)
-    return msgspec.structs.replace(handoff, fds=dict(zip(handoff.fds, fds, strict=True)))
 
 
 def _exit_with_parent(line: socket.socket) -> None:

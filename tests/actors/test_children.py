@@ -20,7 +20,7 @@ from tradeengine.settings import Settings, load_settings
 # The beginning of a program that is started as an actor is: it takes its handoff and can speak.
 BEGIN = """
 import socket, sys, time, os, signal
-from tradeengine.ipc.wiring import receive_handoff, tell
+from tradeengine.ipc.handoff import receive_handoff, tell
 line = socket.socket(fileno=int(sys.argv[2]))
 handoff = receive_handoff(line)
 """

@@ -20,7 +20,7 @@ from tradeengine.actors.memory import Memory
 from tradeengine.actors.topology import plan
 from tradeengine.core.records import event_dtype
 from tradeengine.ipc.crashpoints import VARIABLE
-from tradeengine.ipc.wiring import MESSAGE_BYTES_MAX, close_descriptors, send_handoff
+from tradeengine.ipc.handoff import MESSAGE_BYTES_MAX, close_descriptors, send_handoff
 from tradeengine.settings import Settings, load_settings
 from tradeengine.storage.journal_read import journal_end, list_segments
 from tradeengine.storage.snapshots import list_snapshots

@@ -138,7 +138,9 @@ def test_demo_traders_trade(data_dir: Path) -> None:
     ):
         trades: list[Any] = []
         while not trades:
-            trades = client.get("/trades?symbol=BTC-USDT").json()["data"]
+            answer = client.get("/trades?symbol=BTC-USDT")
+            assert answer.status_code == 200, answer.text
+            trades = answer.json()["data"]
         assert {"id", "price", "quantity", "taker_side"} <= set(trades[0])
 
 

@@ -232,3 +232,39 @@ def test_pages_of_orders_are_complete(new_user: NewUser) -> None:
     between: list[dict[str, Any]] = dave.call("GET", f"/orders?start={start}&end={end}")
     assert {order["id"] for order in between} <= set(ids[2:5]) | {ids[5]}
     dave.call("DELETE", "/orders")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"quantity": "1"},
+        {"quantity": "30"},
+        {"quantity": "30", "time_in_force": "ioc"},
+        {"quantity": "1", "time_in_force": "fok", "self_trade_prevention": "cancel_both"},
+        {"quantity": "1", "price": "0.001", "post_only": True, "client_order_id": "seen-twice"},
+        {"quantity": "1", "price": "0.001", "time_in_force": "gtd", "expires_at": "2100-01-01T00:00:00.5Z"},
+        {"type": "market", "price": None, "quantity": "1"},
+        {"type": "market", "price": None, "quantity": "100"},
+        {"type": "market", "price": None, "quantity": None, "quote_quantity": "0.01"},
+        {"type": "market", "price": None, "quantity": None, "quote_quantity": "0.0001"},
+        {"type": "stop", "price": None, "stop_price": "0.01", "quantity": "1"},
+        {"type": "stop", "price": None, "stop_price": "0.09", "quantity": "1"},
+        {"type": "stop_limit", "stop_price": "0.01", "quantity": "30"},
+        {"type": "stop_limit", "stop_price": "0.01", "quantity": "1", "time_in_force": "ioc"},
+    ],
+)
+def test_answer_and_history_are_the_same(alice: User, bob: User, change: dict[str, Any]) -> None:
+    """What a POST answers, made from events, is what a GET answers, made from PostgreSQL, field by field."""
+    symbol = "ETH/BTC"
+    bob.place(symbol=symbol, side="sell", quantity="10", price="0.05")
+    alice.place(symbol=symbol, quantity="0.1", price="0.05")
+    placed = alice.place(symbol=symbol, **({"price": "0.05"} | change))
+    assert alice.order(placed["order"]["id"]) == placed["order"]
+    fills = [trade | {"settlement_status": "settled"} for trade in placed["trades"]]
+    mine = alice.call("GET", f"/trades?scope=mine&symbol={symbol}")
+    assert [trade for trade in mine if trade["order_id"] == placed["order"]["id"]] == fills[::-1]
+    if placed["order"]["status"] in {"open", "partially_filled", "pending"}:
+        cancelled = alice.call("DELETE", f"/orders/{placed['order']['id']}")["order"]
+        assert alice.order(cancelled["id"]) == cancelled
+    bob.call("DELETE", "/orders?symbol=ETH-BTC")
+    assert alice.call("GET", "/orders?symbol=ETH-BTC&status=open&status=partially_filled&status=pending") == []
