@@ -68,9 +68,7 @@ CREATE TABLE trades (
 
 CREATE INDEX trades_symbol ON trades (symbol_id, id);
 
-CREATE INDEX trades_taker_account ON trades (taker_account_id, id);
-
-CREATE INDEX trades_maker_account ON trades (maker_account_id, id);
+-- The fills of one order. Those of an account are found by its postings, which have an index anyway.
 
 CREATE INDEX trades_taker_order ON trades (taker_order_id, id);
 

@@ -4,15 +4,13 @@ Two runs on a fresh embedded server with every commit synced. *Throughput*: a st
 in full batches as fast as it goes. *Visibility*: a publisher process writes 1,000 trades a second into a real event
 ring, and the settlement duty works as in the engine; measured is from publication to the return of COMMIT.
 
-    python perf/settlement.py [--trades N] [--batch N] [--seconds N] [--directory DIR]
+    python -m perf.settlement [--trades N] [--batch N] [--seconds N] [--directory DIR]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
+from perf.engine import DEFAULT_DIR, filesystem, machine
 
 from tradeengine.actors.settlement import SettlementDuty
 from tradeengine.core import book
@@ -60,20 +59,22 @@ def main() -> None:
     if arguments.publish:
         publish(json.loads(arguments.publish))
         return
-    with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="perf-settlement-") as folder:
-        with open_embedded(Path(folder)) as server:
-            migrate(server.dsn)
-            with psycopg.connect(server.dsn, autocommit=True) as connection:
-                directory = seed_directory(connection, load_seeds(), shards=1, assets_max=64, symbols_max=64)
-                version = connection.info.server_version
-            specs = [row.spec for row in directory.symbols.values()]
-            print(
-                f"machine     {platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.release()}"
-            )
-            print(f"database    PostgreSQL {version // 10_000} embedded, {folder}, synchronous_commit and fsync on")
-            print(f"topology    1 shard, {len(specs)} symbols, {ACCOUNTS} accounts, 1 connection")
-            figures = throughput(server.dsn, specs, arguments.trades, arguments.batch)
-            figures |= visibility(server.dsn, specs, arguments.seconds, int(figures["next_sequence"]))
+    with (
+        tempfile.TemporaryDirectory(dir=arguments.directory, prefix="perf-") as folder,
+        open_embedded(Path(folder)) as pg,
+    ):
+        migrate(pg.dsn)
+        with psycopg.connect(pg.dsn, autocommit=True) as connection:
+            directory = seed_directory(connection, load_seeds(), shards=1, assets_max=64, symbols_max=64)
+            version = connection.info.server_version // 10_000
+        specs = [row.spec for row in directory.symbols.values()]
+        print(f"machine     {machine()}")
+        print(
+            f"database    PostgreSQL {version} embedded on {filesystem(Path(folder))}, fsync and synchronous_commit on"
+        )
+        print(f"topology    1 shard, {len(specs)} symbols, {ACCOUNTS} accounts, 1 connection")
+        figures = throughput(pg.dsn, specs, arguments.trades, arguments.batch)
+        figures |= visibility(pg.dsn, specs, arguments.seconds, int(figures["next_sequence"]))
     del figures["next_sequence"]
     print(json.dumps(figures))
 
@@ -131,7 +132,7 @@ def visibility(dsn: str, specs: list[SymbolSpec], seconds: int, first_sequence: 
     given = json.dumps(
         {"fd": ring.fd, "first": first_sequence, "trades": 1000 * seconds, "symbols": len(specs), "dsn": dsn}
     )
-    publisher = subprocess.Popen([sys.executable, __file__, "--publish", given], pass_fds=[ring.fd])
+    publisher = subprocess.Popen([sys.executable, "-m", "perf.settlement", "--publish", given], pass_fds=[ring.fd])
     latencies: list[NDArray[np.int64]] = []
     reader = ring.reader("settlement")
     while publisher.poll() is None or duty.backlog():
@@ -247,7 +248,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trades", type=int, default=200_000)
     parser.add_argument("--batch", type=int, default=20_000, help="events in one transaction")
     parser.add_argument("--seconds", type=int, default=10, help="length of the visibility run")
-    parser.add_argument("--directory", default=str(Path.cwd()), help="where the database is made: a real disk")
+    parser.add_argument("--directory", default=str(DEFAULT_DIR), help="where the database is made: a real disk")
     parser.add_argument("--publish", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -40,9 +40,9 @@ from tradeengine.storage.settle_fold import SettlementStopped
 Events = NDArray[np.void]
 
 BATCH_EVENTS_MIN: Final = 512
-TRANSACTION_S_GOAL: Final = 0.1
-"""Batches grow while transactions are shorter than half of it and shrink when they are longer: a reader who waits for
-settlement waits for at most two."""
+TRANSACTION_S_GOAL: Final = 0.5
+"""Batches grow while transactions are shorter than half of it and shrink when they are longer: large ones are cheaper
+per trade, but a reader who waits for settlement may wait for two."""
 COMMIT_INTERVAL_S: Final = 0.004
 """Transactions of a few events begin at least this far apart: each costs a sync, whatever is in it."""
 RETRY_S_MIN: Final = 0.1

@@ -177,13 +177,19 @@ def list_own_trades(
     before_id: int | None = None,
 ) -> list[TradeRow]:
     """List an account's trades, newest first, of one symbol or all, in a range of time and below an id."""
+    # By its postings an account's trades have an index; each of its trades has at least one posting of it.
+    ids = (
+        "SELECT DISTINCT transaction_id FROM postings WHERE account_id = %(account_id)s AND account_id >= 16 "
+        "AND kind = 'T' AND transaction_id >= %(first_id)s AND transaction_id < %(end_id)s ORDER BY transaction_id DESC"
+    )
+    of_symbol = "" if symbol_id is None else "AND symbol_id = %(symbol_id)s"
+    tail = (
+        f"JOIN ({ids}) AS own ON own.transaction_id = trades.id "
+        f"WHERE trades.id >= %(first_id)s AND trades.id < %(end_id)s {of_symbol} "
+        "ORDER BY own.transaction_id DESC LIMIT %(limit)s"
+    )
     parameters = {"account_id": account_id, "symbol_id": symbol_id}
-    of_symbol = "" if symbol_id is None else " AND symbol_id = %(symbol_id)s"
-    found: list[TradeRow] = []
-    for role in ("taker", "maker"):
-        condition = f"{role}_account_id = %(account_id)s{of_symbol}"
-        found += _newest_trades(connection, condition, parameters, limit, start_ns, end_ns, before_id)
-    return sorted(found, key=lambda trade: -trade.trade_id)[:limit]
+    return _newest_trades(connection, tail, parameters, limit, start_ns, end_ns, before_id)
 
 
 def find_trade(connection: Connection, trade_id: int) -> TradeRow | None:
@@ -205,7 +211,7 @@ def id_range(start_ns: int | None, end_ns: int | None, before_id: int | None) ->
 
 def _newest_trades(
     connection: Connection,
-    condition: str,
+    tail: str,
     parameters: dict[str, Any],
     limit: int,
     start_ns: int | None,
@@ -217,7 +223,6 @@ def _newest_trades(
     One question over all days would have to plan for, and lock, every day's partition.
     """
     first_id, end_id = id_range(start_ns, end_ns, before_id)
-    tail = f"WHERE {condition} AND id >= %(first_id)s AND id < %(end_id)s ORDER BY id DESC LIMIT %(limit)s"
     found: list[TradeRow] = []
     window = _DAY_MS << TIMESTAMP_SHIFT
     oldest_id: int | None = None

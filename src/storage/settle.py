@@ -30,6 +30,8 @@ RISK_SHARD: Final = -1
 ENGINE_LOCK_KEY: Final = 0x7452_6164_6500_0000
 """Advisory lock of the engine that owns a database."""
 
+_NO_EVENTS: Final = np.empty(0, event_dtype)
+
 _SESSION: Final = (
     # A restart of PostgreSQL must not cost what was answered, whatever the server's default.
     "SET synchronous_commit = on",
@@ -124,9 +126,10 @@ class Settler:
         """
         events = {shard: batch for shard, batch in batches.items() if len(batch)}
         self._check_sequences(events)
-        risk_events = events.get(RISK_SHARD, np.empty(0, event_dtype))
+        risk_events = events.get(RISK_SHARD, _NO_EVENTS)
         shard_events = [batch for shard, batch in events.items() if shard != RISK_SHARD]
-        joined = np.concatenate(shard_events) if shard_events else np.empty(0, event_dtype)
+        joined = shard_events[0] if len(shard_events) == 1 else np.concatenate([_NO_EVENTS, *shard_events])
+        assert joined.dtype == event_dtype
         fold = fold_batch(joined, risk_events, self._symbols)
         self._cover(fold)
         after = {shard: self.cursors[shard] + len(batch) for shard, batch in events.items()}
@@ -177,8 +180,8 @@ class Settler:
             connection.execute(settle_sql.PUT_SYMBOL, settle_sql.symbol_parameters(event))
         copy_in(connection, "trades", settle_sql.trade_columns(fold.trades))
         copy_in(connection, "postings", settle_sql.posting_columns(fold.postings))
-        copy_in(connection, "orders", settle_sql.order_columns(orders, orders.began))
-        self._change("ORDER_UNKNOWN", settle_sql.UPDATE_ORDERS, settle_sql.order_arrays(orders, ~orders.began))
+        copy_in(connection, "orders", settle_sql.order_columns(orders))
+        self._change("ORDER_UNKNOWN", settle_sql.UPDATE_ORDERS, settle_sql.order_arrays(orders))
         self._change("BALANCE_UNKNOWN", settle_sql.ADD_BALANCES, settle_sql.balance_arrays(fold.balances))
         self._change("CANDLE_UNKNOWN", settle_sql.ADD_CANDLES, settle_sql.candle_arrays(fold.candles))
         self._change("FUNDING_NOT_PENDING", settle_sql.CLOSE_FUNDINGS, settle_sql.funding_arrays(fold))

@@ -23,7 +23,6 @@ from tradeengine.core.records import (
     EventKind,
     OrderType,
     Side,
-    event_dtype,
     funding_event_dtype,
     symbol_event_dtype,
 )
@@ -87,14 +86,18 @@ class SymbolUnits:
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """Orders that a batch touched, one row each, by ascending id. Times in nanoseconds, 0: none."""
+    """Orders that a batch touched, one row each, by ascending id. Times in nanoseconds, 0: none.
 
+    Places of events stand for the events: copies of whole records would cost more than all the rest.
+    """
+
+    events: Events
     order_id: Int64s
-    first: Events
-    """The event with which each began; of those that began earlier, any that touched it."""
+    first_at: Int64s
+    """Place of the event with which each began; of those that began earlier, of one that touched it."""
     began: Bools
-    content: Events
-    """The last event that told its content; of those without, any that touched it."""
+    content_at: Int64s
+    """Place of the last event that told its content; of those without, of one that touched it."""
     has_content: Bools
     status: Int64s
     reason: Int64s
@@ -223,58 +226,57 @@ def _fold_orders(events: Events) -> Orders:
     order_id = np.concatenate([events["order_id"][own], events["maker_order_id"][made]])
     arranged = np.lexsort((position, order_id))
     position, is_maker, order_id = position[arranged], is_maker[arranged], order_id[arranged]
-    if len(position) == 0:
-        return _no_orders()
-    start = np.flatnonzero(np.concatenate([[True], order_id[1:] != order_id[:-1]]))
-    last = np.append(start[1:], len(order_id)) - 1
-
-    touched = events[position]
-    touch_kind = touched["kind"]
+    start, last = _groups(order_id[1:] != order_id[:-1], len(order_id))
+    touch_kind = kind[position]
     is_trade = touch_kind == EventKind.TRADED
-    end = touched[last]
-    end_maker = is_maker[last]
-    content_at = np.maximum.reduceat(np.where(is_trade, -1, np.arange(len(position))), start)
-    has_content = content_at >= 0
-    content = touched[np.where(has_content, content_at, last)]
-    first = touched[start]
-    began = np.isin(first["kind"], (EventKind.ACCEPTED, EventKind.REJECTED))
-    remaining = np.where(end_maker, end["maker_remaining_lots"], end["remaining_lots"])
-    status = _status(end, remaining)
+    end_at, end_maker = position[last], is_maker[last]
+    content_touch = np.maximum.reduceat(np.where(is_trade, -1, np.arange(len(position))), start)
+    has_content = content_touch >= 0
+    first_at = position[start]
+    began = np.isin(kind[first_at], (EventKind.ACCEPTED, EventKind.REJECTED))
+
+    def at_end(field: str) -> Int64s:
+        """Take a field of the last event, the maker's one where the order was the maker."""
+        values: Int64s = np.where(end_maker, events[f"maker_{field}"][end_at], events[field][end_at])
+        return values
+
+    remaining = at_end("remaining_lots")
+    status = _status(events, end_at, remaining)
     content_hash = np.zeros(len(start), np.int64)
     if began.any():
-        content_hash[began] = content_fingerprint(first[began])
+        content_hash[began] = content_fingerprint(events[first_at[began]])
+    was_triggered = touch_kind == EventKind.TRIGGERED
     return Orders(
+        events=events,
         order_id=order_id[start],
-        first=first,
+        first_at=first_at,
         began=began,
-        content=content,
+        content_at=np.where(has_content, position[content_touch], end_at),
         has_content=has_content,
         status=status,
-        reason=np.where(status >= CANCELLED, end["reason"], 0).astype(np.int64),
-        filled_lots=np.add.reduceat(np.where(is_trade, touched["quantity_lots"], 0), start),
+        reason=np.where(status >= CANCELLED, events["reason"][end_at], 0).astype(np.int64),
+        filled_lots=np.add.reduceat(np.where(is_trade, events["quantity_lots"][position], 0), start),
         remaining_lots=remaining,
-        notional_units=np.where(end_maker, end["maker_filled_notional_units"], end["filled_notional_units"]),
-        fee_units=np.where(end_maker, end["maker_fee_total_units"], end["fee_total_units"]),
-        hold_units=np.where(end_maker, end["maker_hold_units"], end["hold_units"]),
-        sequence=end["sequence"],
-        updated_ns=end["timestamp_ns"],
-        triggered_ns=np.maximum.reduceat(
-            np.where(touch_kind == EventKind.TRIGGERED, touched["timestamp_ns"], 0), start
-        ),
+        notional_units=at_end("filled_notional_units"),
+        fee_units=at_end("fee_total_units"),
+        hold_units=at_end("hold_units"),
+        sequence=events["sequence"][end_at],
+        updated_ns=events["timestamp_ns"][end_at],
+        triggered_ns=np.maximum.reduceat(np.where(was_triggered, events["timestamp_ns"][position], 0), start),
         closed=status >= FILLED,
         content_hash=content_hash,
     )
 
 
-def _status(end: Events, remaining_lots: Int64s) -> Int64s:
+def _status(events: Events, end_at: Int64s, remaining_lots: Int64s) -> Int64s:
     """Status of each order after the last event that touched it."""
-    kind = end["kind"]
+    kind, flags = events["kind"][end_at], events["flags"][end_at]
     is_trade = kind == EventKind.TRADED
-    is_stop = np.isin(end["order_type"], (OrderType.STOP, OrderType.STOP_LIMIT))
-    waits = is_stop & (end["flags"] & EventFlag.TRIGGERED == 0)
-    # By quote an order has no quantity before it is filled; what it told is then no less than what remains.
-    by_quote = end["flags"] & EventFlag.BY_QUOTE != 0
-    filled_some = ~by_quote & (remaining_lots < end["quantity_lots"])
+    is_stop = np.isin(events["order_type"][end_at], (OrderType.STOP, OrderType.STOP_LIMIT))
+    waits = is_stop & (flags & EventFlag.TRIGGERED == 0)
+    # By quote an order has no quantity before it is filled; nothing of it can be open then.
+    by_quote = flags & EventFlag.BY_QUOTE != 0
+    filled_some = ~by_quote & (remaining_lots < events["quantity_lots"][end_at])
     conditions = [
         kind == EventKind.REJECTED,
         kind == EventKind.CANCELLED,
@@ -284,13 +286,6 @@ def _status(end: Events, remaining_lots: Int64s) -> Int64s:
         filled_some,
     ]
     return np.select(conditions, [REJECTED, CANCELLED, FILLED, PARTIALLY_FILLED, PENDING, PARTIALLY_FILLED], OPEN)
-
-
-def _no_orders() -> Orders:
-    ints, bools, events = np.empty(0, np.int64), np.empty(0, np.bool_), np.empty(0, event_dtype)
-    return Orders(
-        ints, events, bools, events, bools, ints, ints, ints, ints, ints, ints, ints, ints, ints, ints, bools, ints
-    )  # fmt: skip
 
 
 def _post_trades(trades: Events, symbols: SymbolUnits) -> Postings:
@@ -353,21 +348,24 @@ def _fold_candles(trades: Events) -> Candles:
     symbol_id = trades["symbol_id"].astype(np.int64)
     # Stable: within a minute of a symbol trades stay in their order, which is what open and close are about.
     arranged = np.lexsort((np.arange(len(trades)), minute, symbol_id))
-    trades, minute, symbol_id = trades[arranged], minute[arranged], symbol_id[arranged]
-    if len(trades) == 0:
-        return Candles(*(np.empty(0, np.int64) for _ in Candles.__slots__))
-    changes = (symbol_id[1:] != symbol_id[:-1]) | (minute[1:] != minute[:-1])
-    start = np.flatnonzero(np.concatenate([[True], changes]))
-    end = np.append(start[1:], len(trades))
-    price = trades["price_ticks"]
+    minute, symbol_id, price = minute[arranged], symbol_id[arranged], trades["price_ticks"][arranged]
+    start, last = _groups((symbol_id[1:] != symbol_id[:-1]) | (minute[1:] != minute[:-1]), len(trades))
     return Candles(
         symbol_id=symbol_id[start],
         minute_ns=minute[start] * NS_PER_MINUTE,
         open_ticks=price[start],
         high_ticks=np.maximum.reduceat(price, start),
         low_ticks=np.minimum.reduceat(price, start),
-        close_ticks=price[end - 1],
-        volume_lots=np.add.reduceat(trades["quantity_lots"], start),
-        notional_units=np.add.reduceat(trades["notional_units"], start),
-        trade_count=end - start,
+        close_ticks=price[last],
+        volume_lots=np.add.reduceat(trades["quantity_lots"][arranged], start),
+        notional_units=np.add.reduceat(trades["notional_units"][arranged], start),
+        trade_count=last - start + 1,
     )
+
+
+def _groups(changes: Bools, count: int) -> tuple[Int64s, Int64s]:
+    """First and last place of each group of equal neighbours. changes: whether place n + 1 begins another group."""
+    if count == 0:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    ends = np.flatnonzero(changes)
+    return np.concatenate([[0], ends + 1]), np.append(ends, count - 1)
