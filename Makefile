@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 TESTS ?=
 
-KERNEL_SOURCES := $(wildcard src/core/*.py src/ipc/*.py src/storage/*.py src/kernels.py)
+KERNEL_SOURCES := $(shell grep -l njit src/*/*.py) src/kernels.py
 
 .PHONY: up test lint perf install coverage clean
 .DELETE_ON_ERROR:
@@ -39,7 +39,7 @@ coverage: install
 install: $(VENV)/.stamp-kernels
 
 $(VENV)/.stamp-environment:
-	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is needed; name another with make PYTHON=…" >&2; exit 1; }
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is needed; name another 3.11 to 3.13 by make PYTHON=…" >&2; exit 1; }
 	@echo "making the environment in $(VENV), once"
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
