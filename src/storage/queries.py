@@ -161,9 +161,8 @@ def list_public_trades(
     before_id: int | None = None,
 ) -> list[TradeRow]:
     """List a symbol's trades, newest first, in a range of time and below an id."""
-    return _newest_trades(
-        connection, "symbol_id = %(symbol_id)s", {"symbol_id": symbol_id}, limit, start_ns, end_ns, before_id
-    )
+    tail = "WHERE symbol_id = %(symbol_id)s AND id >= %(first_id)s AND id < %(end_id)s ORDER BY id DESC LIMIT %(limit)s"
+    return _newest_trades(connection, tail, {"symbol_id": symbol_id}, limit, start_ns, end_ns, before_id)
 
 
 def list_own_trades(

@@ -102,6 +102,7 @@ async def test_every_operation_is_described_in_full(bench: Bench) -> None:
     """Each operation has a summary, a tag, a named schema for body and every answer, and all references resolve."""
     description = await describe(bench)
     assert description["openapi"].startswith("3.1")
+    assert None not in (*description["info"].values(), *description["info"]["license"].values())
     schemas = description["components"]["schemas"]
     asked = {find_operation(description, method, path)[0] + method for method, path, _ in REQUESTS}
     for path, operations in description["paths"].items():

@@ -533,3 +533,12 @@ async def test_cancelled_stop_limit_still_says_when_it_fired(bench: Bench) -> No
     async with bench.engine(cancel):
         answer = await bench.client.delete(f"/api/v1/orders/{ORDER_ID}", headers=bearer())
     assert (await answer.get_json())["data"]["order"]["triggered_at"] == "2026-05-28T20:26:40.250Z"
+
+
+async def test_no_room_is_a_clear_refusal(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A front with no room for another waiting request refuses at once, says when to come back, and sends nothing."""
+    monkeypatch.setattr("tradeengine.web.gateway.IN_FLIGHT_MAX", 0)
+    answer = await bench.client.post("/api/v1/orders", json=LIMIT, headers=bearer())
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert (await answer.get_json())["error"]["code"] == "ENGINE_OVERLOADED"
+    assert bench.memory.rings["ingress.front-0"].head == 0

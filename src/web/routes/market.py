@@ -102,9 +102,9 @@ async def show_trade(trade_id: str) -> Response:
     """Show one trade; its order ids only to its two parties and to admins."""
     front = current_front()
     identity = front.identify_if_named()
-    trade = await front.history.trade(parse_id(trade_id, "TRADE_NOT_FOUND"))
+    trade = await front.history.trade(parse_id(trade_id, "NOT_FOUND"))
     if trade is None:
-        raise ApiError("TRADE_NOT_FOUND", "There is no trade with this id.")
+        raise ApiError("NOT_FOUND", "There is no trade with this id.")
     allowed = False
     if identity is not None:
         account_id = await front.account_id(identity.name)
