@@ -19,7 +19,7 @@ from __future__ import annotations
 from enum import IntFlag
 from typing import Final
 
-from tradeengine.core.records import CommandKind, Reason
+from tradeengine.core.records import SYMBOL_ID_ALL, CommandKind, Reason
 from tradeengine.core.risk_admin import change_symbol, fund, set_trading_state
 from tradeengine.core.risk_amend import amend, cancel, cancel_all
 from tradeengine.core.risk_layout import (
@@ -28,9 +28,11 @@ from tradeengine.core.risk_layout import (
     C_KIND,
     C_KINDS,
     C_RING,
+    C_SYMBOL,
     C_TIMESTAMP,
     COMMAND_WORDS,
     get_byte,
+    get_half,
     get_unsigned_half,
 )
 from tradeengine.core.risk_outbox import DONE, Outbox, write_answer
@@ -119,7 +121,8 @@ def _decide(
     kind = get_byte(command[C_KINDS], C_KIND)
     if kind == _FUND:
         return fund(risk, command) if rights & _MAY_FUND and not taken else (DONE if taken else _INVALID_REQUEST)
-    for_all_shards = kind in (_CANCEL_ALL, _SET_TRADING_STATE)
+    for_all_symbols = get_half(command[C_SYMBOL[0]], C_SYMBOL) == SYMBOL_ID_ALL
+    for_all_shards = kind in (_CANCEL_ALL, _SET_TRADING_STATE) and for_all_symbols
     if taken and (taken & TAKEN_ANSWERED or not for_all_shards):
         return DONE
     if not 0 <= asked_ns <= _TIME_NS_MAX:

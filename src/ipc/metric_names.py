@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from tradeengine.core.records import Reason
+
 
 class RoleMetrics(NamedTuple):
     """What one role's page holds."""
@@ -37,7 +39,10 @@ FRONT_HANDLERS: Final = (
 
 ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
     "risk": RoleMetrics(
-        counters=("commands", "forwarded", "refused", "repeated", "funded", "events"),
+        counters=(
+            *("commands", "forwarded", "refused", "repeated", "funded", "events"),
+            *(f"refused_{reason.name.lower()}" for reason in Reason if reason >= Reason.INVALID_REQUEST),
+        ),
         gauges=("open_orders", "accepting"),
         histograms=("batch_commands", "batch_events"),
     ),

@@ -371,6 +371,15 @@ def test_after_a_restart_only_the_missing_shards_get_a_command_for_all() -> None
     assert [len(queue) for queue in world.forwarded] == [0, 1]
 
 
+def test_after_a_restart_what_is_on_its_way_is_passed_over(world: RiskWorld) -> None:
+    """A command for one shard that was forwarded, or one that was answered, from before a kill, is not taken again."""
+    for command in (place(ALICE, Side.SELL, 1, 100), change(CommandKind.CANCEL_ALL, symbol_id=0)):
+        for mask in (1, TAKEN_ANSWERED):
+            assert len(world.send(command, taken=np.array([mask]))) == 0
+    assert not world.forwarded[0]
+    assert not world.orders()
+
+
 def test_room_is_kept_for_cancels(world: RiskWorld) -> None:
     """Without room for orders there is still room for cancels; without any, both are refused at once."""
     order_id = world.place(ALICE, Side.SELL, 10, 100)
