@@ -122,7 +122,7 @@ class Supervisor:
     _handoff_possible: trio.Event = field(default_factory=trio.Event)
     _stop_asked: trio.Event = field(default_factory=trio.Event)
     _news: trio.Event = field(default_factory=trio.Event)
-    _controlled: trio.CancelScope = field(default_factory=trio.CancelScope)
+    _serving: trio.CancelScope = field(default_factory=trio.CancelScope)
     _interruptible: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     async def run(self) -> None:
@@ -148,10 +148,8 @@ class Supervisor:
             running = await self._start()
         if self._stop_asked.is_set():
             return
-        assert self.operator is not None
         nursery.start_soon(self._watch)
-        nursery.start_soon(self.operator.keep_directory)
-        await nursery.start(self._serve_control)
+        await nursery.start(self._serve)
         self.announce(running)
         await self._stop_asked.wait()
         self._interruptible = trio.CancelScope()
@@ -182,16 +180,21 @@ class Supervisor:
         host, port = self.listener.getsockname()[:2]
         return Running(host, port, dsn, time.monotonic() - self.started_s)
 
-    async def _serve_control(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
+        """Keep the directory page and answer the control socket, until the stop begins."""
         from tradeengine.actors.control import serve_control
 
-        assert self.memory is not None
-        roster = self.roster
+        memory, roster, operator = self.memory, self.roster, self.operator
+        assert memory is not None
         assert roster is not None
+        assert operator is not None
         places = [client for client in self.topology.clients if client.name not in self.children]
-        with self._controlled:
-            handlers = {"status": lambda _arguments: roster.status()}
-            await serve_control(self.settings.data_dir, self.memory, places, handlers, task_status)
+        handlers = {"status": lambda _arguments: roster.status()}
+        with self._serving:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(operator.keep_directory)
+                await nursery.start(serve_control, self.settings.data_dir, memory, places, handlers)
+                task_status.started()
 
     async def _until_ready(self, roles: AbstractSet[str]) -> None:
         """Wait until every actor of these roles is ready. Raises StartError when one says that it cannot."""
@@ -216,7 +219,7 @@ class Supervisor:
 
     async def _drain(self) -> None:
         """End the fronts and let go the clients, then wait until all that is on its way is matched and settled."""
-        self._controlled.cancel()
+        self._serving.cancel()
         await self._stop_children({"front", "client"}, self.settings.http.stop_timeout_s + KILL_AFTER_S)
         with trio.move_on_after(self.settings.supervisor.stop_timeout_s) as waiting:
             # Cursors are words in memory that other processes move: there is no event to wait for.
