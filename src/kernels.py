@@ -1,6 +1,6 @@
 """Compiled kernels: what to compile when the program is installed, and what to load when an actor starts.
 
-numba keeps machine code in files, beside the sources where that is possible, else in the user's cache. Compiling all
+numba keeps machine code in files: beside the sources, or in the user's cache folder where these are read-only. Compiling all
 kernels takes a minute or so; loading takes a moment. A kernel has one set of argument types, and its module's
 ``compile_kernels`` calls it once with these, so nothing is ever compiled while orders wait.
 Run as a program (``python -m tradeengine.kernels``) it compiles everything and says so.
@@ -9,10 +9,8 @@ Run as a program (``python -m tradeengine.kernels``) it compiles everything and 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import time
-from pathlib import Path
 from typing import Final
 
 _IPC: Final = ("ipc.atomics", "ipc.ring_kernels", "ipc.seqlock_kernels", "ipc.histogram")
@@ -29,17 +27,6 @@ KERNEL_MODULES: Final[dict[str, tuple[str, ...]]] = {
     "supervisor": (*_IPC, "storage.journal_scan"),
 }
 """Modules with a ``compile_kernels`` function, by the role that runs them."""
-
-
-def use_writable_cache() -> None:
-    """Let numba keep machine code in the user's cache when the program's own folder is read-only.
-
-    Before numba is imported. A folder that is set already (NUMBA_CACHE_DIR) stays.
-    """
-    if "NUMBA_CACHE_DIR" in os.environ or os.access(Path(__file__).parent, os.W_OK):
-        return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ["NUMBA_CACHE_DIR"] = str(home / "tradeengine" / "numba")
 
 
 def load_kernels(role: str) -> None:
@@ -59,8 +46,6 @@ def main() -> None:
         sys.stdout.flush()
     sys.stdout.write(f"compiled in {time.monotonic() - started_s:.0f} s\n")
 
-
-use_writable_cache()
 
 if __name__ == "__main__":
     main()
