@@ -97,7 +97,7 @@ def _replay(
     line: Line, connection: psycopg.Connection[Any], flow: Flow, options: ReplayOptions, stack: ExitStack
 ) -> dict[str, Any]:
     symbol = ensure_symbol(line, connection, options.symbol, options.new_symbol, flow)
-    tick = tick_of(symbol)
+    tick = tick_of(symbol.tick)
     steps = flow.steps.copy()
     steps["price"] = ticks_of(steps["price"], tick)
     steps["size"], steps["reduced"] = lots_of(symbol, steps["size"]), lots_of(symbol, steps["reduced"])

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tradeengine.cli.lobster import PRICE_PLACES, Action, LobsterError
-from tradeengine.core.money import PPM, UNITS_MAX, parse_units
+from tradeengine.cli.lobster import PRICE_PLACES, Action, LobsterError, ticks_of
+from tradeengine.core.money import PPM, UNITS_MAX, NumberError, parse_units
 from tradeengine.core.records import CommandKind, EventFlag, EventKind, Reason, command_dtype
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.ipc.ring_reader import RingWatch
@@ -108,12 +108,15 @@ def ensure_symbol(line: Line, connection: psycopg.Connection[Any], name: str, ne
     return row.spec
 
 
-def tick_of(symbol: SymbolSpec) -> int:
-    """Give a symbol's tick in the file's unit of price. Raises ReplayError when it is finer than that."""
+def tick_of(tick: str) -> int:
+    """Give a tick in the file's unit of price. Raises ReplayError when it is finer than that."""
     try:
-        return parse_units(symbol.tick, PRICE_PLACES)
-    except ValueError:
-        raise ReplayError(f"{symbol.name} has a tick of {symbol.tick}, finer than the file's 0.0001") from None
+        units = parse_units(tick, PRICE_PLACES)
+    except NumberError as error:
+        raise ReplayError(f"tick {tick} is not one for the file, whose prices have 4 places: {error.message}") from None
+    if not units:
+        raise ReplayError(f"tick {tick} is not allowed: must be more than 0")
+    return units
 
 
 def lots_of(symbol: SymbolSpec, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -170,6 +173,8 @@ def _add_symbol(
     base_name, slash, quote_name = name.partition("/")
     if not slash:
         raise ReplayError(f"symbol {name!r} has no quote asset: write it like AAPL/USD")
+    # Before anything is listed: a file that does not fit it would leave the symbol behind.
+    ticks_of(flow.steps["price"], tick_of(new.tick))
     lot_places, tick_places = _places(new.lot), _places(new.tick)
     base = add_asset(connection, base_name, lot_places, assets_max=limits.assets_max)
     quote_places = max(QUOTE_PLACES_MIN, tick_places + lot_places)
