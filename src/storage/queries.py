@@ -144,10 +144,16 @@ def find_order_by_client_id(connection: Connection, account_id: int, client_orde
 def list_trades_of_order(connection: Connection, order_id: int, *, limit: int = 10_000) -> list[TradeRow]:
     """List the fills of one order, oldest first."""
     # Two questions, each with an index of its own; an order is never on both sides of a trade.
-    tail = "WHERE {}_order_id = %(order_id)s AND id >= %(order_id)s AND id < %(end_id)s ORDER BY id LIMIT %(limit)s"
-    parameters = {"order_id": order_id, "end_id": id_range(None, None, None)[1], "limit": limit}
-    made = _trades(connection, tail.format("maker"), parameters)
-    taken = _trades(connection, tail.format("taker"), parameters)
+    source = (
+        "FROM trades WHERE {}_order_id = %(order_id)s AND id >= %(first_id)s AND id < %(end_id)s "
+        "ORDER BY id LIMIT %(limit)s"
+    )
+    # A trade of the order's own millisecond may have the smaller id.
+    first_id = order_id >> TIMESTAMP_SHIFT << TIMESTAMP_SHIFT
+    bounds = {"first_id": first_id, "end_id": id_range(None, None, None)[1]}
+    parameters = {"order_id": order_id, "limit": limit} | bounds
+    made = _trades(connection, source.format("maker"), parameters)
+    taken = _trades(connection, source.format("taker"), parameters)
     return sorted(made + taken, key=lambda trade: trade.trade_id)[:limit]
 
 
@@ -161,8 +167,11 @@ def list_public_trades(
     before_id: int | None = None,
 ) -> list[TradeRow]:
     """List a symbol's trades, newest first, in a range of time and below an id."""
-    tail = "WHERE symbol_id = %(symbol_id)s AND id >= %(first_id)s AND id < %(end_id)s ORDER BY id DESC LIMIT %(limit)s"
-    return _newest_trades(connection, tail, {"symbol_id": symbol_id}, limit, start_ns, end_ns, before_id)
+    source = (
+        "FROM trades WHERE symbol_id = %(symbol_id)s AND id >= %(first_id)s AND id < %(end_id)s "
+        "ORDER BY id DESC LIMIT %(limit)s"
+    )
+    return _newest_trades(connection, source, {"symbol_id": symbol_id}, limit, start_ns, end_ns, before_id)
 
 
 def list_own_trades(
@@ -176,24 +185,14 @@ def list_own_trades(
     before_id: int | None = None,
 ) -> list[TradeRow]:
     """List an account's trades, newest first, of one symbol or all, in a range of time and below an id."""
-    # By its postings an account's trades have an index; each of its trades has at least one posting of it.
-    ids = (
-        "SELECT DISTINCT transaction_id FROM postings WHERE account_id = %(account_id)s AND account_id >= 16 "
-        "AND kind = 'T' AND transaction_id >= %(first_id)s AND transaction_id < %(end_id)s ORDER BY transaction_id DESC"
-    )
-    of_symbol = "" if symbol_id is None else "AND symbol_id = %(symbol_id)s"
-    tail = (
-        f"JOIN ({ids}) AS own ON own.transaction_id = trades.id "
-        f"WHERE trades.id >= %(first_id)s AND trades.id < %(end_id)s {of_symbol} "
-        "ORDER BY own.transaction_id DESC LIMIT %(limit)s"
-    )
+    source = _OWN_TRADES if symbol_id is None else _OWN_TRADES_OF_SYMBOL
     parameters = {"account_id": account_id, "symbol_id": symbol_id}
-    return _newest_trades(connection, tail, parameters, limit, start_ns, end_ns, before_id)
+    return _newest_trades(connection, source, parameters, limit, start_ns, end_ns, before_id)
 
 
 def find_trade(connection: Connection, trade_id: int) -> TradeRow | None:
     """Find one trade."""
-    found = _trades(connection, "WHERE id = %(trade_id)s", {"trade_id": trade_id})
+    found = _trades(connection, "FROM trades WHERE id = %(trade_id)s", {"trade_id": trade_id})
     return found[0] if found else None
 
 
@@ -210,7 +209,7 @@ def id_range(start_ns: int | None, end_ns: int | None, before_id: int | None) ->
 
 def _newest_trades(
     connection: Connection,
-    tail: str,
+    source: str,
     parameters: dict[str, Any],
     limit: int,
     start_ns: int | None,
@@ -228,7 +227,7 @@ def _newest_trades(
     while end_id > first_id and len(found) < limit:
         start_id = max(end_id - window, first_id)
         bounds = {"first_id": start_id, "end_id": end_id, "limit": limit - len(found)}
-        found += _trades(connection, tail, parameters | bounds)
+        found += _trades(connection, source, parameters | bounds)
         end_id = start_id
         window *= 8
         if oldest_id is None and len(found) < limit:
@@ -247,9 +246,9 @@ def _orders(connection: Connection, tail: str, parameters: dict[str, Any]) -> li
         return cursor.execute(sql.SQL(_SELECT_ORDER + tail), parameters).fetchall()
 
 
-def _trades(connection: Connection, tail: str, parameters: dict[str, Any]) -> list[TradeRow]:
+def _trades(connection: Connection, source: str, parameters: dict[str, Any]) -> list[TradeRow]:
     with connection.cursor(row_factory=args_row(_trade_row)) as cursor:
-        return cursor.execute(sql.SQL(_SELECT_TRADE + tail), parameters).fetchall()
+        return cursor.execute(sql.SQL(_SELECT_TRADE + source), parameters).fetchall()
 
 
 def _order_row(*values: Any) -> OrderRow:
@@ -296,5 +295,19 @@ FROM orders
 _SELECT_TRADE: Final = f"""
 SELECT id, symbol_id, price_ticks, quantity_lots, notional_units, taker_side::text, taker_fee_units, maker_fee_units,
        taker_order_id, maker_order_id, taker_account_id, maker_account_id, sequence, {_milliseconds("executed_at")}
-FROM trades
-"""  # noqa: S608 - made of our own names
+"""
+
+# By its postings an account's trades have an index; of each of its trades it has at least one posting.
+# OFFSET 0 keeps the planner from joining the other way round, through all trades of a symbol.
+_OWN_TRADES: Final = """
+FROM (
+    SELECT DISTINCT transaction_id FROM postings
+    WHERE account_id = %(account_id)s AND account_id >= 16 AND kind = 'T'
+        AND transaction_id >= %(first_id)s AND transaction_id < %(end_id)s
+    ORDER BY transaction_id DESC
+) AS own
+CROSS JOIN LATERAL (SELECT * FROM trades WHERE trades.id = own.transaction_id OFFSET 0) AS trades
+ORDER BY own.transaction_id DESC LIMIT %(limit)s
+"""
+
+_OWN_TRADES_OF_SYMBOL: Final = _OWN_TRADES.replace("ORDER BY own", "WHERE symbol_id = %(symbol_id)s ORDER BY own")
