@@ -145,7 +145,7 @@ def _allowed_combinations() -> NDArray[np.uint8]:
     times = {
         OrderType.LIMIT: (t.GTC, t.GTD, t.IOC, t.FOK),
         OrderType.MARKET: (t.IOC, t.FOK),
-        OrderType.STOP: (t.GTC,),
+        OrderType.STOP: (t.GTC, t.GTD),
         OrderType.STOP_LIMIT: (t.GTC, t.GTD, t.IOC, t.FOK),
     }
     for order_type, allowed in times.items():

@@ -129,6 +129,7 @@ class RiskModel(RuleBasedStateMachine):
         stop=st.integers(95, 105),
         order_type=st.sampled_from(OrderType),
         by_quote=st.booleans(),
+        dated=st.booleans(),
         budget=st.integers(10, 30_000),
     )
     def place_sensible(
@@ -137,6 +138,8 @@ class RiskModel(RuleBasedStateMachine):
         """Place an order that only money can stop."""
         by_quote = by_quote and order_type == OrderType.MARKET and side == Side.BUY
         market = order_type == OrderType.MARKET
+        dated = fields["dated"] and not market
+        time = TimeInForce.IOC if market else TimeInForce.GTD if dated else TimeInForce.GTC
         self._ask(
             place(
                 fields["account_id"],
@@ -146,7 +149,8 @@ class RiskModel(RuleBasedStateMachine):
                 symbol_id=fields["symbol_id"],
                 stop_price_ticks=stop if order_type in {OrderType.STOP, OrderType.STOP_LIMIT} else 0,
                 order_type=order_type,
-                time_in_force=TimeInForce.IOC if market else TimeInForce.GTC,
+                time_in_force=time,
+                expires_at_ns=START_NS * 2 if dated else 0,
                 flags=CommandFlag.BY_QUOTE if by_quote else 0,
                 hold_units=fields["budget"],
             )
@@ -319,6 +323,7 @@ def step(machine: RiskModel, random: Random) -> None:
             stop=random.randint(97, 103),
             order_type=random.choice([OrderType.LIMIT] * 5 + list(OrderType)),
             by_quote=random.random() < 0.5,
+            dated=random.random() < 0.3,
             budget=random.randint(10, 9000),
         )
     elif choice < 0.60:

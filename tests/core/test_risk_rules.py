@@ -81,6 +81,14 @@ def test_combinations_are_those_of_the_table(
     assert world.ask(worded(order_type, time, flags=flags)) == expected
 
 
+@pytest.mark.parametrize(("order_type", "time"), sorted(ALLOWED))
+def test_risk_and_book_agree_on_combinations(world: RiskWorld, order_type: OrderType, time: TimeInForce) -> None:
+    """What risk forwards as a possible combination the book takes as one."""
+    world.send(worded(order_type, time))
+    kinds = kinds_of(world.settle())
+    assert kinds[0] == (EventKind.REJECTED if time == FOK and order_type != SL else EventKind.ACCEPTED)
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
