@@ -1,1 +1,1 @@
-"""Money in and out: the wallet port and the built-in ledger behind it."""
+"""Wallet services outside the engine. The built-in ledger needs none: a request is a row of ``storage.funding``."""
