@@ -34,8 +34,9 @@ class Gates:
     ) -> None:
         """event_rings: by shard. backlog_max: unsettled events of a shard, at most an eighth less than its ring."""
         self._outbox = outbox
-        self._cursors = [(ring.head_address, _settled_address(ring)) for ring in event_rings]
-        self._limits = [(min(backlog_max, ring.capacity * 3 // 4), ring.capacity * 7 // 8) for ring in event_rings]
+        self._rings = tuple(event_rings)  # kept, because what follows are addresses in their memory
+        self._cursors = [(ring.head_address, _settled_address(ring)) for ring in self._rings]
+        self._limits = [(min(backlog_max, ring.capacity * 3 // 4), ring.capacity * 7 // 8) for ring in self._rings]
         self._directory = directory
         self._free_bytes_min = free_bytes_min
         self._looked_s = -_DISK_INTERVAL_S
