@@ -1,8 +1,8 @@
 """Compiled kernels: what to compile when the program is installed, and what to load when an actor starts.
 
-numba keeps machine code in files: beside the sources, or in the user's cache folder where these are read-only. Compiling all
-kernels takes a minute or so; loading takes a moment. A kernel has one set of argument types, and its module's
-``compile_kernels`` calls it once with these, so nothing is ever compiled while orders wait.
+numba keeps machine code in files: beside the sources, or in the user's cache folder where these are read-only.
+Compiling all kernels takes a minute or two; loading takes a moment. A kernel has one set of argument types, and its
+module's ``compile_kernels`` calls it once with these, so nothing is ever compiled while orders wait.
 Run as a program (``python -m tradeengine.kernels``) it compiles everything and says so.
 """
 
@@ -39,7 +39,7 @@ def main() -> None:
     """Compile all kernels."""
     started_s = time.monotonic()
     names = list(dict.fromkeys(name for names in KERNEL_MODULES.values() for name in names))
-    sys.stdout.write(f"compiling {len(names)} modules of kernels, once; this takes about a minute\n")
+    sys.stdout.write(f"compiling {len(names)} modules of kernels, once; this takes a minute or two\n")
     for name in names:
         importlib.import_module(f"tradeengine.{name}").compile_kernels()
         sys.stdout.write(f"  tradeengine.{name}\n")

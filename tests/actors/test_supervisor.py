@@ -1,0 +1,84 @@
+"""The supervisor with whole engines: actors that hang, die for good, or cannot start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.engines import READY_TIMEOUT_S, Engine, run_command, running_engine, wait_restarted
+
+from tradeengine.ipc.client import ask
+from tradeengine.storage.journal_format import GROUP_HEADER_BYTES, SEGMENT_HEADER_BYTES
+
+BID = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.5", "price": "40000.00"}
+
+
+def actor_status(engine: Engine, name: str) -> dict[str, Any]:
+    """Ask the control socket how an actor is."""
+    actors: list[dict[str, Any]] = ask(engine.data_dir, "status")["actors"]
+    return next(actor for actor in actors if actor["name"] == name)
+
+
+def wait_state(engine: Engine, name: str, state: str) -> dict[str, Any]:
+    """Wait until an actor is in a state, and give its status."""
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    while (status := actor_status(engine, name))["state"] != state:
+        assert time.monotonic() < deadline_s, f"{name} is {status}"
+        time.sleep(0.02)
+    return status
+
+
+def place(engine: Engine) -> str:
+    """Place an order of the first demo trader and give its id."""
+    with engine.client("demo-1") as client:
+        answer = client.post("/orders", json=BID)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["data"]["order"]["id"])
+
+
+def test_hanging_actor_is_replaced(data_dir: Path) -> None:
+    """An actor that stands still is shown as stalled, then killed and replaced."""
+    environment = {"TRADEENGINE_SUPERVISOR_HEARTBEAT_TIMEOUT_S": "2"}
+    with running_engine(data_dir, environment=environment) as engine:
+        first = engine.actors()["publisher"]
+        os.kill(first, signal.SIGSTOP)
+        wait_state(engine, "publisher", "stalled")
+        wait_restarted(engine, "publisher", first)
+        assert wait_state(engine, "publisher", "ready")["restart_count"] == 1
+
+
+def test_actor_given_up_stops_no_other(data_dir: Path) -> None:
+    """An actor that died too often stays down and says why; orders are accepted all the same."""
+    environment = {"TRADEENGINE_SUPERVISOR_RESTART_COUNT_MAX": "0"}
+    with running_engine(data_dir, environment=environment) as engine:
+        engine.kill_actor("publisher")
+        status = wait_state(engine, "publisher", "failed")
+        assert status["pid"] == 0
+        assert "SIGKILL" in status["message"]
+        place(engine)
+        with engine.client() as client:
+            ready = client.get(f"{engine.url}/ready").json()["data"]
+        assert ready["status"] == "degraded"
+        assert any("publisher" in part for part in ready["degraded"])
+
+
+def test_damaged_journal_refuses_the_start(data_dir: Path) -> None:
+    """An engine whose journal is damaged in the middle does not start, and names the file in one line."""
+    with running_engine(data_dir) as engine:
+        for _ in range(3):
+            place(engine)
+    (segment,) = (data_dir / "journal" / "shard-0").glob("*.journal")
+    content = bytearray(segment.read_bytes())
+    shutil.rmtree(data_dir / "snapshots")
+    # Inside the first group: whole ones follow, so this is no torn end.
+    content[SEGMENT_HEADER_BYTES + GROUP_HEADER_BYTES + 20] ^= 1
+    segment.write_bytes(content)
+    result = run_command("up", "--port", "0", "--data-dir", str(data_dir))
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("tradeengine: ")
+    assert str(segment) in last
