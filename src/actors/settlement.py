@@ -31,7 +31,7 @@ from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import RingWriter
 from tradeengine.ipc.ring_reader import RingReader
 from tradeengine.ipc.wiring import Wiring
-from tradeengine.storage.funding import CHANNEL, pending_commands
+from tradeengine.storage.funding import CHANNEL, count_pending, pending_commands
 from tradeengine.storage.migrate import MigrationError
 from tradeengine.storage.patient import PatientConnection
 from tradeengine.storage.settle import RISK_SHARD, CursorMoved, DatabaseInUse, Settled, Settler
@@ -247,6 +247,7 @@ class SettlementDuty:
         commands = pending_commands(settler.connection, self._fed_number, room)
         # Perhaps there are more: look again at once.
         self._funding_at_s = now_s + (FUNDING_LOOK_S if len(commands) < room else 0.0)
+        self._metrics.show_pending(count_pending(settler.connection))
         if len(commands) == 0:
             return 0
         commands["ingress_ring"] = self._ingress_number
@@ -294,6 +295,7 @@ class SettlementMetrics:
         self._counters = {name: page.counter(name) for name in ("events", "trades", "orders", "postings", "fundings")}
         self._transactions, self._errors = page.counter("transactions"), page.counter("errors")
         self._backlog = page.gauge("backlog_events")
+        self._pending = page.gauge("pending_fundings")
         self._batch = page.histogram("batch_events")
         self._transaction = page.histogram("transaction_latency_us")
         self._settle = page.histogram("settle_latency_us")
@@ -315,6 +317,10 @@ class SettlementMetrics:
     def show_backlog(self, events: int) -> None:
         """Show how many events are published and not settled."""
         self._page.set(self._backlog, events)
+
+    def show_pending(self, requests: int) -> None:
+        """Show how many deposits and withdrawals have no outcome yet."""
+        self._page.set(self._pending, requests)
 
     def show_state(self, state: SettlementState, text: str) -> None:
         """Show the state."""

@@ -146,6 +146,13 @@ def pending_commands(connection: Connection, after_number: int, limit: int) -> N
     return commands
 
 
+def count_pending(connection: Connection) -> int:
+    """How many requests are neither settled nor refused yet."""
+    row = connection.execute("SELECT count(*) FROM funding WHERE status = 'pending'").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 _SELECT: Final = """
 SELECT number, kind::text, reference, account_id, asset_id, amount_units, status::text, status_reason::text,
        transaction_id, requested_at, closed_at

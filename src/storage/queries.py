@@ -186,7 +186,9 @@ def list_own_trades(
 ) -> list[TradeRow]:
     """List an account's trades, newest first, of one symbol or all, in a range of time and below an id."""
     source = _OWN_TRADES if symbol_id is None else _OWN_TRADES_OF_SYMBOL
-    parameters = {"account_id": account_id, "symbol_id": symbol_id}
+    # A trade has two postings of each party at most; of one symbol, any number may have to be passed over.
+    posting_limit = 2 * limit if symbol_id is None else None
+    parameters = {"account_id": account_id, "symbol_id": symbol_id, "posting_limit": posting_limit}
     return _newest_trades(connection, source, parameters, limit, start_ns, end_ns, before_id)
 
 
@@ -301,9 +303,12 @@ SELECT id, symbol_id, price_ticks, quantity_lots, notional_units, taker_side::te
 # OFFSET 0 keeps the planner from joining the other way round, through all trades of a symbol.
 _OWN_TRADES: Final = """
 FROM (
-    SELECT DISTINCT transaction_id FROM postings
-    WHERE account_id = %(account_id)s AND account_id >= 16 AND kind = 'T'
-        AND transaction_id >= %(first_id)s AND transaction_id < %(end_id)s
+    SELECT DISTINCT transaction_id FROM (
+        SELECT transaction_id FROM postings
+        WHERE account_id = %(account_id)s AND account_id >= 16 AND kind = 'T'
+            AND transaction_id >= %(first_id)s AND transaction_id < %(end_id)s
+        ORDER BY transaction_id DESC LIMIT %(posting_limit)s
+    ) AS newest
     ORDER BY transaction_id DESC
 ) AS own
 CROSS JOIN LATERAL (SELECT * FROM trades WHERE trades.id = own.transaction_id OFFSET 0) AS trades

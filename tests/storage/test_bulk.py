@@ -28,7 +28,9 @@ FIELDS = {"a": "i8", "b": "i4", "c": "i2", "d": "u1", "f": "S36"}
 @pytest.fixture
 def table(connection: psycopg.Connection) -> psycopg.Connection:
     """Connect to a table with a column of each type."""
-    connection.execute('CREATE TABLE t (a bigint, b integer, c smallint, d boolean, e "char", f text, g timestamptz)')
+    connection.execute(
+        'CREATE TABLE t (n serial, a bigint, b integer, c smallint, d boolean, e "char", f text, g timestamptz)'
+    )
     return connection
 
 
@@ -50,7 +52,7 @@ def test_rows_arrive_as_they_were(table: psycopg.Connection) -> None:
     """Values of every type, NULLs and texts of every length come back from PostgreSQL as they went in."""
     columns = _columns(np.random.default_rng(1))
     assert copy_in(table, "t", columns) == COUNT
-    query = "SELECT a, b, c, d, e, f, (extract(epoch FROM g) * 1000000)::bigint FROM t"
+    query = "SELECT a, b, c, d, e, f, (extract(epoch FROM g) * 1000000)::bigint FROM t ORDER BY n"
     for place, row in enumerate(table.execute(query)):
         for (name, column), value in zip(columns.items(), row, strict=True):
             if column.null is not None and column.null[place]:
@@ -70,7 +72,7 @@ def test_arrays_unnest_to_the_same_rows(table: psycopg.Connection) -> None:
     register_arrays(table)
     arrays = [Array.of(columns[name]) for name in "abcdfg"]
     assert table.execute("SELECT * FROM unnest(%b, %b, %b, %b, %b, %b)", arrays).fetchall() == (
-        table.execute("SELECT a, b, c, d, f, g FROM t").fetchall()
+        table.execute("SELECT a, b, c, d, f, g FROM t ORDER BY n").fetchall()
     )
 
 
@@ -78,7 +80,7 @@ def test_rows_come_out_decoded(table: psycopg.Connection) -> None:
     """What COPY brings out is one structured array, texts without their padding."""
     columns = _columns(np.random.default_rng(3))
     copy_in(table, "t", columns)
-    rows = copy_out(table, "SELECT coalesce(a, 0), b, c, d, rpad(coalesce(f, ''), 36) FROM t", FIELDS)
+    rows = copy_out(table, "SELECT coalesce(a, 0), b, c, d, rpad(coalesce(f, ''), 36) FROM t ORDER BY n", FIELDS)
     assert columns["a"].null is not None
     assert columns["f"].null is not None
     assert np.array_equal(rows["a"], np.where(columns["a"].null, 0, columns["a"].values))

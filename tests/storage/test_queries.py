@@ -257,7 +257,7 @@ def test_every_question_has_an_index(
             text = query.as_string(connection) if isinstance(query, sql.Composable) else str(query)
             lines = connection.execute("EXPLAIN ANALYZE " + text, parameters).fetchall()
             plan = "\n".join(line for (line,) in lines)
-            assert "Index" in plan, number
+            assert "Index" in plan or "Scan" not in plan, f"question {number}: {plan}"
             for table in ("orders", "trades", "postings"):
                 assert f"Seq Scan on {table}" not in plan, f"question {number}: {plan}"
             read = [float(rows) for rows in re.findall(r"actual time=\S+ rows=([\d.]+)", plan)]
@@ -297,7 +297,8 @@ def _load_history(connection: psycopg.Connection) -> None:
     )
     connection.execute(
         "INSERT INTO postings SELECT id, 1, account_id, asset_id, 'T' FROM trades, generate_series(0, 1) AS asset_id, "
-        "unnest(ARRAY[taker_account_id, maker_account_id]) AS account_id"
+        "unnest(ARRAY[taker_account_id, maker_account_id]) AS account_id "
+        "WHERE id NOT IN (SELECT transaction_id FROM postings)"
     )
     for table in ("orders", "trades", "postings"):
         connection.execute(f"VACUUM ANALYZE {table}")
