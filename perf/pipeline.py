@@ -41,6 +41,8 @@ SYMBOL: Final = "BTC/USDT"
 MIDDLE_PRICE: Final = "50000"
 ACCOUNTS: Final = 64
 WINDOW: Final = 16_384
+WARM_UP_S: Final = 1.0
+"""Of the open loop: the first commands after a start touch memory that nobody has touched before."""
 ANSWER_TIMEOUT_S: Final = 60.0
 _WATCHED_METRICS: Final = (
     "tradeengine_matcher_commands",
@@ -244,9 +246,8 @@ def _measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, Any]:
         middle_ticks = symbol.parse_price(MIDDLE_PRICE)
         traffic = Traffic(symbol, middle_ticks, accounts, wiring.ingress_number, "b", arguments.takers)
         load = Load(wiring, traffic, symbol.shard)
-        load.send(load.make(CYCLE))  # the first command of each kind loads code
-        load.hear_all()
         if arguments.rate:
+            open_loop(load, arguments.rate, WARM_UP_S)
             with _watched(engine):
                 figures["open_loop"] = _say("open loop", open_loop(load, arguments.rate, arguments.open_seconds))
         if arguments.burst:
