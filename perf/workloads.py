@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from perf.reference_book import ReferenceBook
+
 from tradeengine.core.records import (
     ACCOUNT_ID_FIRST_USER,
     CommandKind,
@@ -31,9 +31,7 @@ from tradeengine.core.records import (
 )
 
 PREFILL, RESTS, CANCELS, CROSSES = range(4)
-row_dtype = np.dtype(
-    [("op", "u1"), ("side", "u1"), ("zero", "<u2"), ("id", "<u4"), ("price", "<i4"), ("lots", "<i4")]
-)
+row_dtype = np.dtype([("op", "u1"), ("side", "u1"), ("zero", "<u2"), ("id", "<u4"), ("price", "<i4"), ("lots", "<i4")])
 MIDDLE = 100_000
 TICK_LOT_UNITS = 10_000
 LOT_UNITS = 1_000
@@ -80,7 +78,8 @@ def make_mixed(count: int, prefill: int, seed: int) -> Workload:
         book.place(side, order_id, price, lots)
         if choice < 0.5:
             live.append(order_id)
-        rows.append((PREFILL if index < prefill else RESTS if choice < 0.5 else CROSSES, side, 0, order_id, price, lots))
+        op = PREFILL if index < prefill else RESTS if choice < 0.5 else CROSSES
+        rows.append((op, side, 0, order_id, price, lots))
     return _finish("mixed", rows, book)
 
 
@@ -89,7 +88,8 @@ def make_chain(count: int, prefill: int, seed: int) -> Workload:
     rng, book, rows = random.Random(seed), ReferenceBook(), list[tuple[int, ...]]()
     for order_id in range(1, prefill + 1):
         side, distance = rng.getrandbits(1), rng.randint(20, 119)
-        rows.append((PREFILL, side, 0, order_id, MIDDLE - distance if side == 0 else MIDDLE + distance, rng.randint(1, 100)))
+        price = MIDDLE - distance if side == 0 else MIDDLE + distance
+        rows.append((PREFILL, side, 0, order_id, price, rng.randint(1, 100)))
     rest, side = rng.randint(1, 100), 0
     rows.append((PREFILL, 1, 0, prefill + 1, MIDDLE, rest))
     for row in rows:
@@ -119,7 +119,7 @@ def to_commands(rows: NDArray[np.void]) -> NDArray[np.void]:
     commands["timestamp_ns"] = 1_790_000_000_000_000_000 + np.arange(len(rows)) * 100
     commands["order_id"] = ids
     commands["account_id"] = ACCOUNT_ID_FIRST_USER + ids * 7919 % (ACCOUNTS // 2) * 2 + side
-    new = {
+    new: dict[str, Any] = {
         "side": side,
         "price_ticks": price,
         "quantity_lots": lots,

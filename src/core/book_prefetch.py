@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numba
 import numpy as np
 from llvmlite import ir
-from numba import config, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -64,4 +65,5 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     return types.void(array, types.int64), codegen
 
 
-prefetch: Any = _prefetch_uncompiled if config.DISABLE_JIT else intrinsic(_prefetch)
+_numba_config: Any = numba.config
+prefetch: Any = _prefetch_uncompiled if _numba_config.DISABLE_JIT else intrinsic(_prefetch)

@@ -24,21 +24,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
+import numba
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+# numba's own hints for ``njit`` lack the options used here.
+_njit: Final[Any] = numba.njit
+
 
 def kernel(function: _Function) -> _Function:
     """Compile with an on-disk cache; divisions do not check for zero, because none can be."""
-    return cast("_Function", njit(cache=True, error_model="numpy", _nrt=False)(function))
+    return cast("_Function", _njit(cache=True, error_model="numpy", _nrt=False)(function))
 
 
 def leaf(function: _Function) -> _Function:
     """Compile into its callers: a call that passes the book's arrays costs more than most leaves."""
-    return cast("_Function", njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)(function))
+    return cast("_Function", _njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)(function))
 
 
 @leaf
