@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -91,9 +91,11 @@ class Engine:
         """Process ids of the children, by actor, as the operating system sees them."""
         found = {}
         for pid in _children_of(self.process.pid):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            if "tradeengine.actors.run" in words:
-                found[words[words.index("tradeengine.actors.run") + 1]] = pid
+            # Between the two looks it may have ended and been reaped.
+            with suppress(FileNotFoundError, ProcessLookupError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+                if "tradeengine.actors.run" in words:
+                    found[words[words.index("tradeengine.actors.run") + 1]] = pid
         return found
 
     def kill_actor(self, name: str) -> None:

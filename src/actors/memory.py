@@ -110,6 +110,13 @@ class Memory:
         """Look at the cursors of all rings."""
         return [ring.statistics() for ring in self.rings.values()]
 
+    def close(self) -> None:
+        """Give back all descriptors; what actors have been handed stays theirs."""
+        parts: list[Ring | SeqlockTable | MetricPage | Doorbell] = [*self.rings.values(), *self.tables.values()]
+        for part in (*parts, *self.metrics.values(), *self.bells.values()):
+            part.close()
+        self.bells_page.close()
+
     def bytes_total(self) -> int:
         """Size of all rings and tables; the kernel gives a page only when it is first written."""
         segments = [ring.segment for ring in self.rings.values()] + [table.segment for table in self.tables.values()]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, suppress
 
 import msgspec
 import pytest
@@ -53,9 +53,10 @@ def topology(settings: Settings) -> Topology:
 
 
 @pytest.fixture(scope="module")
-def memory(topology: Topology, settings: Settings) -> Memory:
+def memory(topology: Topology, settings: Settings) -> Iterator[Memory]:
     """Make the memory that the handoffs name."""
-    return Memory(topology, settings, {})
+    with closing(Memory(topology, settings, {})) as memory:
+        yield memory
 
 
 class Watched:

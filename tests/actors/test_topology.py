@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -38,9 +40,10 @@ def topology(settings: Settings) -> Topology:
 
 
 @pytest.fixture(scope="module")
-def memory(settings: Settings, topology: Topology) -> Memory:
+def memory(settings: Settings, topology: Topology) -> Iterator[Memory]:
     """Make its memory, with one ring that opens late."""
-    return Memory(topology, settings, {"events.1": 4711})
+    with closing(Memory(topology, settings, {"events.1": 4711})) as memory:
+        yield memory
 
 
 def test_ingress_numbers_follow_the_fixed_order(topology: Topology) -> None:
@@ -75,15 +78,15 @@ def test_handoff_opens_for_writing_only_what_an_actor_writes(memory: Memory, top
         close_descriptors(handoff)
 
 
-def test_only_fronts_get_the_secret(settings: Settings, topology: Topology) -> None:
+def test_only_fronts_get_the_secret() -> None:
     """The secret that signs tokens goes to the fronts and to nobody else."""
     secret = "s" * 40
     with_secret = load_settings(overrides={"auth.secret": secret, "limits.accounts_max": 64}, environ={})
-    small = Memory(plan(with_secret), with_secret, {})
-    for actor in (*small.topology.actors, *small.topology.clients):
-        handoff = small.handoff(actor)
-        assert (handoff.settings.auth.secret == secret) == (actor.role == "front")
-        close_descriptors(handoff)
+    with closing(Memory(plan(with_secret), with_secret, {})) as memory:
+        for actor in (*memory.topology.actors, *memory.topology.clients):
+            handoff = memory.handoff(actor)
+            assert (handoff.settings.auth.secret == secret) == (actor.role == "front")
+            close_descriptors(handoff)
 
 
 def test_rings_open_where_they_are_told(memory: Memory) -> None:
@@ -97,7 +100,8 @@ def test_rings_open_where_they_are_told(memory: Memory) -> None:
 def test_default_engine_fits_a_laptop() -> None:
     """Rings and tables of an engine with default settings stay below one GiB."""
     settings = load_settings(environ={})
-    assert Memory(plan(settings), settings, {}).bytes_total() < 1 << 30
+    with closing(Memory(plan(settings), settings, {})) as memory:
+        assert memory.bytes_total() < 1 << 30
 
 
 def _access_mode(fd: int) -> int:
