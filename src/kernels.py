@@ -3,6 +3,8 @@
 numba keeps machine code in files: beside the sources, or in the user's cache folder where these are read-only.
 Compiling all kernels takes a minute or two; loading takes a moment. A kernel has one set of argument types, and its
 module's ``compile_kernels`` calls it once with these, so nothing is ever compiled while orders wait.
+numba notices a change in a kernel's own file but not in the files of what it calls, so installing starts from nothing:
+machine code of older sources would run otherwise.
 Run as a program (``python -m tradeengine.kernels``) it compiles everything and says so.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
+from pathlib import Path
 from typing import Final
 
 _IPC: Final = ("ipc.atomics", "ipc.ring_kernels", "ipc.seqlock_kernels", "ipc.histogram")
@@ -36,8 +39,9 @@ def load_kernels(role: str) -> None:
 
 
 def main() -> None:
-    """Compile all kernels."""
+    """Compile all kernels anew."""
     started_s = time.monotonic()
+    remove_compiled(Path(__file__).parent)
     names = list(dict.fromkeys(name for names in KERNEL_MODULES.values() for name in names))
     sys.stdout.write(f"compiling {len(names)} modules of kernels, once; this takes a minute or two\n")
     for name in names:
@@ -45,6 +49,13 @@ def main() -> None:
         sys.stdout.write(f"  tradeengine.{name}\n")
         sys.stdout.flush()
     sys.stdout.write(f"compiled in {time.monotonic() - started_s:.0f} s\n")
+
+
+def remove_compiled(folder: Path) -> None:
+    """Remove what numba keeps beside the sources in ``folder``: index and machine code of each kernel."""
+    for pattern in ("*.nbi", "*.nbc"):
+        for path in folder.rglob(pattern):
+            path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
