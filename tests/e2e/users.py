@@ -94,6 +94,11 @@ def make_user(engine: Engine, prefix: str, funds: Mapping[str, str] | None = Non
     """Make a user that no other test knows, with these deposits."""
     name = f"{prefix}-{os.getpid()}-{next(_numbers)}"
     deposit_all(engine, name, funds or {})
+    return sign_in(engine, name)
+
+
+def sign_in(engine: Engine, name: str) -> User:
+    """Connect to an engine as a user that exists."""
     token = issue_token(read_secret(engine.data_dir).encode(), name, "user", 3600)
     client = httpx2.Client(
         base_url=f"{engine.url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=20, trust_env=False
