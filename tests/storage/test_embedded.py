@@ -149,6 +149,7 @@ def test_long_data_directory_gets_short_socket(tmp_path: Path) -> None:
 
 
 def _wait_gone(pidfd: int) -> None:
-    readable, _, _ = select.select([pidfd], [], [], 30)
-    assert readable
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    assert poll.poll(30_000)
     os.close(pidfd)
