@@ -18,6 +18,7 @@ import math
 import os
 import select
 import time
+import weakref
 from typing import TYPE_CHECKING, Final, Self
 
 import trio
@@ -43,6 +44,7 @@ class Doorbell:
         self._page = page
         self.index = index
         self.fd = fd
+        self._forgotten: weakref.finalize[[int], Self] | None = None
         self.flag_address = page.address(index * _LINE_BYTES)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
@@ -50,7 +52,11 @@ class Doorbell:
     @classmethod
     def create(cls, page: Segment, index: int) -> Self:
         """Make the bell of line ``index`` of a page, with an eventfd of its own."""
-        return cls(page, index, os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        bell = cls(page, index, os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        # As a segment does: who makes one and forgets it leaves no descriptor behind.
+        bell._forgotten = weakref.finalize(bell, os.close, bell.fd)
+        bell._forgotten.atexit = False
+        return bell
 
     @classmethod
     def attach(cls, page: Segment, index: int, fd: int) -> Self:
@@ -112,6 +118,8 @@ class Doorbell:
 
     def close(self) -> None:
         """Give back the eventfd; the page is its owner's."""
+        if self._forgotten is not None:
+            self._forgotten.detach()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -16,6 +16,7 @@ import fcntl
 import mmap
 import os
 import struct
+import weakref
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
@@ -50,6 +51,7 @@ class Segment:
         """Map ``descriptor``, which ``check`` accepted, and own it. Raises PermissionError."""
         self.fd = descriptor
         self.writable = writable
+        self._forgotten: weakref.finalize[[int], Self] | None = None
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         self._memory = mmap.mmap(descriptor, os.fstat(descriptor).st_size, flags=mmap.MAP_SHARED, prot=protection)
         _, _, size, name = _HEADER.unpack_from(self._memory)
@@ -68,7 +70,11 @@ class Segment:
         os.ftruncate(descriptor, HEADER_BYTES + size)
         os.pwrite(descriptor, _HEADER.pack(_MAGIC, LAYOUT_VERSION, size, encoded), 0)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS | fcntl.F_SEAL_SEAL)
-        return cls(descriptor, writable=True)
+        segment = cls(descriptor, writable=True)
+        # The creator's descriptor keeps the memory; one that is forgotten and not closed must not keep it for ever.
+        segment._forgotten = weakref.finalize(segment, os.close, descriptor)
+        segment._forgotten.atexit = False
+        return segment
 
     @classmethod
     def attach(cls, fd: int, *, writable: bool) -> Self:
@@ -113,6 +119,8 @@ class Segment:
 
     def close(self) -> None:
         """Give back the descriptor. Memory that an array still covers stays mapped until that array is gone."""
+        if self._forgotten is not None:
+            self._forgotten.detach()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

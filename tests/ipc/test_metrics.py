@@ -114,8 +114,9 @@ def test_unknown_name_and_foreign_segment() -> None:
     """A name that the page does not have, and memory that is no page, are refused."""
     with pytest.raises(ValueError, match="not in tuple"):
         make_page().counter("nothing")
+    other = Segment.create("other", 4096)
     with pytest.raises(msgspec.DecodeError):
-        MetricPage.attach(os.dup(Segment.create("other", 4096).fd), writable=True)
+        MetricPage.attach(os.dup(other.fd), writable=True)
 
 
 def work(fd: Given) -> None:

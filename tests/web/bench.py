@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from tradeengine.core.records import EventFlag, EventKind, Reason, event_dtype
 from tradeengine.core.symbols import AssetSpec, SymbolSpec
 from tradeengine.core.tables import ActorState
 from tradeengine.ipc.directory import write_directory
+from tradeengine.ipc.handoff import close_descriptors
 from tradeengine.ipc.ring import Ring
 from tradeengine.ipc.wiring import Wiring
 from tradeengine.settings import Settings, load_settings
@@ -179,7 +181,10 @@ def make_bench() -> Bench:
     write_directory(memory.tables["directory"], 1, [BTC, USDT], [BTC_USDT])
     for row, actor in enumerate(memory.topology.actors):
         memory.tables["actors"].write(row, (actor.name.encode(), b"", 1, ActorState.READY, 0, 0, 0))
-    return Bench(memory, front, create_app(front), history)
+    bench = Bench(memory, front, create_app(front), history)
+    # A front's process would end with them; here the next hundred benches come.
+    weakref.finalize(bench, close_descriptors, handoff)
+    return bench
 
 
 def bearer(name: str = "alice", role: str = "user") -> dict[str, str]:
