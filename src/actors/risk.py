@@ -39,7 +39,7 @@ from tradeengine.core.risk import (
 )
 from tradeengine.core.tables import ActorState
 from tradeengine.ipc.crashpoints import crash_point
-from tradeengine.ipc.ring_reader import Lapped, RingWatch
+from tradeengine.ipc.ring_reader import Lapped, RingDamaged, RingWatch
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.ipc.wiring import run_duty
 from tradeengine.storage.recovery import RiskRecovery, load_risk_recovery
@@ -110,6 +110,7 @@ class RiskDuty:
         self._forwards = [commands.reshape(-1).view(command_dtype) for commands in outbox.commands]
         self._answers = outbox.events.reshape(-1).view(event_dtype)
         self._batch_count_max = rings.batch_count_max
+        self._damaged: set[int] = set()
 
     def __call__(self) -> int:
         """Do one round."""
@@ -117,7 +118,7 @@ class RiskDuty:
         count = self._fold_events()
         self._gates.look()
         for number, head in enumerate(heads):
-            if head > self._rings.ingress[number].cursor:
+            if head > self._rings.ingress[number].cursor and number not in self._damaged:
                 count += self._take_batch(number, head)
         self._metrics.look(accepting=self._gates.accepting)
         return count
@@ -141,7 +142,13 @@ class RiskDuty:
 
     def _take_batch(self, number: int, head: int) -> int:
         reader = self._rings.ingress[number]
-        batch = reader.poll(min(head - reader.cursor, self._batch_count_max))
+        try:
+            batch = reader.poll(min(head - reader.cursor, self._batch_count_max))
+        except RingDamaged:
+            # A local client writes its ring's header itself: what it spoils there is its own loss and nobody else's.
+            self._damaged.add(number)
+            logger.exception("an ingress ring is damaged and not read any more", ring=reader.ring.name)
+            return 0
         words = words_of(batch)
         self._tables.look_at_touch(words, self._outbox)
         self._look_at_rooms()

@@ -15,7 +15,11 @@ from tradeengine.actors.risk_gates import Gates
 from tradeengine.actors.risk_rings import rights_of
 from tradeengine.core.records import CommandKind, EventKind, Reason, Side, event_dtype
 from tradeengine.core.risk import FOR_CANCELS, FOR_ORDERS, IngressRight, make_outbox
+from tradeengine.ipc.atomics import store_word
 from tradeengine.ipc.ring import ReaderSpec, Ring
+
+OPERATOR = 2
+"""Place of the operator's ingress ring in the venue."""
 
 __all__ = ["dsn", "make_database", "postgres"]  # fixtures
 
@@ -42,6 +46,17 @@ def test_order_goes_to_its_shard_and_its_hold_into_the_table(venue: RiskVenue) -
     assert command["ring_sequence"] == heads[0]
     assert venue.commands[1].head == heads[1]
     assert list(venue.balances.read(venue.alice)["units"][QUOTE]) == [1_000_000, 3003]
+
+
+def test_spoiled_ingress_ring_is_left_alone_and_the_others_served(venue: RiskVenue) -> None:
+    """A client that writes nonsense into its ring's head stops only itself."""
+    spoiled = venue.ingress[OPERATOR]
+    store_word(spoiled.head_address, spoiled.head + 2 * spoiled.capacity)
+    heads = [ring.head for ring in venue.commands]
+    venue.decide()
+    venue.ask(place(venue.alice, Side.BUY, 10, 100))
+    venue.decide()
+    assert venue.commands[0].head == heads[0] + 1
 
 
 def test_acknowledged_order_is_folded_before_its_cancel(venue: RiskVenue) -> None:
