@@ -9,6 +9,8 @@ from typing import Any
 
 from tests.engines import Engine, is_alive, run_command, running_engine, start_engine, wait_ready, wait_restarted
 
+import tradeengine
+
 BID = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.5", "price": "40000.00"}
 ROLES = ("front-0", "publisher", "shadow", "settlement", "matcher-0", "risk")
 
@@ -149,3 +151,13 @@ def test_closed_terminal_stops_the_engine(data_dir: Path) -> None:
     with running_engine(data_dir) as engine:
         assert engine.stop(signal.SIGHUP) == 0
         assert "Traceback" not in "".join(engine.errors)
+
+
+def test_nothing_is_compiled_while_the_engine_runs(engine: Engine) -> None:
+    """Installing compiled every kernel: no machine code is younger than the engine that uses it."""
+    engine.deposit("compiled", "USDT", "100000")
+    place(engine, "compiled", **BID)
+    started_s = (engine.data_dir / "engine.lock").stat().st_mtime
+    package = Path(tradeengine.__file__).resolve().parent
+    assert list(package.rglob("*.nbi"))
+    assert not [path for path in package.rglob("*.nb?") if path.stat().st_mtime > started_s]
