@@ -44,9 +44,9 @@ from tradeengine.core.records import (
     event_dtype,
 )
 
-BATCH: Final = 512
+BATCH: Final = 1024
 """Commands in one call: what a matcher under load takes from its ring."""
-EVENTS_BUFFER: Final = 2048
+EVENTS_BUFFER: Final = 4096
 RUNS: Final = 5
 LIMITS: Final = BookLimits(orders_max=1 << 20, symbols_max=4, levels_max=4096, accounts_max=4096, shard=0)
 STOPS: Final = 10_000

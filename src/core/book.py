@@ -81,6 +81,7 @@ from tradeengine.core.book_state import (
     PHASE_STOPS,
     BookLimits,
     BookState,
+    at,
     kernel,
     make_book,
 )
@@ -179,7 +180,7 @@ def _apply(
     i = start
     while i < end:
         look_ahead(book, commands, i, end)
-        c = i << COMMAND_SHIFT
+        c = at(i, COMMAND_SHIFT)
         kind = commands[c + C_KINDS] & 0xFF
         # An EXPIRE is the matcher's own and never was in the command ring.
         ring_sequence = header[H_RING_SEQUENCE] if kind == COMMAND_EXPIRE else commands[c + C_RING_SEQUENCE]
@@ -200,7 +201,7 @@ def _apply(
             if header[H_PHASE] != PHASE_IDLE:
                 break
         # The buffer is given away only when one more event is to come, so a command's last one is still in it.
-        events[((n - 1) << EVENT_SHIFT) + E_KINDS] |= FLAG_LAST_OF_COMMAND
+        events[at(n - 1, EVENT_SHIFT) + E_KINDS] |= FLAG_LAST_OF_COMMAND
         i += 1
         header[H_COMMAND_SEQUENCE] = first_command_sequence + i
     header[H_EVENT_SEQUENCE] = first_event_sequence + n

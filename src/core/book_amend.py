@@ -48,6 +48,7 @@ from tradeengine.core.book_kinds import (
 from tradeengine.core.book_ladder import (
     dequeue,
     enqueue_by_id,
+    ladder_of,
 )
 from tradeengine.core.book_match import (
     look_for_stops,
@@ -68,7 +69,6 @@ from tradeengine.core.book_state import (
     L_COUNT,
     L_LOTS,
     LADDER_STOP_BUYS,
-    LADDERS,
     LEVEL_SHIFT,
     LOW_32,
     O_FEES,
@@ -86,8 +86,9 @@ from tradeengine.core.book_state import (
     S_QUANTITY_MIN,
     S_STATE,
     S_TICK_LOT,
-    SYMBOL_WORDS,
+    SYMBOL_SHIFT,
     BookState,
+    at,
     kernel,
 )
 
@@ -97,7 +98,7 @@ def amend(book: BookState, call: Call, n: int) -> int:
     """Carry out AMEND. Return the count of events; the header's phase says what is left to do."""
     commands, c, orders = call.commands, call.command, book.orders
     slot = find_slot(book, commands[c + C_ORDER_ID])
-    o = slot << ORDER_SHIFT
+    o = at(slot, ORDER_SHIFT)
     if slot == 0 or orders[o + O_PLACE] & LOW_32 != commands[c + C_ACCOUNT] & LOW_32:
         return put_refusal(call, n, EVENT_REFUSED, ORDER_NOT_FOUND, commands[c + C_HOLD])
     previous_price = orders[o + O_PRICE]
@@ -121,7 +122,7 @@ def amend(book: BookState, call: Call, n: int) -> int:
     if moves:
         dequeue(book, slot)
     else:
-        book.levels[(orders[o + O_PLACE] >> 32 << LEVEL_SHIFT) + L_LOTS] += remaining - previous_remaining
+        book.levels[(at(orders[o + O_PLACE] >> 32, LEVEL_SHIFT)) + L_LOTS] += remaining - previous_remaining
     needed = _needs(book, slot, price, remaining)
     if side == BUY and order_type == STOP:
         needed = hold
@@ -134,7 +135,7 @@ def amend(book: BookState, call: Call, n: int) -> int:
     if not moves:
         return n
     if waiting:
-        enqueue_by_id(book, symbol * LADDERS + LADDER_STOP_BUYS + side, stop, slot)
+        enqueue_by_id(book, ladder_of(symbol, LADDER_STOP_BUYS + side), stop, slot)
         look_for_stops(book, symbol)
         return n
     return match(book, call, n, slot, bound_of(book, slot), NONE)
@@ -144,12 +145,12 @@ def amend(book: BookState, call: Call, n: int) -> int:
 def _refusal(book: BookState, call: Call, slot: int, price: int, stop: int, remaining: int, hold: int) -> int:
     """Why an order may not have these terms. price, stop, remaining: as they would be; hold: with what risk added."""
     commands, c, orders = call.commands, call.command, book.orders
-    o = slot << ORDER_SHIFT
+    o = at(slot, ORDER_SHIFT)
     kinds = orders[o + O_KINDS]
     side = side_of(kinds)
     symbol = symbol_of(kinds)
     order_type = type_of(kinds)
-    s = symbol * SYMBOL_WORDS
+    s = at(symbol, SYMBOL_SHIFT)
     limited = has_limit(order_type)
     waiting = kinds & MARK_WAITING != 0
     if book.symbols[s + S_STATE] != STATE_OPEN:
@@ -170,18 +171,18 @@ def _refusal(book: BookState, call: Call, slot: int, price: int, stop: int, rema
         return INSUFFICIENT_BALANCE
     if waiting:
         moves_from, moves = orders[o + O_STOP], stop
-        ladder = symbol * LADDERS + LADDER_STOP_BUYS + side
+        ladder = ladder_of(symbol, LADDER_STOP_BUYS + side)
     else:
         moves_from, moves = orders[o + O_PRICE], price
-        ladder = symbol * LADDERS + side
+        ladder = ladder_of(symbol, side)
     if moves == moves_from:
         return NONE
     if not waiting:
         if out_of_collar(book, symbol, side, price):
             return PRICE_OUT_OF_COLLAR
-        if kinds & FLAG_POST_ONLY and crosses(book, symbol * LADDERS + 1 - side, (2 * side - 1) * price):
+        if kinds & FLAG_POST_ONLY and crosses(book, ladder_of(symbol, 1 - side), (2 * side - 1) * price):
             return POST_ONLY_WOULD_MATCH
-    alone = book.levels[(orders[o + O_PLACE] >> 32 << LEVEL_SHIFT) + L_COUNT] == 1
+    alone = book.levels[(at(orders[o + O_PLACE] >> 32, LEVEL_SHIFT)) + L_COUNT] == 1
     return BOOK_FULL if not alone and no_room(book, ladder, moves) else NONE
 
 
@@ -203,7 +204,7 @@ def _range_fault(book: BookState, call: Call, s: int, price: int, stop: int) -> 
 @kernel
 def _needs(book: BookState, slot: int, price: int, remaining: int) -> int:
     """Units the order must hold with these terms; 0 for a stop buy, which holds a budget."""
-    o = slot << ORDER_SHIFT
+    o = at(slot, ORDER_SHIFT)
     kinds = book.orders[o + O_KINDS]
     side = side_of(kinds)
     order_type = type_of(kinds)

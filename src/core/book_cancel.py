@@ -30,6 +30,7 @@ from tradeengine.core.book_kinds import (
     USER,
 )
 from tradeengine.core.book_ladder import (
+    entry_of,
     linked,
 )
 from tradeengine.core.book_match import (
@@ -55,6 +56,7 @@ from tradeengine.core.book_state import (
     PHASE_EXPIRE,
     PHASE_IDLE,
     BookState,
+    at,
     int64,
     kernel,
     leaf,
@@ -68,7 +70,7 @@ def cancel(book: BookState, call: Call, n: int) -> int:
     commands, c = call.commands, call.command
     slot = find_slot(book, commands[c + C_ORDER_ID])
     account = commands[c + C_ACCOUNT] & LOW_32
-    if slot == 0 or book.orders[(slot << ORDER_SHIFT) + O_PLACE] & LOW_32 != account:
+    if slot == 0 or book.orders[at(slot, ORDER_SHIFT) + O_PLACE] & LOW_32 != account:
         return put_refusal(call, n, EVENT_REFUSED, ORDER_NOT_FOUND, commands[c + C_HOLD])
     return cancel_resting(book, call, n, slot, USER)
 
@@ -82,7 +84,7 @@ def start_cancel_all(book: BookState, call: Call, n: int) -> int:
         return put_refusal(call, n, EVENT_REFUSED, INVALID_REQUEST, 0)
     cursor = max(symbol, 0) * LADDERS
     if account != ACCOUNT_ID_NONE:
-        cursor = int64(book.accounts[account << 1])
+        cursor = int64(book.accounts[at(account, 1)])
     book.header[H_PHASE] = PHASE_CANCEL_ALL
     book.header[H_CURSOR] = cursor
     book.header[H_DONE] = 0
@@ -110,7 +112,7 @@ def _next_of_account(book: BookState, symbol: int) -> int:
     slot = book.header[H_CURSOR]
     while slot != 0:
         following = linked(book, slot, K_ACCOUNT_NEXT)
-        if symbol == SYMBOL_ID_ALL or (book.orders[(slot << ORDER_SHIFT) + O_KINDS] >> 16) & 0xFFFF == symbol:
+        if symbol == SYMBOL_ID_ALL or (book.orders[at(slot, ORDER_SHIFT) + O_KINDS] >> 16) & 0xFFFF == symbol:
             book.header[H_CURSOR] = following
             return slot  # type: ignore[no-any-return]
         slot = following
@@ -128,8 +130,8 @@ def _next_of_ladders(book: BookState, symbol: int) -> int:
     book.header[H_CURSOR] = ladder
     if ladder == end:
         return 0
-    level = int64(book.ladder_levels[ladder * book.header[H_LEVELS_MAX] + book.ladder_counts[ladder] - 1])
-    return book.levels[(level << LEVEL_SHIFT) + L_HEAD]  # type: ignore[no-any-return]
+    level = int64(book.ladder_levels[entry_of(ladder * book.header[H_LEVELS_MAX], book.ladder_counts[ladder] - 1)])
+    return book.levels[at(level, LEVEL_SHIFT) + L_HEAD]  # type: ignore[no-any-return]
 
 
 @kernel

@@ -41,6 +41,7 @@ from tradeengine.core.book_state import (
     O_TAIL,
     ORDER_SHIFT,
     BookState,
+    at,
     int64,
     leaf,
 )
@@ -152,7 +153,7 @@ class Call(NamedTuple):
 @leaf
 def put_head(call: Call, n: int) -> int:
     """Write what every event repeats of its command. Return the word where event ``n`` begins."""
-    e = n << EVENT_SHIFT
+    e = at(n, EVENT_SHIFT)
     events, commands, c = call.events, call.commands, call.command
     events[e + E_SEQUENCE] = call.first_event_sequence + n
     events[e + E_COMMAND_SEQUENCE] = call.command_sequence
@@ -183,7 +184,7 @@ def put_order(
 ) -> int:
     """Write event ``n`` with the content of the order in ``slot``. Return n + 1."""
     e = put_head(call, n)
-    o = slot << ORDER_SHIFT
+    o = at(slot, ORDER_SHIFT)
     events, orders = call.events, book.orders
     kinds = orders[o + O_KINDS]
     events[e + E_ORDER_ID] = orders[o + O_ID]

@@ -13,6 +13,7 @@ from tradeengine.core.book_state import (
     O_ID,
     ORDER_SHIFT,
     BookState,
+    at,
     kernel,
     leaf,
 )
@@ -41,7 +42,7 @@ def find_slot(book: BookState, order_id: int) -> int:
         if entry == 0:
             return 0
         slot = entry & LOW_32
-        if entry >> 32 == mixed and book.orders[(slot << ORDER_SHIFT) + O_ID] == order_id:
+        if entry >> 32 == mixed and book.orders[at(slot, ORDER_SHIFT) + O_ID] == order_id:
             return slot  # type: ignore[no-any-return]
         position = (position + 1) & mask
 

@@ -67,8 +67,10 @@ from tradeengine.core.book_kinds import (
 from tradeengine.core.book_ladder import (
     dequeue,
     enqueue,
+    entry_of,
     free_level,
     has_level,
+    ladder_of,
     linked,
 )
 from tradeengine.core.book_money import (
@@ -98,8 +100,8 @@ from tradeengine.core.book_state import (
     L_LOTS,
     LADDER_STOP_BUYS,
     LADDER_STOP_SELLS,
-    LADDERS,
     LEVEL_SHIFT,
+    LINK_SHIFT,
     LOW_32,
     O_FEE,
     O_FEES,
@@ -118,8 +120,9 @@ from tradeengine.core.book_state import (
     S_LAST,
     S_LOT,
     S_TICK_LOT,
-    SYMBOL_WORDS,
+    SYMBOL_SHIFT,
     BookState,
+    at,
     int64,
     kernel,
     leaf,
@@ -140,14 +143,14 @@ def match(book: BookState, call: Call, n: int, taker: int, bound_key: int, endin
     PHASE_STOPS when it traded in reach of a stop, else PHASE_IDLE.
     """
     header, orders, levels, symbols = book.header, book.orders, book.levels, book.symbols
-    o = taker << ORDER_SHIFT
+    o = at(taker, ORDER_SHIFT)
     kinds = orders[o + O_KINDS]
     side = side_of(kinds)
     symbol = symbol_of(kinds)
-    s = symbol * SYMBOL_WORDS
+    s = at(symbol, SYMBOL_SHIFT)
     tick_lot_units = symbols[s + S_TICK_LOT]
     lot_units = symbols[s + S_LOT]
-    ladder = symbol * LADDERS + 1 - side
+    ladder = ladder_of(symbol, 1 - side)
     sign = 2 * side - 1
     base = ladder * header[H_LEVELS_MAX]
     account = orders[o + O_PLACE] & LOW_32
@@ -170,12 +173,12 @@ def match(book: BookState, call: Call, n: int, taker: int, bound_key: int, endin
         count = book.ladder_counts[ladder]
         if count == 0:
             break
-        key = book.ladder_keys[base + count - 1]
+        key = book.ladder_keys[entry_of(base, count - 1)]
         if key < bound_key:
             break
-        le = int64(book.ladder_levels[base + count - 1]) << LEVEL_SHIFT
+        le = at(int64(book.ladder_levels[entry_of(base, count - 1)]), LEVEL_SHIFT)
         maker = levels[le + L_HEAD]
-        m = maker << ORDER_SHIFT
+        m = at(maker, ORDER_SHIFT)
         price_ticks = sign * key
         lot_price = price_ticks * tick_lot_units
         maker_account = orders[m + O_PLACE] & LOW_32
@@ -286,8 +289,8 @@ def match(book: BookState, call: Call, n: int, taker: int, bound_key: int, endin
         if ending == 0:
             ending = _ending_of_rest(book, kinds, order_type, ladder, remaining != orders[o + O_QUANTITY], o)
         if ending == 0:
-            enqueue(book, symbol * LADDERS + side, orders[o + O_PRICE], taker)
             register(book, taker)
+            enqueue(book, ladder_of(symbol, side), orders[o + O_PRICE], taker)
         elif n == call.capacity:
             header[H_PHASE] = PHASE_MATCH
             header[H_TAKER] = taker
@@ -316,23 +319,23 @@ def look_for_stops(book: BookState, symbol: int) -> None:
 @leaf
 def _stop_is_due(book: BookState, symbol: int) -> bool:
     """Whether the last trade price fires a stop of this symbol. Two compares however many stops wait."""
-    last = book.symbols[symbol * SYMBOL_WORDS + S_LAST]
+    last = book.symbols[at(symbol, SYMBOL_SHIFT) + S_LAST]
     if last == 0:
         return False
     levels_max = book.header[H_LEVELS_MAX]
-    buys = symbol * LADDERS + LADDER_STOP_BUYS
-    sells = symbol * LADDERS + LADDER_STOP_SELLS
+    buys = ladder_of(symbol, LADDER_STOP_BUYS)
+    sells = ladder_of(symbol, LADDER_STOP_SELLS)
     count = book.ladder_counts[buys]
-    if count > 0 and book.ladder_keys[buys * levels_max + count - 1] >= -last:
+    if count > 0 and book.ladder_keys[entry_of(buys * levels_max, count - 1)] >= -last:
         return True
     count = book.ladder_counts[sells]
-    return count > 0 and book.ladder_keys[sells * levels_max + count - 1] >= last  # type: ignore[no-any-return]
+    return count > 0 and book.ladder_keys[entry_of(sells * levels_max, count - 1)] >= last  # type: ignore[no-any-return]
 
 
 @kernel
 def cancel_resting(book: BookState, call: Call, n: int, slot: int, reason: int) -> int:
     """End an order that rests or waits, with its event. Return the count of events."""
-    n = put_order(book, call, n, slot, EVENT_CANCELLED, reason, 0, book.orders[(slot << ORDER_SHIFT) + O_HOLD], 0, 0)
+    n = put_order(book, call, n, slot, EVENT_CANCELLED, reason, 0, book.orders[at(slot, ORDER_SHIFT) + O_HOLD], 0, 0)
     dequeue(book, slot)
     end_order(book, slot)
     return n
@@ -367,7 +370,7 @@ def _pop_head(book: BookState, ladder: int, count: int, le: int, maker: int) -> 
     else:
         book.levels[le + L_HEAD] = after
         book.levels[le + L_COUNT] -= 1
-        book.links[(after << 2) + K_PREVIOUS] = 0
+        book.links[at(after, LINK_SHIFT) + K_PREVIOUS] = 0
     end_order(book, maker)
 
 
@@ -400,7 +403,7 @@ def _lots_in_reach(
     """Lots that a budget still buys at the next price in reach, else at the price just paid; 0 says it is used up."""
     count = book.ladder_counts[ladder]
     if count > 0:
-        key = book.ladder_keys[base + count - 1]
+        key = book.ladder_keys[entry_of(base, count - 1)]
         if key >= bound_key:
             lot_price = -key * tick_lot_units
     return affordable_lots(lot_price, hold, taker_ppm, credit, hold // lot_price)

@@ -27,6 +27,7 @@ from tradeengine.core.book_state import (
     K_ACCOUNT_NEXT,
     K_ACCOUNT_PREVIOUS,
     K_NEXT,
+    LINK_SHIFT,
     LOW_32,
     O_ID,
     O_KINDS,
@@ -34,6 +35,7 @@ from tradeengine.core.book_state import (
     O_TAIL,
     ORDER_SHIFT,
     BookState,
+    at,
     int64,
     kernel,
     leaf,
@@ -57,7 +59,7 @@ def take_slot(book: BookState) -> int:
 @leaf
 def give_back_slot(book: BookState, slot: int) -> None:
     """Free a slot; its order is in no queue and no register."""
-    book.links[(slot << 2) + K_NEXT] = book.header[H_ORDER_FREE]
+    book.links[at(slot, LINK_SHIFT) + K_NEXT] = book.header[H_ORDER_FREE]
     book.header[H_ORDER_FREE] = slot
     book.header[H_ORDER_COUNT] -= 1
 
@@ -65,7 +67,7 @@ def give_back_slot(book: BookState, slot: int) -> None:
 @leaf
 def end_order(book: BookState, slot: int) -> None:
     """Free the slot of an order that is in no queue any more, and take it out of the registers."""
-    o = slot << ORDER_SHIFT
+    o = at(slot, ORDER_SHIFT)
     kinds = book.orders[o + O_KINDS]
     if kinds & MARK_REGISTERED:
         delete_id(book, book.orders[o + O_ID], slot)
@@ -78,7 +80,7 @@ def end_order(book: BookState, slot: int) -> None:
 @leaf
 def register(book: BookState, slot: int) -> None:
     """Enter an order into the registers, if it is not in them."""
-    o = slot << ORDER_SHIFT
+    o = at(slot, ORDER_SHIFT)
     kinds = book.orders[o + O_KINDS]
     if kinds & MARK_REGISTERED:
         return
@@ -92,14 +94,14 @@ def register(book: BookState, slot: int) -> None:
 @leaf
 def link_account(book: BookState, slot: int, account: int) -> None:
     """Put an order at the end of its account's list."""
-    tail = int64(book.accounts[(account << 1) + 1])
-    book.links[(slot << 2) + K_ACCOUNT_PREVIOUS] = tail
-    book.links[(slot << 2) + K_ACCOUNT_NEXT] = 0
+    tail = int64(book.accounts[at(account, 1) + 1])
+    book.links[at(slot, LINK_SHIFT) + K_ACCOUNT_PREVIOUS] = tail
+    book.links[at(slot, LINK_SHIFT) + K_ACCOUNT_NEXT] = 0
     if tail == 0:
-        book.accounts[account << 1] = slot
+        book.accounts[at(account, 1)] = slot
     else:
-        book.links[(tail << 2) + K_ACCOUNT_NEXT] = slot
-    book.accounts[(account << 1) + 1] = slot
+        book.links[at(tail, LINK_SHIFT) + K_ACCOUNT_NEXT] = slot
+    book.accounts[at(account, 1) + 1] = slot
 
 
 @leaf
@@ -107,13 +109,13 @@ def _unlink_account(book: BookState, slot: int, account: int) -> None:
     before = linked(book, slot, K_ACCOUNT_PREVIOUS)
     after = linked(book, slot, K_ACCOUNT_NEXT)
     if before == 0:
-        book.accounts[account << 1] = after
+        book.accounts[at(account, 1)] = after
     else:
-        book.links[(before << 2) + K_ACCOUNT_NEXT] = after
+        book.links[at(before, LINK_SHIFT) + K_ACCOUNT_NEXT] = after
     if after == 0:
-        book.accounts[(account << 1) + 1] = before
+        book.accounts[at(account, 1) + 1] = before
     else:
-        book.links[(after << 2) + K_ACCOUNT_PREVIOUS] = before
+        book.links[at(after, LINK_SHIFT) + K_ACCOUNT_PREVIOUS] = before
 
 
 @kernel
@@ -125,7 +127,7 @@ def _insert_expiry(book: BookState, slot: int) -> None:
 
 @kernel
 def _remove_expiry(book: BookState, slot: int) -> None:
-    position = book.orders[(slot << ORDER_SHIFT) + O_TAIL] & LOW_32
+    position = book.orders[at(slot, ORDER_SHIFT) + O_TAIL] & LOW_32
     count = book.header[H_EXPIRY_COUNT]
     book.header[H_EXPIRY_COUNT] = count - 1
     last = int64(book.expiries[count])
@@ -167,11 +169,11 @@ def _expires_before(book: BookState, slot: int, other: int) -> bool:
     time, other_time = book.expires_at[slot], book.expires_at[other]
     if time != other_time:
         return time < other_time  # type: ignore[no-any-return]
-    return book.orders[(slot << ORDER_SHIFT) + O_ID] < book.orders[(other << ORDER_SHIFT) + O_ID]  # type: ignore[no-any-return]
+    return book.orders[at(slot, ORDER_SHIFT) + O_ID] < book.orders[at(other, ORDER_SHIFT) + O_ID]  # type: ignore[no-any-return]
 
 
 @leaf
 def _set_expiry(book: BookState, position: int, slot: int) -> None:
     book.expiries[position] = slot
-    o = slot << ORDER_SHIFT
+    o = at(slot, ORDER_SHIFT)
     book.orders[o + O_TAIL] = (book.orders[o + O_TAIL] & HIGH_32) | position

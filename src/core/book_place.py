@@ -67,7 +67,9 @@ from tradeengine.core.book_kinds import (
 from tradeengine.core.book_ladder import (
     enqueue,
     enqueue_by_id,
+    entry_of,
     has_level,
+    ladder_of,
 )
 from tradeengine.core.book_match import (
     UNBOUND,
@@ -95,7 +97,6 @@ from tradeengine.core.book_state import (
     H_SYMBOLS_MAX,
     HIGH_32,
     LADDER_STOP_BUYS,
-    LADDERS,
     LOW_32,
     O_CLIENT,
     O_FEE,
@@ -122,8 +123,9 @@ from tradeengine.core.book_state import (
     S_QUANTITY_MIN,
     S_STATE,
     S_TICK_LOT,
-    SYMBOL_WORDS,
+    SYMBOL_SHIFT,
     BookState,
+    at,
     kernel,
     leaf,
 )
@@ -180,7 +182,7 @@ def place(book: BookState, call: Call, n: int) -> int:
 
     slot = take_slot(book)
     released = _fill_slot(book, commands, c, slot)
-    o = slot << ORDER_SHIFT
+    o = at(slot, ORDER_SHIFT)
     kinds = book.orders[o + O_KINDS]
     symbol = symbol_of(kinds)
     side = side_of(kinds)
@@ -194,16 +196,16 @@ def place(book: BookState, call: Call, n: int) -> int:
     n = put_order(book, call, n, slot, EVENT_ACCEPTED, NONE, book.orders[o + O_HOLD], released, 0, 0)
     if is_stop(order_type) and ending == NONE:
         book.orders[o + O_KINDS] = kinds | MARK_WAITING
-        enqueue_by_id(book, symbol * LADDERS + LADDER_STOP_BUYS + side, book.orders[o + O_STOP], slot)
+        enqueue_by_id(book, ladder_of(symbol, LADDER_STOP_BUYS + side), book.orders[o + O_STOP], slot)
         register(book, slot)
         look_for_stops(book, symbol)
         return n
     bound_key = bound_of(book, slot)
     if may_rest(time_in_force) and ending == NONE:
-        opposite = symbol * LADDERS + 1 - side
+        opposite = ladder_of(symbol, 1 - side)
         if not crosses(book, opposite, bound_key):
-            enqueue(book, symbol * LADDERS + side, book.orders[o + O_PRICE], slot)
             register(book, slot)
+            enqueue(book, ladder_of(symbol, side), book.orders[o + O_PRICE], slot)
             return n
     return match(book, call, n, slot, bound_key, ending)
 
@@ -212,13 +214,13 @@ def place(book: BookState, call: Call, n: int) -> int:
 def crosses(book: BookState, opposite: int, bound_key: int) -> bool:
     """Whether the best level of a ladder is in reach of a bound."""
     count = book.ladder_counts[opposite]
-    return count > 0 and book.ladder_keys[opposite * book.header[H_LEVELS_MAX] + count - 1] >= bound_key  # type: ignore[no-any-return]
+    return count > 0 and book.ladder_keys[entry_of(opposite * book.header[H_LEVELS_MAX], count - 1)] >= bound_key  # type: ignore[no-any-return]
 
 
 @leaf
 def bound_of(book: BookState, slot: int) -> int:
     """Least key of the opposite ladder at which an order may trade: its limit, or its collar around the best price."""
-    o = slot << ORDER_SHIFT
+    o = at(slot, ORDER_SHIFT)
     kinds = book.orders[o + O_KINDS]
     side = side_of(kinds)
     sign = 2 * side - 1
@@ -226,19 +228,19 @@ def bound_of(book: BookState, slot: int) -> int:
     if has_limit(order_type):
         return sign * book.orders[o + O_PRICE]  # type: ignore[no-any-return]
     symbol = symbol_of(kinds)
-    collar_ppm = book.symbols[symbol * SYMBOL_WORDS + S_COLLAR]
-    opposite = symbol * LADDERS + 1 - side
+    collar_ppm = book.symbols[at(symbol, SYMBOL_SHIFT) + S_COLLAR]
+    opposite = ladder_of(symbol, 1 - side)
     count = book.ladder_counts[opposite]
     if collar_ppm == 0 or count == 0:
         return UNBOUND
-    key = book.ladder_keys[opposite * book.header[H_LEVELS_MAX] + count - 1]
+    key = book.ladder_keys[entry_of(opposite * book.header[H_LEVELS_MAX], count - 1)]
     return key - deviation_ticks(sign * key, collar_ppm)  # type: ignore[no-any-return]
 
 
 @leaf
 def out_of_collar(book: BookState, symbol: int, side: int, price_ticks: int) -> bool:
     """Whether a limit lies beyond the last trade price ± collar on the aggressive side. No last price, no check."""
-    s = symbol * SYMBOL_WORDS
+    s = at(symbol, SYMBOL_SHIFT)
     last = book.symbols[s + S_LAST]
     collar_ppm = book.symbols[s + S_COLLAR]
     if last == 0 or collar_ppm == 0:
@@ -265,7 +267,7 @@ def order_needs(
 
     fees: maker | taker << 20, in ppm.
     """
-    s = symbol * SYMBOL_WORDS
+    s = at(symbol, SYMBOL_SHIFT)
     if side != BUY:
         return lots * book.symbols[s + S_LOT]  # type: ignore[no-any-return]
     if not has_limit(order_type):
@@ -277,7 +279,7 @@ def order_needs(
 @leaf
 def symbol_fees(book: BookState, symbol: int) -> int:
     """Give the fees that an order accepted now keeps: maker | taker << 20, in ppm."""
-    fees = book.symbols[symbol * SYMBOL_WORDS + S_FEES]
+    fees = book.symbols[at(symbol, SYMBOL_SHIFT) + S_FEES]
     return (fees & LOW_32) | (fees >> 32) << FEE_BITS  # type: ignore[no-any-return]
 
 
@@ -288,7 +290,7 @@ def _refusal(book: BookState, commands: NDArray[np.int64], c: int) -> int:
     symbol = commands[c + C_ACCOUNT] >> 32
     if symbol < 0 or symbol >= book.header[H_SYMBOLS_MAX]:
         return SYMBOL_NOT_FOUND
-    s = symbol * SYMBOL_WORDS
+    s = at(symbol, SYMBOL_SHIFT)
     if book.symbols[s + S_LISTED] == 0:
         return SYMBOL_NOT_FOUND
     if account >= book.header[H_ACCOUNTS_MAX] or commands[c + C_ORDER_ID] <= book.header[H_ORDER_ID]:
@@ -337,20 +339,20 @@ def _rejection(book: BookState, commands: NDArray[np.int64], c: int) -> int:
     order_type = (kinds >> 24) & 7
     time_in_force = (kinds >> 32) & 7
     price = commands[c + C_PRICE]
-    state = book.symbols[symbol * SYMBOL_WORDS + S_STATE]
+    state = book.symbols[at(symbol, SYMBOL_SHIFT) + S_STATE]
     if state != STATE_OPEN:
         return state_reason(state)
     if header[H_ORDER_COUNT] == header[H_ORDERS_MAX]:
         return BOOK_FULL
     if is_stop(order_type):
-        ladder = symbol * LADDERS + LADDER_STOP_BUYS + side
+        ladder = ladder_of(symbol, LADDER_STOP_BUYS + side)
         return BOOK_FULL if no_room(book, ladder, commands[c + C_STOP]) else NONE
     if order_type == LIMIT:
         if out_of_collar(book, symbol, side, price):
             return PRICE_OUT_OF_COLLAR
-        if (kinds >> 48) & 1 and crosses(book, symbol * LADDERS + 1 - side, (2 * side - 1) * price):
+        if (kinds >> 48) & 1 and crosses(book, ladder_of(symbol, 1 - side), (2 * side - 1) * price):
             return POST_ONLY_WOULD_MATCH
-        if may_rest(time_in_force) and no_room(book, symbol * LADDERS + side, price):
+        if may_rest(time_in_force) and no_room(book, ladder_of(symbol, side), price):
             return BOOK_FULL
     if time_in_force == FOK:
         return _fill_or_kill(book, commands, c)
@@ -375,7 +377,7 @@ def _fill_or_kill(book: BookState, commands: NDArray[np.int64], c: int) -> int:
 def _fill_slot(book: BookState, commands: NDArray[np.int64], c: int, slot: int) -> int:
     """Write a new order into its slot. Return what it does not need of the hold that came with it."""
     orders = book.orders
-    o = slot << ORDER_SHIFT
+    o = at(slot, ORDER_SHIFT)
     kinds = commands[c + C_KINDS]
     symbol = commands[c + C_ACCOUNT] >> 32
     side = (kinds >> 16) & 1

@@ -17,6 +17,8 @@ from tradeengine.core.book_kinds import (
     type_of,
 )
 from tradeengine.core.book_ladder import (
+    entry_of,
+    ladder_of,
     linked,
 )
 from tradeengine.core.book_money import (
@@ -30,7 +32,6 @@ from tradeengine.core.book_state import (
     K_NEXT,
     L_HEAD,
     L_PRICE,
-    LADDERS,
     LEVEL_SHIFT,
     LOW_32,
     O_FEES,
@@ -40,8 +41,9 @@ from tradeengine.core.book_state import (
     O_REMAINING,
     ORDER_SHIFT,
     S_TICK_LOT,
-    SYMBOL_WORDS,
+    SYMBOL_SHIFT,
     BookState,
+    at,
     int64,
     kernel,
 )
@@ -51,13 +53,13 @@ from tradeengine.core.book_state import (
 def fills_whole(book: BookState, taker: int, bound_key: int) -> bool:
     """Whether the order in slot ``taker``, in no queue and without fills, would trade all it wants."""
     orders = book.orders
-    o = taker << ORDER_SHIFT
+    o = at(taker, ORDER_SHIFT)
     kinds = orders[o + O_KINDS]
     side = side_of(kinds)
     symbol = symbol_of(kinds)
-    ladder = symbol * LADDERS + 1 - side
+    ladder = ladder_of(symbol, 1 - side)
     base = ladder * book.header[H_LEVELS_MAX]
-    tick_lot_units = book.symbols[symbol * SYMBOL_WORDS + S_TICK_LOT]
+    tick_lot_units = book.symbols[at(symbol, SYMBOL_SHIFT) + S_TICK_LOT]
     by_quote = kinds & FLAG_BY_QUOTE != 0
     # Only FOK orders come here, and a FOK buy that holds a budget is a market order.
     budgeted = side == BUY and type_of(kinds) == MARKET
@@ -71,12 +73,12 @@ def fills_whole(book: BookState, taker: int, bound_key: int) -> bool:
     last_lot_price = int64(0)
     just_traded = False  # a budget counts as used up only right after a fill
     position = book.ladder_counts[ladder] - 1
-    while position >= 0 and book.ladder_keys[base + position] >= bound_key:
-        le = int64(book.ladder_levels[base + position]) << LEVEL_SHIFT
+    while position >= 0 and book.ladder_keys[entry_of(base, position)] >= bound_key:
+        le = at(int64(book.ladder_levels[entry_of(base, position)]), LEVEL_SHIFT)
         lot_price = book.levels[le + L_PRICE] * tick_lot_units
         maker = book.levels[le + L_HEAD]
         while maker != 0:
-            m = maker << ORDER_SHIFT
+            m = at(maker, ORDER_SHIFT)
             own = orders[m + O_PLACE] & LOW_32 == account
             if by_quote and just_traded and affordable_lots(lot_price, hold, taker_ppm, credit, 1) == 0:
                 return True

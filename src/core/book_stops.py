@@ -29,6 +29,8 @@ from tradeengine.core.book_kinds import (
 )
 from tradeengine.core.book_ladder import (
     dequeue,
+    entry_of,
+    ladder_of,
 )
 from tradeengine.core.book_match import (
     match,
@@ -45,15 +47,15 @@ from tradeengine.core.book_state import (
     L_HEAD,
     LADDER_STOP_BUYS,
     LADDER_STOP_SELLS,
-    LADDERS,
     LEVEL_SHIFT,
     O_HOLD,
     O_KINDS,
     O_PRICE,
     ORDER_SHIFT,
     S_LAST,
-    SYMBOL_WORDS,
+    SYMBOL_SHIFT,
     BookState,
+    at,
     int64,
     kernel,
 )
@@ -63,7 +65,7 @@ from tradeengine.core.book_state import (
 def fire_next(book: BookState, call: Call, n: int, symbol: int) -> int:
     """Fire the next stop in reach and let it run. The buffer has room for one event. Return the count of events."""
     slot = _next_stop(book, symbol)
-    o = slot << ORDER_SHIFT
+    o = at(slot, ORDER_SHIFT)
     dequeue(book, slot)
     kinds = (book.orders[o + O_KINDS] & ~MARK_WAITING) | FLAG_TRIGGERED
     book.orders[o + O_KINDS] = kinds
@@ -81,13 +83,13 @@ def fire_next(book: BookState, call: Call, n: int, symbol: int) -> int:
 @kernel
 def _next_stop(book: BookState, symbol: int) -> int:
     """Slot of the stop that fires first; ``stops_in_reach`` said that there is one."""
-    last = book.symbols[symbol * SYMBOL_WORDS + S_LAST]
-    ladder = symbol * LADDERS + LADDER_STOP_BUYS
+    last = book.symbols[at(symbol, SYMBOL_SHIFT) + S_LAST]
+    ladder = ladder_of(symbol, LADDER_STOP_BUYS)
     base = ladder * book.header[H_LEVELS_MAX]
     count = book.ladder_counts[ladder]
-    if count == 0 or book.ladder_keys[base + count - 1] < -last:
-        ladder = symbol * LADDERS + LADDER_STOP_SELLS
+    if count == 0 or book.ladder_keys[entry_of(base, count - 1)] < -last:
+        ladder = ladder_of(symbol, LADDER_STOP_SELLS)
         base = ladder * book.header[H_LEVELS_MAX]
         count = book.ladder_counts[ladder]
-    level = int64(book.ladder_levels[base + count - 1])
-    return book.levels[(level << LEVEL_SHIFT) + L_HEAD]  # type: ignore[no-any-return]
+    level = int64(book.ladder_levels[entry_of(base, count - 1)])
+    return book.levels[at(level, LEVEL_SHIFT) + L_HEAD]  # type: ignore[no-any-return]

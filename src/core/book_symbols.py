@@ -58,8 +58,9 @@ from tradeengine.core.book_state import (
     S_QUANTITY_MIN,
     S_STATE,
     S_TICK_LOT,
-    SYMBOL_WORDS,
+    SYMBOL_SHIFT,
     BookState,
+    at,
     kernel,
 )
 from tradeengine.core.money import PPM, UNITS_MAX
@@ -106,7 +107,7 @@ def list_symbol(book: BookState, call: Call, n: int) -> int:
     state = (commands[c + C_KINDS] >> 56) & 0xFF
     if symbol < 0 or symbol >= book.header[H_SYMBOLS_MAX]:
         return put_closing(call, n, EVENT_REFUSED, symbol, 0, NUMBER_OUT_OF_RANGE, 0)
-    s = symbol * SYMBOL_WORDS
+    s = at(symbol, SYMBOL_SHIFT)
     if book.symbols[s + S_LISTED] != 0:
         return put_closing(call, n, EVENT_REFUSED, symbol, 0, SYMBOL_EXISTS, 0)
     if state < STATE_OPEN or state > STATE_HALTED:
@@ -128,7 +129,7 @@ def set_parameters(book: BookState, call: Call, n: int) -> int:
     symbol = commands[c + C_ACCOUNT] >> 32
     if not is_listed(book, symbol):
         return put_closing(call, n, EVENT_REFUSED, symbol, 0, SYMBOL_NOT_FOUND, 0)
-    s = symbol * SYMBOL_WORDS
+    s = at(symbol, SYMBOL_SHIFT)
     same = (
         book.symbols[s + S_TICK_LOT] == commands[c + _FROM[_TICK_LOT]]
         and book.symbols[s + S_LOT] == commands[c + _FROM[_LOT]]
@@ -163,7 +164,7 @@ def set_more_states(book: BookState, call: Call, n: int) -> int:
     end = header[H_SYMBOLS_MAX] if asked == SYMBOL_ID_ALL else min(header[H_SYMBOLS_MAX], asked + 1)
     while True:
         symbol = header[H_CURSOR]
-        while symbol < end and book.symbols[symbol * SYMBOL_WORDS + S_LISTED] == 0:
+        while symbol < end and book.symbols[at(symbol, SYMBOL_SHIFT) + S_LISTED] == 0:
             symbol += 1
         header[H_CURSOR] = symbol
         if symbol >= end and header[H_DONE] > 0:
@@ -174,7 +175,7 @@ def set_more_states(book: BookState, call: Call, n: int) -> int:
         if symbol >= end:
             header[H_PHASE] = PHASE_IDLE
             return put_closing(call, n, EVENT_REFUSED, asked, 0, SYMBOL_NOT_FOUND, 0)
-        book.symbols[symbol * SYMBOL_WORDS + S_STATE] = state
+        book.symbols[at(symbol, SYMBOL_SHIFT) + S_STATE] = state
         n = put_closing(call, n, EVENT_TRADING_STATE_SET, symbol, 0, NONE, state)
         header[H_CURSOR] = symbol + 1
         header[H_DONE] += 1
@@ -184,7 +185,7 @@ def set_more_states(book: BookState, call: Call, n: int) -> int:
 def is_listed(book: BookState, symbol: int) -> bool:
     """Whether a symbol id is in range and listed."""
     in_range = symbol >= 0 and symbol < book.header[H_SYMBOLS_MAX]
-    return in_range and book.symbols[symbol * SYMBOL_WORDS + S_LISTED] != 0
+    return in_range and book.symbols[at(symbol, SYMBOL_SHIFT) + S_LISTED] != 0
 
 
 @kernel
