@@ -251,7 +251,7 @@ class CommandStream:
             lot_units=LOT_UNITS,
             quantity_lots_min=1,
             quantity_lots_max=10_000,
-            notional_units_min=500,
+            notional_units_min=10_000,
             price_ticks_max=100_000,
             base_asset_id=2 * symbol_id,
             quote_asset_id=1,
