@@ -167,6 +167,27 @@ def replay(
     run_replay(read_settings(data_dir, config), options)
 
 
+@app.command()
+def match(
+    tick: Annotated[str, typer.Option(help="Smallest step of prices.")] = "1",
+    lot: Annotated[str, typer.Option(help="Smallest step of quantities.")] = "1",
+    maker_fee: Annotated[str, typer.Option(help="Fraction, for example 0.0005.")] = "0",
+    taker_fee: Annotated[str, typer.Option(help="Fraction, for example 0.001.")] = "0",
+    collar: Annotated[str, typer.Option(help="Fraction around the last price; 0: none.")] = "0",
+    book: Annotated[bool, typer.Option("--book", help="Print the final book as the last line.")] = False,
+    data_dir: DataDir = None,  # noqa: ARG001 - every command takes it; this one keeps no data
+) -> None:
+    """Match commands from standard input, one JSON object per line, and print their events; no server.
+
+    A line has op (new, cancel, amend; default new), id, account and the order fields of the API; see docs/match.md.
+    """
+    from tradeengine.cli.match import MatchOptions, run_match
+
+    status = run_match(MatchOptions(tick, lot, maker_fee, taker_fee, collar, book))
+    if status:
+        raise typer.Exit(status)
+
+
 def read_settings(
     data_dir: Path | None, config: Path | None, overrides: Mapping[str, object] | None = None
 ) -> Settings:
