@@ -91,6 +91,7 @@ from tradeengine.core.book_state import (
     at,
     kernel,
 )
+from tradeengine.core.money import UNITS_MAX
 
 
 @kernel
@@ -165,7 +166,11 @@ def _refusal(book: BookState, call: Call, slot: int, price: int, stop: int, rema
     if reason != NONE:
         return reason
     quantity = orders[o + O_QUANTITY] - orders[o + O_REMAINING] + remaining
-    if limited and quantity * price * book.symbols[s + S_TICK_LOT] < book.symbols[s + S_NOTIONAL_MIN]:
+    lot_price = price * book.symbols[s + S_TICK_LOT]
+    # Each was in bounds when it came, but the bounds may have changed in between: the product could wrap.
+    if limited and quantity > UNITS_MAX // lot_price:
+        return NUMBER_OUT_OF_RANGE
+    if limited and quantity * lot_price < book.symbols[s + S_NOTIONAL_MIN]:
         return BELOW_MIN_NOTIONAL
     if hold < _needs(book, slot, price, remaining):
         return INSUFFICIENT_BALANCE
