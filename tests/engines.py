@@ -47,6 +47,7 @@ class Engine:
     data_dir: Path
     lines: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    readers: list[threading.Thread] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -130,6 +131,8 @@ class Engine:
             raise AssertionError(f"the engine did not end; it said:\n{''.join(self.errors)}") from None
         if not self.lines and self.process.stdout is not None:
             self.process.stdout.close()
+        for reader in self.readers:
+            reader.join(STOP_TIMEOUT_S)  # it closes its pipe
         return status
 
 
@@ -158,7 +161,8 @@ def start_engine(data_dir: Path, arguments: Sequence[str] = (), environment: Map
         env={**os.environ, **SMALL, **(environment or {})},
     )
     engine = Engine(process, data_dir)
-    threading.Thread(target=_collect, args=(process.stderr, engine.errors), daemon=True).start()
+    engine.readers.append(threading.Thread(target=_collect, args=(process.stderr, engine.errors), daemon=True))
+    engine.readers[-1].start()
     return engine
 
 
@@ -173,7 +177,8 @@ def wait_ready(engine: Engine) -> None:
                 lines.put(line)
         lines.put(None)
 
-    threading.Thread(target=read, daemon=True).start()
+    engine.readers.append(threading.Thread(target=read, daemon=True))
+    engine.readers[-1].start()
     while not (engine.lines and engine.lines[-1].startswith("ready")):
         try:
             line = lines.get(timeout=READY_TIMEOUT_S)
