@@ -515,7 +515,10 @@ class ReferenceBook:
         for name in ("price_ticks", "stop_price_ticks"):
             if not 0 <= c[name] <= market.price_ticks_max:
                 return Reason.NUMBER_OUT_OF_RANGE
-        if limited and changed.quantity * changed.price * market.tick_lot_units < market.notional_units_min:
+        notional = changed.quantity * changed.price * market.tick_lot_units
+        if limited and notional > UNITS_MAX:
+            return Reason.NUMBER_OUT_OF_RANGE
+        if limited and notional < market.notional_units_min:
             return Reason.BELOW_MIN_NOTIONAL
         if order.hold + int(c["hold_units"]) < self._needs(changed):
             return Reason.INSUFFICIENT_BALANCE
