@@ -90,6 +90,7 @@ class Rings(_Section, frozen=True):
     commands_slots: Slots
     events_slots: Slots
     risk_events_slots: Slots
+    feed_slots: Slots
     reserve_slots: Annotated[int, Meta(ge=1)]
 
 
@@ -131,6 +132,24 @@ class Publisher(_Section, frozen=True):
 
     depth_interval_ms: Annotated[int, Meta(ge=0, le=10_000)]
     ticker_interval_ms: Annotated[int, Meta(ge=1, le=60_000)]
+    candle_interval_ms: Annotated[int, Meta(ge=1, le=60_000)]
+
+
+class Streams(_Section, frozen=True):
+    """What WebSocket clients may do."""
+
+    connections_max: Annotated[int, Meta(ge=1, le=100_000)]
+    connections_per_address_max: Count
+    connections_per_user_max: Count
+    messages_per_s_max: Annotated[int, Meta(ge=1, le=1_000_000)]
+    frame_bytes_max: Annotated[int, Meta(ge=1024, le=1 << 24)]
+    subscriptions_max: Annotated[int, Meta(ge=1, le=10_000)]
+    merge_bytes: Annotated[int, Meta(ge=1024)]
+    queue_bytes_max: Annotated[int, Meta(ge=4096)]
+    stall_timeout_s: Seconds
+    ping_interval_s: Seconds
+    resume_s_max: Annotated[int, Meta(ge=1)]
+    balances_interval_ms: Annotated[int, Meta(ge=1, le=60_000)]
 
 
 class Database(_Section, frozen=True):
@@ -181,6 +200,7 @@ class Settings(_Section, frozen=True):
     snapshots: Snapshots
     settlement: Settlement
     publisher: Publisher
+    streams: Streams
     database: Database
     supervisor: Supervisor
     demo: Demo

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tradeengine.actors.topology import OPERATOR, Topology
-from tradeengine.core.records import command_dtype, event_dtype
 from tradeengine.ipc.doorbell import Doorbell, create_page
 from tradeengine.ipc.handoff import Handoff
 from tradeengine.ipc.metric_names import ROLE_METRICS
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import ReaderSpec, Ring, RingStatistics
 from tradeengine.ipc.seqlock import SeqlockTable
-from tradeengine.ipc.wiring import Wiring
+from tradeengine.ipc.wiring import LAYOUTS, Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,8 +65,7 @@ class Memory:
         bells = self.topology.doorbells
         readers = [ReaderSpec(name, gating=True, doorbell_index=bells[name]) for name in plan.gating]
         readers += [ReaderSpec(name, gating=False, doorbell_index=bells[name]) for name in plan.lappable]
-        dtype = command_dtype if plan.layout == "command" else event_dtype
-        return Ring.create(plan.name, dtype, plan.slots, readers, self.first_sequences.get(plan.name, 0))
+        return Ring.create(plan.name, LAYOUTS[plan.layout], plan.slots, readers, self.first_sequences.get(plan.name, 0))
 
     def handoff(self, actor: Actor, listener: socket.socket | None = None) -> Handoff:
         """Give what an actor is joined to. ``fds`` are new descriptors that the caller closes after sending them."""

@@ -6,8 +6,8 @@ it from there, checks and holds the money, and forwards it into the *command rin
 
 - risk turns holds into spent or free balance,
 - **settlement** commits trades, orders, postings and its cursor to PostgreSQL in one transaction,
-- the **publisher** keeps depth pages and tickers,
-- the fronts answer the request that waits for the event.
+- the **publisher** keeps depth pages and tickers, and writes messages for clients into the *feed ring*,
+- the fronts answer the request that waits for the event, and fan the feed out to those who have subscribed.
 
 What never reaches a matcher (refusals, repeats, funding) risk publishes on an event ring of its own. Beside the way
 stands the **shadow**, which replays closed journal segments, writes snapshots and checks that a replay is identical.
@@ -137,7 +137,14 @@ class Topology:
 
     def dtype_of(self, table: str) -> np.dtype[np.void]:
         """Layout of a table's rows."""
-        return table_dtype(table, assets_max=self.limits.assets_max, levels_max=self.limits.levels_max)
+        limits = self.limits
+        return table_dtype(
+            table,
+            assets_max=limits.assets_max,
+            levels_max=limits.levels_max,
+            accounts_max=limits.accounts_max,
+            symbols_max=limits.symbols_max,
+        )
 
 
 def plan(settings: Settings) -> Topology:
@@ -159,6 +166,7 @@ def plan(settings: Settings) -> Topology:
         rings=(
             *_ingress_rings(settings, fronts, clients),
             *_shard_rings(settings, matchers, fronts, clients),
+            RingPlan("feed", "feed", settings.rings.feed_slots, PUBLISHER, gating=(), lappable=_names(fronts)),
         ),
         tables=_tables(settings, matchers, fronts, clients),
         limits=settings.limits,
@@ -222,6 +230,7 @@ def _tables(
         TablePlan("directory", 1, (OPERATOR,), (RISK, SETTLEMENT, PUBLISHER, SHADOW, *watchers)),
         TablePlan("actors", actor_count, (OPERATOR,), (RISK, SETTLEMENT, PUBLISHER, *watchers)),
         *per_shard,
+        *(TablePlan(f"demand.{front.index}", 1, (front.name,), (PUBLISHER,)) for front in fronts),
     )
 
 

@@ -16,6 +16,7 @@ table               row                writer                       what
 ``level_requests.s`` one               publisher                    which symbol's book is wanted
 ``directory``       one                supervisor                   assets and symbols by name, as a msgpack blob
 ``actors``          actor              supervisor                   process, state and restarts of each actor
+``demand.f``        one                front f                      what its clients have subscribed to
 =================== ================== ============================ ====================================================
 """
 
@@ -25,6 +26,8 @@ from enum import IntEnum
 from typing import Final
 
 import numpy as np
+
+from tradeengine.core.feed import demand_dtype
 
 DEPTH_LEVELS_MAX: Final = 1000
 DIRECTORY_BYTES_MAX: Final = 1 << 20
@@ -125,13 +128,17 @@ directory_dtype: Final = np.dtype(
 )
 
 
-def table_dtype(name: str, *, assets_max: int, levels_max: int) -> np.dtype[np.void]:
+def table_dtype(
+    name: str, *, assets_max: int, levels_max: int, accounts_max: int, symbols_max: int
+) -> np.dtype[np.void]:
     """Give the row layout of a table by its name; ``levels.3`` is a table of the kind ``levels``. Raises KeyError."""
     kind = name.partition(".")[0]
     if kind == "balances":
         return balances_dtype(assets_max)
     if kind == "levels":
         return levels_dtype(levels_max)
+    if kind == "demand":
+        return demand_dtype(accounts_max, symbols_max)
     return _FIXED_LAYOUTS[kind]
 
 

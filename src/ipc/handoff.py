@@ -20,7 +20,7 @@ import msgspec
 
 from tradeengine.settings import Settings
 
-Layout = Literal["command", "event"]
+Layout = Literal["command", "event", "feed"]
 Access = Literal["write", "gate", "follow"]
 
 FDS_PER_MESSAGE_MAX: Final = 200  # the kernel takes at most 253

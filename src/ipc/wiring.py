@@ -17,12 +17,15 @@ import signal
 import socket
 import threading
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
+from tradeengine.core.feed import feed_dtype
 from tradeengine.core.records import command_dtype, event_dtype
 from tradeengine.core.tables import table_dtype
 from tradeengine.ipc.doorbell import Doorbell
-from tradeengine.ipc.handoff import EXIT_ORPHANED, Handoff, tell
+from tradeengine.ipc.handoff import EXIT_ORPHANED, Handoff, Layout, tell
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import Ring, RingWriter
 from tradeengine.ipc.ring_reader import RingReader
@@ -31,6 +34,10 @@ from tradeengine.ipc.seqlock import SeqlockTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+LAYOUTS: Final[dict[Layout, np.dtype[np.void]]] = {"command": command_dtype, "event": event_dtype, "feed": feed_dtype}
+"""What a ring's records are."""
 
 
 class Wiring:
@@ -80,9 +87,8 @@ class Wiring:
         """Give a ring by name. Raises KeyError for one that is not this actor's business."""
         if name not in self._rings:
             terms = self._handoff.rings[name]
-            dtype = command_dtype if terms.layout == "command" else event_dtype
             fd = self._handoff.fds[f"ring:{name}"]
-            self._rings[name] = Ring.attach(fd, dtype, writable=terms.access != "follow")
+            self._rings[name] = Ring.attach(fd, LAYOUTS[terms.layout], writable=terms.access != "follow")
         return self._rings[name]
 
     def ring_writer(self, name: str) -> RingWriter:
@@ -99,7 +105,13 @@ class Wiring:
         """Give a table by name. Raises KeyError for one that is not this actor's business."""
         if name not in self._tables:
             limits = self.settings.limits
-            dtype = table_dtype(name, assets_max=limits.assets_max, levels_max=limits.levels_max)
+            dtype = table_dtype(
+                name,
+                assets_max=limits.assets_max,
+                levels_max=limits.levels_max,
+                accounts_max=limits.accounts_max,
+                symbols_max=limits.symbols_max,
+            )
             fd = self._handoff.fds[f"table:{name}"]
             self._tables[name] = SeqlockTable.attach(fd, dtype, writable=self._handoff.tables[name].writable)
         return self._tables[name]

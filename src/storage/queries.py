@@ -120,13 +120,13 @@ def list_orders(
         "end_id": end_id,
         "limit": limit,
     }
-    return _orders(connection, f"WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT %(limit)s", parameters)
+    return orders_where(connection, f"WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT %(limit)s", parameters)
 
 
 def find_order(connection: Connection, account_id: int, order_id: int) -> OrderRow | None:
     """Find one of an account's orders."""
     parameters = {"account_id": account_id, "order_id": order_id}
-    found = _orders(connection, "WHERE id = %(order_id)s AND account_id = %(account_id)s", parameters)
+    found = orders_where(connection, "WHERE id = %(order_id)s AND account_id = %(account_id)s", parameters)
     return found[0] if found else None
 
 
@@ -137,7 +137,7 @@ def find_order_by_client_id(connection: Connection, account_id: int, client_orde
         "ORDER BY id DESC LIMIT 1"
     )
     parameters = {"account_id": account_id, "client_order_id": client_order_id, "end_id": id_range(None, None, None)[1]}
-    found = _orders(connection, tail, parameters)
+    found = orders_where(connection, tail, parameters)
     return found[0] if found else None
 
 
@@ -152,8 +152,8 @@ def list_trades_of_order(connection: Connection, order_id: int, *, limit: int = 
     first_id = order_id >> TIMESTAMP_SHIFT << TIMESTAMP_SHIFT
     bounds = {"first_id": first_id, "end_id": id_range(None, None, None)[1]}
     parameters = {"order_id": order_id, "limit": limit} | bounds
-    made = _trades(connection, source.format("maker"), parameters)
-    taken = _trades(connection, source.format("taker"), parameters)
+    made = trades_from(connection, source.format("maker"), parameters)
+    taken = trades_from(connection, source.format("taker"), parameters)
     return sorted(made + taken, key=lambda trade: trade.trade_id)[:limit]
 
 
@@ -194,7 +194,7 @@ def list_own_trades(
 
 def find_trade(connection: Connection, trade_id: int) -> TradeRow | None:
     """Find one trade."""
-    found = _trades(connection, "FROM trades WHERE id = %(trade_id)s", {"trade_id": trade_id})
+    found = trades_from(connection, "FROM trades WHERE id = %(trade_id)s", {"trade_id": trade_id})
     return found[0] if found else None
 
 
@@ -229,7 +229,7 @@ def _newest_trades(
     while end_id > first_id and len(found) < limit:
         start_id = max(end_id - window, first_id)
         bounds = {"first_id": start_id, "end_id": end_id, "limit": limit - len(found)}
-        found += _trades(connection, source, parameters | bounds)
+        found += trades_from(connection, source, parameters | bounds)
         end_id = start_id
         window *= 8
         if oldest_id is None and len(found) < limit:
@@ -243,12 +243,14 @@ def _oldest_trade_id(connection: Connection, end_id: int) -> int:
     return end_id if row is None else int(row[0])
 
 
-def _orders(connection: Connection, tail: str, parameters: dict[str, Any]) -> list[OrderRow]:
+def orders_where(connection: Connection, tail: str, parameters: dict[str, Any]) -> list[OrderRow]:
+    """Read orders; ``tail`` is what stands behind FROM orders."""
     with connection.cursor(row_factory=args_row(_order_row)) as cursor:
         return cursor.execute(sql.SQL(_SELECT_ORDER + tail), parameters).fetchall()
 
 
-def _trades(connection: Connection, source: str, parameters: dict[str, Any]) -> list[TradeRow]:
+def trades_from(connection: Connection, source: str, parameters: dict[str, Any]) -> list[TradeRow]:
+    """Read trades; ``source`` is what stands behind the columns, from FROM on."""
     with connection.cursor(row_factory=args_row(_trade_row)) as cursor:
         return cursor.execute(sql.SQL(_SELECT_TRADE + source), parameters).fetchall()
 

@@ -16,7 +16,7 @@ from quart import Response, g, request
 
 from tradeengine.web.errors import ApiError
 from tradeengine.web.schemas import AnswerMeta, Error, ErrorAnswer
-from tradeengine.web.times import format_ms
+from tradeengine.core.times import format_ms
 
 JSON_TYPE: Final = "application/json"
 REQUEST_ID_HEADER: Final = "X-Request-ID"

@@ -1,4 +1,4 @@
-"""Times in the API's words: RFC 3339, UTC, milliseconds out; any offset and up to nanoseconds in.
+"""Times that clients write: RFC 3339 with any offset and up to nanoseconds. How they are shown is ``core.times``.
 
 It refuses to know clocks: callers say what time it is.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Final
 
 from tradeengine.web.errors import invalid_field
@@ -16,24 +15,8 @@ _RFC_3339: Final = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
 )
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_DAY_MS: Final = 86_400_000
 _YEAR_MAX: Final = 2200
 """Nanoseconds since 1970 fit int64 until 2262."""
-
-
-def format_ms(timestamp_ms: int) -> str:
-    """``2026-11-24T10:30:45.234Z`` of milliseconds since 1970."""
-    day, rest = divmod(int(timestamp_ms), _DAY_MS)
-    seconds, milliseconds = divmod(rest, 1000)
-    minutes, second = divmod(seconds, 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{_day_name(day)}T{hour:02d}:{minute:02d}:{second:02d}.{milliseconds:03d}Z"
-
-
-@lru_cache(maxsize=1024)
-def _day_name(day: int) -> str:
-    """``2026-11-24`` of a number of days since 1970."""
-    return f"{_EPOCH + timedelta(days=day):%Y-%m-%d}"
 
 
 def parse_ns(field: str, text: str) -> int:

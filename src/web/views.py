@@ -25,7 +25,7 @@ from tradeengine.core.records import (
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.storage.queries import OrderRow, TradeRow
 from tradeengine.web import schemas
-from tradeengine.web.times import format_ms
+from tradeengine.core.times import format_ms
 
 Records: TypeAlias = np.ndarray[Any, np.dtype[np.void]]
 

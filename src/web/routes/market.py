@@ -11,6 +11,7 @@ from tradeengine.core.money import format_units
 from tradeengine.core.records import TradingState
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.core.tables import NO_PRICE
+from tradeengine.core.times import format_ms
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.storage.queries import TradeRow
 from tradeengine.web import schemas
@@ -19,7 +20,7 @@ from tradeengine.web.errors import ApiError, invalid_field, overloaded
 from tradeengine.web.front import Front, current_front, read_page
 from tradeengine.web.openapi import describe
 from tradeengine.web.paging import decode_cursor, encode_cursor, parse_id
-from tradeengine.web.times import format_ms, parse_ns
+from tradeengine.web.times import parse_ns
 from tradeengine.web.validation import read_query
 from tradeengine.web.views import NS_PER_MS, own_trade_view, trade_view
 
