@@ -183,7 +183,8 @@ class Settler:
         copy_in(connection, "orders", settle_sql.order_columns(orders))
         self._change("ORDER_UNKNOWN", settle_sql.UPDATE_ORDERS, settle_sql.order_arrays(orders))
         self._change("BALANCE_UNKNOWN", settle_sql.ADD_BALANCES, settle_sql.balance_arrays(fold.balances))
-        self._change("CANDLE_UNKNOWN", settle_sql.ADD_CANDLES, settle_sql.candle_arrays(fold.candles))
+        self._change("CANDLE_UNKNOWN", settle_sql.ADD_MINUTES, settle_sql.candle_arrays(fold.minutes))
+        self._change("CANDLE_UNKNOWN", settle_sql.ADD_HOURS, settle_sql.candle_arrays(fold.hours))
         self._change("FUNDING_NOT_PENDING", settle_sql.CLOSE_FUNDINGS, settle_sql.funding_arrays(fold))
 
     def _change(self, state: str, statement: str, arrays: settle_sql.Arrays) -> None:

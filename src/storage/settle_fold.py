@@ -33,6 +33,7 @@ Int64s = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 NS_PER_MINUTE: Final = 60 * 10**9
+NS_PER_HOUR: Final = 60 * NS_PER_MINUTE
 PENDING, OPEN, PARTIALLY_FILLED, FILLED, CANCELLED, REJECTED = range(6)
 """Places of the labels of ``order_status``."""
 POSTING_TRADE: Final = ord("T")
@@ -137,10 +138,10 @@ class Balances:
 
 @dataclass(frozen=True, slots=True)
 class Candles:
-    """What the batch adds to each minute of each symbol."""
+    """What the batch adds to each minute, or hour, of each symbol; ``time_ns``: when that begins."""
 
     symbol_id: Int64s
-    minute_ns: Int64s
+    time_ns: Int64s
     open_ticks: Int64s
     high_ticks: Int64s
     low_ticks: Int64s
@@ -158,7 +159,8 @@ class Fold:
     orders: Orders
     postings: Postings
     balances: Balances
-    candles: Candles
+    minutes: Candles
+    hours: Candles
     symbols: Events
     """SYMBOL_LISTED, PARAMETERS_SET and TRADING_STATE_SET in order, ``symbol_event_dtype``."""
     fundings: Events
@@ -191,7 +193,8 @@ def fold_batch(shard_events: Events, risk_events: Events, symbols: SymbolUnits) 
         orders=_fold_orders(shard_events),
         postings=postings,
         balances=_sum_balances(postings),
-        candles=_fold_candles(trades),
+        minutes=_fold_candles(trades, NS_PER_MINUTE),
+        hours=_fold_candles(trades, NS_PER_HOUR),
         symbols=symbol_events,
         fundings=fundings,
         funding_transaction_id=funding_ids,
@@ -343,16 +346,16 @@ def _sum_balances(postings: Postings) -> Balances:
     return Balances(keys >> 16, keys & 0xFFFF, delta)
 
 
-def _fold_candles(trades: Events) -> Candles:
-    minute = trades["timestamp_ns"] // NS_PER_MINUTE
+def _fold_candles(trades: Events, length_ns: int) -> Candles:
+    place = trades["timestamp_ns"] // length_ns
     symbol_id = trades["symbol_id"].astype(np.int64)
-    # Stable: within a minute of a symbol trades stay in their order, which is what open and close are about.
-    arranged = np.lexsort((np.arange(len(trades)), minute, symbol_id))
-    minute, symbol_id, price = minute[arranged], symbol_id[arranged], trades["price_ticks"][arranged]
-    start, last = _groups((symbol_id[1:] != symbol_id[:-1]) | (minute[1:] != minute[:-1]), len(trades))
+    # Stable: within a candle of a symbol trades stay in their order, which is what open and close are about.
+    arranged = np.lexsort((np.arange(len(trades)), place, symbol_id))
+    place, symbol_id, price = place[arranged], symbol_id[arranged], trades["price_ticks"][arranged]
+    start, last = _groups((symbol_id[1:] != symbol_id[:-1]) | (place[1:] != place[:-1]), len(trades))
     return Candles(
         symbol_id=symbol_id[start],
-        minute_ns=minute[start] * NS_PER_MINUTE,
+        time_ns=place[start] * length_ns,
         open_ticks=price[start],
         high_ticks=np.maximum.reduceat(price, start),
         low_ticks=np.minimum.reduceat(price, start),

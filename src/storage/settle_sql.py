@@ -61,11 +61,11 @@ SELECT * FROM unnest(%b, %b, %b)
 ON CONFLICT (account_id, asset_id) DO UPDATE SET total_units = b.total_units + excluded.total_units
 """
 
-ADD_CANDLES: Final = """
-INSERT INTO candles_1m AS c (
-    symbol_id, minute, open_ticks, high_ticks, low_ticks, close_ticks, volume_lots, notional_units, trade_count)
+_ADD_CANDLES: Final = """
+INSERT INTO {table} AS c (
+    symbol_id, {time}, open_ticks, high_ticks, low_ticks, close_ticks, volume_lots, notional_units, trade_count)
 SELECT * FROM unnest(%b, %b, %b, %b, %b, %b, %b, %b, %b)
-ON CONFLICT (symbol_id, minute) DO UPDATE SET
+ON CONFLICT (symbol_id, {time}) DO UPDATE SET
     high_ticks = greatest(c.high_ticks, excluded.high_ticks),
     low_ticks = least(c.low_ticks, excluded.low_ticks),
     close_ticks = excluded.close_ticks,
@@ -73,6 +73,8 @@ ON CONFLICT (symbol_id, minute) DO UPDATE SET
     notional_units = c.notional_units + excluded.notional_units,
     trade_count = c.trade_count + excluded.trade_count
 """
+ADD_MINUTES: Final = _ADD_CANDLES.format(table="candles_1m", time="minute")
+ADD_HOURS: Final = _ADD_CANDLES.format(table="candles_1h", time="hour")
 
 CLOSE_FUNDINGS: Final = """
 UPDATE funding AS f SET
@@ -267,10 +269,10 @@ def balance_arrays(balances: Balances) -> Arrays:
 
 
 def candle_arrays(candles: Candles) -> Arrays:
-    """Fill ADD_CANDLES."""
+    """Fill ADD_MINUTES or ADD_HOURS."""
     return _arrays(
         int4(candles.symbol_id),
-        timestamp(candles.minute_ns),
+        timestamp(candles.time_ns),
         int8(candles.open_ticks),
         int8(candles.high_ticks),
         int8(candles.low_ticks),

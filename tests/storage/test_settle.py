@@ -33,7 +33,7 @@ from tradeengine.storage.settle_fold import SettlementStopped
 BUY, SELL = Side.BUY, Side.SELL
 PRICE = 5_000_000  # 50,000.00
 USDT = 10**8
-TABLES = ("orders", "trades", "postings", "balances", "candles_1m", "settlement_cursors", "symbols")
+TABLES = ("orders", "trades", "postings", "balances", "candles_1m", "candles_1h", "settlement_cursors", "symbols")
 
 
 @pytest.fixture

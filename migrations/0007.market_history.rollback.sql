@@ -1,0 +1,3 @@
+DROP TABLE imported_trades;
+
+DROP TABLE candles_1h;
