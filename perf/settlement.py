@@ -125,7 +125,6 @@ def visibility(dsn: str, specs: list[SymbolSpec], seconds: int, first_sequence: 
         page,
         ingress_number=0,
         batch_events_max=20_000,
-        partitions_ahead=(1, 1),
         tell=lambda _state, _text: None,
     )
     duty()

@@ -25,6 +25,7 @@ KERNEL_MODULES: Final[dict[str, tuple[str, ...]]] = {
     "settlement": _IPC,
     "publisher": _IPC,
     "shadow": (*_IPC, *_BOOK),
+    "keeper": _IPC,
     "front": _IPC,
     "client": _IPC,
     "supervisor": (*_IPC, "storage.journal_scan"),

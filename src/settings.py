@@ -123,8 +123,6 @@ class Settlement(_Section, frozen=True):
     batch_events_max: Annotated[int, Meta(ge=1, le=1 << 20)]
     backlog_events_max: Count
     funding_interval_ms: Annotated[int, Meta(ge=1, le=10_000)]
-    partition_months_ahead: Annotated[int, Meta(ge=1, le=120)]
-    partition_days_ahead: Annotated[int, Meta(ge=1, le=366)]
 
 
 class Publisher(_Section, frozen=True):
@@ -150,6 +148,18 @@ class Streams(_Section, frozen=True):
     ping_interval_s: Seconds
     resume_s_max: Annotated[int, Meta(ge=1)]
     balances_interval_ms: Annotated[int, Meta(ge=1, le=60_000)]
+
+
+class Keeper(_Section, frozen=True):
+    """What is made ahead in PostgreSQL, what is stored, and how long things are kept. 0: for ever, or not at all."""
+
+    partition_months_ahead: Annotated[int, Meta(ge=1, le=120)]
+    partition_days_ahead: Annotated[int, Meta(ge=1, le=366)]
+    retain_orders_months: Annotated[int, Meta(ge=0, le=1200)]
+    retain_trades_days: Annotated[int, Meta(ge=0, le=36_500)]
+    depth_snapshot_interval_s: Annotated[float, Meta(ge=0, le=86_400)]
+    depth_snapshot_levels: Annotated[int, Meta(ge=1, le=1000)]
+    retain_depth_days: Annotated[int, Meta(ge=0, le=36_500)]
 
 
 class Database(_Section, frozen=True):
@@ -200,6 +210,7 @@ class Settings(_Section, frozen=True):
     snapshots: Snapshots
     settlement: Settlement
     publisher: Publisher
+    keeper: Keeper
     streams: Streams
     database: Database
     supervisor: Supervisor

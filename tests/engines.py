@@ -35,6 +35,8 @@ SMALL: Final[Mapping[str, str]] = {
     "TRADEENGINE_RINGS_EVENTS_SLOTS": "65536",
     "TRADEENGINE_SETTLEMENT_BACKLOG_EVENTS_MAX": "32768",
     "TRADEENGINE_JOURNAL_SEGMENT_BYTES": "1048576",
+    "TRADEENGINE_KEEPER_PARTITION_MONTHS_AHEAD": "1",
+    "TRADEENGINE_KEEPER_PARTITION_DAYS_AHEAD": "1",
 }
 """Settings that start sooner and need less disk; nothing behaves differently for them."""
 

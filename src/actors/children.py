@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 KILL_AFTER_S: Final = 5.0
 """Between SIGTERM and SIGKILL."""
-BACKGROUND_ROLES: Final = {"shadow": 10}
+BACKGROUND_ROLES: Final = {"shadow": 10, "keeper": 10}
 """Roles that never take a core from the others, and for which no start waits; with how much nicer they are."""
 ACTOR_PROGRAM: Final = (sys.executable, "-m", "tradeengine.actors.run")
 LAST_WORDS_TIMEOUT_S: Final = 0.5

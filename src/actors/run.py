@@ -24,6 +24,7 @@ MODULES: Final = {
     "settlement": "tradeengine.actors.settlement",
     "publisher": "tradeengine.actors.publisher",
     "shadow": "tradeengine.actors.shadow",
+    "keeper": "tradeengine.actors.keeper",
     "front": "tradeengine.web.serve",
     # The only local client that the supervisor itself starts.
     "client": "tradeengine.actors.demo",

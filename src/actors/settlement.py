@@ -47,7 +47,6 @@ COMMIT_INTERVAL_S: Final = 0.004
 """Transactions of a few events begin at least this far apart: each costs a sync, whatever is in it."""
 RETRY_S_MIN: Final = 0.1
 RETRY_S_MAX: Final = 5.0
-PARTITIONS_INTERVAL_S: Final = 3600.0
 FUNDING_LOOK_S: Final = 1.0
 """Pending requests are looked for this often though none was announced."""
 SILENCE_S_MAX: Final = 30.0
@@ -89,7 +88,6 @@ def main(wiring: Wiring) -> None:
         metrics,
         ingress_number=wiring.ingress_number,
         batch_events_max=settings.settlement.batch_events_max,
-        partitions_ahead=(settings.settlement.partition_months_ahead, settings.settlement.partition_days_ahead),
         tell=lambda state, text: wiring.ready() if state is SettlementState.RUNNING else wiring.blocked(text),
     )
     # A request for funding rings no bell of ours: PostgreSQL announces it, and we look whether it did.
@@ -112,13 +110,12 @@ class SettlementDuty:
         *,
         ingress_number: int,
         batch_events_max: int,
-        partitions_ahead: tuple[int, int],
         tell: Callable[[SettlementState, str], None],
     ) -> None:
         """Join the ends up.
 
         readers: of event rings by shard, -1: risk's. ingress: the ring to risk, ``ingress_number`` its number.
-        partitions_ahead: months and days. tell: called when the state changes.
+        tell: called when the state changes.
         """
         self._readers = dict(readers)
         self._ingress = ingress
@@ -127,14 +124,12 @@ class SettlementDuty:
         self._ingress_number = ingress_number
         self._batch_events_max = batch_events_max
         self._batch_events = min(BATCH_EVENTS_MIN, batch_events_max)
-        self._partitions_ahead = partitions_ahead
         self._tell = tell
         self._settler: Settler | None = None
         self._state: SettlementState | None = None
         self._retry_s = RETRY_S_MIN
         self._retry_at_s = 0.0
         self._committed_at_s = 0.0
-        self._partitions_at_s = 0.0
         self._fed_number = 0
         self._funding_at_s = 0.0
 
@@ -146,7 +141,6 @@ class SettlementDuty:
         try:
             settler = self._settler or self._open()
             did = self._settle(settler) + self._feed(settler)
-            self._make_partitions(settler)
         except (CursorMoved, psycopg.OperationalError, psycopg.InterfaceError) as error:
             # Whether the last COMMIT took effect only a new connection can say.
             self._drop(SettlementState.DATABASE_UNAVAILABLE, error)
@@ -182,8 +176,9 @@ class SettlementDuty:
             settler.close()
             raise
         self._settler = settler
-        self._partitions_at_s = self._funding_at_s = 0.0
-        self._make_partitions(settler)
+        self._funding_at_s = 0.0
+        # Those of the present; the keeper makes them ahead, and what it did not make the settler does.
+        settler.partitions.make_ahead(time.time_ns() // 1_000_000, months=0, days=0)
         self._enter(SettlementState.RUNNING, "")
         return settler
 
@@ -261,13 +256,6 @@ class SettlementDuty:
     def _hear(self, _notice: object) -> None:
         """Take note that requests were announced."""
         self._funding_at_s = 0.0
-
-    def _make_partitions(self, settler: Settler) -> None:
-        now_s = time.monotonic()
-        if now_s >= self._partitions_at_s:
-            months, days = self._partitions_ahead
-            settler.partitions.make_ahead(time.time_ns() // 1_000_000, months=months, days=days)
-            self._partitions_at_s = now_s + PARTITIONS_INTERVAL_S
 
     def _drop(self, state: SettlementState, error: Exception) -> None:
         self._metrics.count_error()

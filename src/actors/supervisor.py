@@ -4,8 +4,9 @@ A start, in an order that is ready soonest: the lock, the port (both refuse at o
 programs, which import their code, the database, and the import of our own heavier parts. When it is known where
 everything stands, memory is made and handed over; the actors recover; pending symbols are listed; then it is ready.
 
-A stop: the fronts end first, so that nothing new comes in; what is on its way is matched and settled; then the others
-end, and the embedded database last. A second request to stop skips the waiting.
+A stop: the fronts end first, so that nothing new comes in, and the keeper, so that settlement has the database to
+itself; what is on its way is matched and settled; then the others end, and the embedded database last. A second request
+to stop skips the waiting.
 
 Rule 1: an actor that dies is started again, and everyone's bell rings. The others do not stop for it.
 Rule 2: nothing that must survive is in this process: if it is killed, the actors exit, and the next start recovers.
@@ -203,7 +204,8 @@ class Supervisor:
             waited_for = [child for child in self.children.values() if child.actor.role in roles]
             for child in self.children.values():
                 hopeless = child.failed_at_start or child.state in {ActorState.FAILED, ActorState.BLOCKED}
-                if hopeless and not child.was_ready:
+                # Without a keeper everything works for weeks.
+                if hopeless and not child.was_ready and child.actor.role != "keeper":
                     raise StartError(f"{child.actor.name} cannot start: {child.message}")
             if all(child.was_ready for child in waited_for):
                 return
@@ -218,9 +220,9 @@ class Supervisor:
                 self._interruptible.cancel()
 
     async def _drain(self) -> None:
-        """End the fronts and let go the clients, then wait until all that is on its way is matched and settled."""
+        """End fronts, keeper and clients, then wait until all that is on its way is matched and settled."""
         self._serving.cancel()
-        await self._stop_children({"front", "client"}, self.settings.http.stop_timeout_s + KILL_AFTER_S)
+        await self._stop_children({"front", "client", "keeper"}, self.settings.http.stop_timeout_s + KILL_AFTER_S)
         with trio.move_on_after(self.settings.supervisor.stop_timeout_s) as waiting:
             # Cursors are words in memory that other processes move: there is no event to wait for.
             while not self._drained() and not self._drain_is_hopeless():  # noqa: ASYNC110

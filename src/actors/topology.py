@@ -10,7 +10,8 @@ it from there, checks and holds the money, and forwards it into the *command rin
 - the fronts answer the request that waits for the event, and fan the feed out to those who have subscribed.
 
 What never reaches a matcher (refusals, repeats, funding) risk publishes on an event ring of its own. Beside the way
-stands the **shadow**, which replays closed journal segments, writes snapshots and checks that a replay is identical.
+stands the **shadow**, which replays closed journal segments, writes snapshots and checks that a replay is identical,
+and the **keeper**, which makes and drops partitions in PostgreSQL and stores depth now and then.
 The **supervisor** owns the memory and the processes; on the rings it is called *operator*, and lists symbols.
 **Clients** are local programs (replay, benchmarks, demo traders) that attach later and have a ring like a front.
 
@@ -33,12 +34,13 @@ if TYPE_CHECKING:
 
     from tradeengine.settings import Limits, Settings
 
-Role = Literal["front", "risk", "matcher", "settlement", "publisher", "shadow", "operator", "client"]
+Role = Literal["front", "risk", "matcher", "settlement", "publisher", "shadow", "keeper", "operator", "client"]
 
 RISK: Final = "risk"
 SETTLEMENT: Final = "settlement"
 PUBLISHER: Final = "publisher"
 SHADOW: Final = "shadow"
+KEEPER: Final = "keeper"
 OPERATOR: Final = "operator"
 
 
@@ -158,6 +160,7 @@ def plan(settings: Settings) -> Topology:
         Actor(SETTLEMENT, "settlement"),
         Actor(PUBLISHER, "publisher"),
         Actor(SHADOW, "shadow"),
+        Actor(KEEPER, "keeper"),
         *fronts,
     )
     return Topology(
@@ -213,7 +216,7 @@ def _tables(
     """Lay out what is: pages that one actor keeps and others read at any moment."""
     limits = settings.limits
     watchers = (*_names(fronts), OPERATOR, *_names(clients))
-    actor_count = len(matchers) + len(fronts) + 5  # risk, settlement, publisher, shadow, demo traders
+    actor_count = len(matchers) + len(fronts) + 6  # risk, settlement, publisher, shadow, keeper, demo traders
     per_shard = tuple(
         plan
         for matcher in matchers
@@ -225,7 +228,7 @@ def _tables(
     return (
         TablePlan("balances", limits.accounts_max, (RISK,), watchers),
         TablePlan("touch", limits.symbols_max, _names(matchers), (RISK, PUBLISHER, *watchers)),
-        TablePlan("depth", limits.symbols_max, (PUBLISHER,), watchers),
+        TablePlan("depth", limits.symbols_max, (PUBLISHER,), (KEEPER, *watchers)),
         TablePlan("tickers", limits.symbols_max, (PUBLISHER,), watchers),
         TablePlan("directory", 1, (OPERATOR,), (RISK, SETTLEMENT, PUBLISHER, SHADOW, *watchers)),
         TablePlan("actors", actor_count, (OPERATOR,), (RISK, SETTLEMENT, PUBLISHER, *watchers)),

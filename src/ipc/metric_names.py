@@ -73,6 +73,14 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
         gauges=("snapshot_sequence",),
         histograms=("segment_latency_ms", "snapshot_latency_ms"),
     ),
+    "keeper": RoleMetrics(
+        counters=(
+            *("partitions_made", "partitions_dropped", "lock_timeouts"),
+            *("depth_rows_stored", "depth_rows_removed", "errors"),
+        ),
+        gauges=("partitions_kept", "maintenance_done_at_s", "depth_done_at_s"),
+        histograms=("maintenance_latency_ms", "depth_latency_ms"),
+    ),
     "front": RoleMetrics(
         counters=("requests", "errors", "orders_sent", "outcomes_unknown", "lapped"),
         gauges=("in_flight", "connections"),

@@ -9,7 +9,7 @@ It refuses to know what is in the tables.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, Final
 
@@ -41,8 +41,10 @@ _OPTIONS: Final = {
 class Partitions:
     """The partitions that exist, on one connection in autocommit; a row is written only where one is."""
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], note: Callable[[str], None] = lambda _: None) -> None:
+        """Read which partitions exist. note: told the name of each one that is made."""
         self._connection = connection
+        self._note = note
         self._names: set[str] = set()
         self.refresh()
 
@@ -77,6 +79,7 @@ class Partitions:
                 self._attach(table, name, start, end)
                 self._names.add(name)
                 made.append(name)
+                self._note(name)
         return made
 
     def _attach(self, table: str, name: str, start: dt.datetime, end: dt.datetime) -> None:

@@ -73,7 +73,7 @@ def load_risk_recovery(
             orders=_read_orders(connection),
             client_ids=_read_client_ids(connection, first_id_at(since_ms), client_ids_max),
             funding_number=_read_number(connection, _FUNDING_NUMBER),
-            last_order_id=_read_number(connection, _LAST_ORDER_ID),
+            last_order_id=last_order_id(connection),
             cursors=settled_cursors(connection),
         )
 
@@ -81,6 +81,11 @@ def load_risk_recovery(
 def settled_cursors(connection: Connection) -> dict[int, int]:
     """Sequence of the next event to settle, by shard; -1 is risk's own ring. A shard that is new is not there."""
     return dict(connection.execute("SELECT shard, sequence FROM settlement_cursors").fetchall())
+
+
+def last_order_id(connection: Connection) -> int:
+    """Greatest id of an order; 0: there is no order."""
+    return _read_number(connection, _LAST_ORDER_ID)
 
 
 def _read_symbols(connection: Connection) -> NDArray[np.void]:

@@ -17,6 +17,8 @@ from tradeengine.web.barrier import Barrier
 from tradeengine.web.schemas import Readiness
 
 _SERVING: Final = frozenset({ActorState.READY, ActorState.STALLED})
+_ASIDE: Final = frozenset({"keeper"})
+"""Actors that no caller misses, whatever their state; status and metrics show it."""
 _LAG_DEGRADED_SHARE: Final = 0.5
 """Settlement counts as degraded when it has this share of the backlog to settle at which orders are refused."""
 
@@ -41,7 +43,11 @@ class Watch:
     def readiness(self) -> Readiness:
         """Say whether orders are accepted (``ready`` or ``degraded``) or not, and why."""
         states = self._states()
-        troubles = [_sentence(name, *state) for name, state in states.items() if state[0] != ActorState.READY]
+        troubles = [
+            _sentence(name, *state)
+            for name, state in states.items()
+            if state[0] != ActorState.READY and name not in _ASIDE
+        ]
         lag = self._settled.lag()
         if lag > self._backlog_events_max * _LAG_DEGRADED_SHARE:
             troubles.append(f"settlement is {lag} events behind")

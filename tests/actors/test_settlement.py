@@ -63,7 +63,6 @@ class Engine:
             self.page,
             ingress_number=3,
             batch_events_max=batch_events_max,
-            partitions_ahead=(1, 1),
             tell=lambda state, _text: self.states.append(state),
         )
         self.duties.append(duty)
@@ -345,7 +344,7 @@ CHILD = """
         Ring.attach(given["ingress"], command_dtype, writable=True).writer({}),
         lambda: Settler(psycopg.connect(given["dsn"]), 2),
         MetricPage.attach(given["page"], writable=True),
-        ingress_number=3, batch_events_max=8, partitions_ahead=(1, 1), tell=lambda state, text: None,
+        ingress_number=3, batch_events_max=8, tell=lambda state, text: None,
     )
     while True:
         duty()

@@ -15,8 +15,8 @@ def test_status_shows_every_actor_and_ring(engine: Engine) -> None:
     status = json.loads(result.stdout)
     assert status["pid"] == engine.process.pid
     assert {actor["name"]: actor["pid"] for actor in status["actors"]} == engine.actors()
-    # The shadow works in the background and no start waits for it.
-    states = {actor["name"]: actor["state"] for actor in status["actors"] if actor["name"] != "shadow"}
+    # Those work in the background, and no start waits for them.
+    states = {actor["name"]: actor["state"] for actor in status["actors"] if actor["name"] not in {"shadow", "keeper"}}
     assert set(states.values()) == {"ready"}
     rings = {ring["name"]: ring for ring in status["rings"]}
     assert {reader["name"] for reader in rings["events.0"]["readers"]} == {"risk", "settlement"}

@@ -12,7 +12,7 @@ from tests.engines import Engine, is_alive, run_command, running_engine, start_e
 import tradeengine
 
 BID = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.5", "price": "40000.00"}
-ROLES = ("front-0", "publisher", "shadow", "settlement", "matcher-0", "risk")
+ROLES = ("front-0", "publisher", "shadow", "keeper", "settlement", "matcher-0", "risk")
 
 
 def place(engine: Engine, user: str, **order: str) -> dict[str, Any]:
