@@ -1,4 +1,6 @@
-"""The publisher: turns events into what anyone may look at, one row per symbol: the depth of its book, and its ticker.
+"""The publisher: turns events into what anyone may look at, and into messages for whoever listens.
+
+What anyone may look at is one row per symbol: the depth of its book, and its ticker. Messages: ``publishing.streams``.
 
 It follows every shard's event ring and never holds one back: when it is lapped, or starts anew, it fetches the books
 from the matchers and the last 24 hours from PostgreSQL (``publishing.follower`` says how the two meet without a gap).
@@ -12,24 +14,36 @@ It refuses to know who looks.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 import structlog
 import trio
 
+from tradeengine.actors.publishing.demand import Demand
+from tradeengine.actors.publishing.feed_writer import FeedWriter
 from tradeengine.actors.publishing.follower import Follower
+from tradeengine.actors.publishing.streams import Streams
 from tradeengine.actors.publishing.ticker import MINUTE_NS, WINDOW_MINUTES, Tickers
 from tradeengine.core.records import Side
 from tradeengine.core.tables import DEPTH_LEVELS_MAX
 from tradeengine.ipc.directory import read_directory
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.storage.history import StoredMinutes, read_minutes
+from tradeengine.storage.private import LiveOrders, read_live_orders
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tradeengine.core.symbols import SymbolSpec
     from tradeengine.ipc.wiring import Wiring
 
+    Levels = NDArray[np.int64]
+
 RETRY_S: Final = 1.0
+LOADS_INTERVAL_S: Final = 0.01
+"""How often the publisher looks whether a new listener's orders have to be read."""
 ANSWER_TIMEOUT_S: Final = 0.001
 """How long the publisher sleeps while a matcher has not answered a request yet."""
 PAUSE_LAG_MAX: Final = 2048
@@ -45,6 +59,7 @@ async def main(wiring: Wiring) -> None:
     told_ready = False
     async with trio.open_nursery() as nursery:
         nursery.start_soon(publisher.load_histories)
+        nursery.start_soon(publisher.load_orders)
         while not wiring.stopping():
             wiring.metrics.heartbeat()
             if publisher.complete and not told_ready:
@@ -64,7 +79,22 @@ class Publisher:
         settings = wiring.settings
         self._wiring = wiring
         self._tickers = Tickers(settings.limits.symbols_max)
+        self._specs: dict[int, SymbolSpec] = {}
+        self._streams = Streams(
+            FeedWriter(wiring.ring_writer("feed")),
+            Demand(
+                [wiring.table(f"demand.{front}") for front in range(settings.engine.fronts)],
+                settings.limits.accounts_max,
+                settings.limits.symbols_max,
+            ),
+            self._tickers,
+            [wiring.ring(f"events.{shard}") for shard in range(wiring.shard_count)],
+            self._specs,
+            settings.publisher.candle_interval_ms * NS_PER_MS,
+        )
         self._followers = [self._follower(shard) for shard in range(wiring.shard_count)]
+        self._views: dict[int, tuple[Levels, Levels, int]] = {}
+        """By symbol: bids, asks and sequence in the depth table."""
         self._depth_table = wiring.table("depth")
         self._ticker_table = wiring.table("tickers")
         self._touch_table = wiring.table("touch")
@@ -103,6 +133,8 @@ class Publisher:
             step = follower.duty()
             done += step
             self._metrics.count(follower.event_count - events_before, follower.lapped_count - lapped_before)
+            if follower.lapped_count != lapped_before:
+                self._streams.missed(shard, follower.position)
             due = not step or now_ns - self._shown_ns[shard] >= self._depth_interval_ns
             if follower.changed and follower.whole and due:
                 self._show(follower, now_ns)
@@ -110,7 +142,26 @@ class Publisher:
         self._metrics.behind(sum(follower.lag for follower in self._followers))
         if now_ns - self._tickers_shown_ns >= self._ticker_interval_ns:
             self._show_all_tickers(now_ns)
+        self._streams.show_candles(self._knows_past, now_ns)
+        self._streams.read_demand(self._ticker_table.read)
+        self._metrics.told(self._streams.flush())
         return done
+
+    async def load_orders(self) -> None:
+        """Read the live orders of accounts for which somebody began to listen, for as long as the publisher runs."""
+        while True:
+            era, accounts = self._streams.loads.next()
+            if not accounts:
+                await trio.sleep(LOADS_INTERVAL_S)
+                continue
+            try:
+                live = await trio.to_thread.run_sync(self._read_orders, accounts, abandon_on_cancel=True)
+            except psycopg.Error as error:
+                logger.warning("orders of a listener cannot be read", error=str(error))
+                self._streams.loads.fail(era, accounts)
+                await trio.sleep(RETRY_S)
+            else:
+                self._streams.loads.deliver(era, accounts, live)
 
     async def load_histories(self) -> None:
         """Give every follower that lacks it its past, for as long as the publisher runs."""
@@ -134,6 +185,16 @@ class Publisher:
         with psycopg.connect(database.dsn, connect_timeout=database.connect_timeout_s, autocommit=True) as connection:
             return read_minutes(connection, shard, time.time_ns() // MINUTE_NS - WINDOW_MINUTES)
 
+    def _read_orders(self, accounts: list[int]) -> LiveOrders:
+        """Read accounts' live orders; runs in a thread."""
+        database = self._wiring.settings.database
+        with psycopg.connect(database.dsn, connect_timeout=database.connect_timeout_s, autocommit=True) as connection:
+            return read_live_orders(connection, accounts)
+
+    def _knows_past(self, symbol_id: int) -> bool:
+        spec = self._specs.get(symbol_id)
+        return spec is not None and not self._followers[spec.shard].history_wanted
+
     def _follower(self, shard: int) -> Follower:
         wiring = self._wiring
         return Follower(
@@ -143,6 +204,7 @@ class Publisher:
             self._tickers,
             wiring.settings.limits.symbols_max,
             lambda: wiring.wake(f"matcher-{shard}"),
+            lambda events: self._streams.take(shard, events),
         )
 
     def _read_directory(self) -> None:
@@ -156,6 +218,7 @@ class Publisher:
         if page.version == 0:
             return
         self._directory_version = version
+        self._specs.update(page.symbols)
         for shard, follower in enumerate(self._followers):
             follower.add_symbols(symbol.symbol_id for symbol in page.symbols.values() if symbol.shard == shard)
 
@@ -166,22 +229,34 @@ class Publisher:
             timestamp_ns = int(follower.timestamps_ns[symbol_id]) or now_ns
             depth = follower.depth(symbol_id)
             bids, asks = depth.side(Side.BUY, DEPTH_LEVELS_MAX), depth.side(Side.SELL, DEPTH_LEVELS_MAX)
+            before = self._views.get(symbol_id) or self._read_view(symbol_id)
+            after = self._views[symbol_id] = (bids, asks, int(follower.sequences[symbol_id]))
             with self._depth_table.writing(symbol_id) as row:
                 row["sequence"] = follower.sequences[symbol_id]
                 row["timestamp_ns"] = timestamp_ns
                 row["bid_count"], row["ask_count"] = len(bids), len(asks)
                 row["bids"][: len(bids)] = bids
                 row["asks"][: len(asks)] = asks
+            if symbol_id in self._specs:
+                # The page first: a front that finds the chain broken reads it.
+                self._streams.show_book(symbol_id, before, after, timestamp_ns)
             self._show_ticker(follower, symbol_id, now_ns)
             self._metrics.shown(now_ns - timestamp_ns)
+
+    def _read_view(self, symbol_id: int) -> tuple[Levels, Levels, int] | None:
+        """Read what a publisher before this one has shown; None when it died in the middle of it."""
+        if self._depth_table.version(symbol_id) & 1:
+            return None
+        row = self._depth_table.read(symbol_id)
+        return row["bids"][: row["bid_count"]], row["asks"][: row["ask_count"]], int(row["sequence"])
 
     def _show_all_tickers(self, now_ns: int) -> None:
         for follower in self._followers:
             for symbol_id in follower.symbol_ids if follower.whole else ():
-                self._show_ticker(follower, symbol_id, now_ns)
+                self._streams.show_ticker(symbol_id, self._show_ticker(follower, symbol_id, now_ns))
         self._tickers_shown_ns = now_ns
 
-    def _show_ticker(self, follower: Follower, symbol_id: int, now_ns: int) -> None:
+    def _show_ticker(self, follower: Follower, symbol_id: int, now_ns: int) -> Any:
         row = self._tickers.row(symbol_id, now_ns)
         row["sequence"] = follower.sequences[symbol_id]
         depth = follower.depth(symbol_id)
@@ -192,6 +267,7 @@ class Publisher:
             row["last_price_ticks"] = self._last_price_ticks(symbol_id)
         self._ticker_table.write(symbol_id, row)
         self._metrics.ticker_shown()
+        return row
 
     def _last_price_ticks(self, symbol_id: int) -> int:
         try:
@@ -207,6 +283,7 @@ class _Metrics:
         self._page = page = wiring.metrics
         self._events, self._lapped = page.counter("events"), page.counter("lapped")
         self._depth_writes, self._ticker_writes = page.counter("depth_writes"), page.counter("ticker_writes")
+        self._messages = page.counter("messages")
         self._lag_events = page.gauge("lag_events")
         self._batch_events = page.histogram("batch_events")
         self._publish_latency_us = page.histogram("publish_latency_us")
@@ -227,3 +304,7 @@ class _Metrics:
 
     def ticker_shown(self) -> None:
         self._page.add(self._ticker_writes)
+
+    def told(self, message_count: int) -> None:
+        if message_count:
+            self._page.add(self._messages, message_count)

@@ -54,12 +54,13 @@ class FeedKind(IntEnum):
     """``time_frame`` says which."""
     STATUS = 5
     ORDER = 6
-    """For ``account_id`` alone. ``resume`` in the text names it."""
+    """For ``account_id`` alone."""
     GAP = 7
     """Events of ``shard`` before ``sequence`` were missed: whoever counts on having seen all starts over. No text."""
-    DEMAND = 8
-    """What front ``account_id`` asked for up to request ``sequence`` is on its way from here on. The text is the
-    cursor of this place."""
+    CHANNELS_SERVED = 8
+    """Channels that front ``account_id`` wanted in its request ``sequence`` are served from here on. No text."""
+    ORDERS_SERVED = 9
+    """So are the orders of the accounts that it wanted. The text is the cursor of this place."""
 
 
 class Interest(IntFlag):

@@ -30,6 +30,7 @@ FRONT_HANDLERS: Final = (
     "cancel_all_orders",
     "list_balances",
     "show_order_book",
+    "show_snapshot",
     "show_ticker",
     "list_trades",
     "show_trade",
@@ -64,7 +65,7 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
         histograms=("batch_events", "transaction_latency_us", "settle_latency_us"),
     ),
     "publisher": RoleMetrics(
-        counters=("events", "depth_writes", "ticker_writes", "lapped"),
+        counters=("events", "depth_writes", "ticker_writes", "messages", "lapped"),
         gauges=("lag_events",),
         histograms=("batch_events", "publish_latency_us"),
     ),

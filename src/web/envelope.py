@@ -14,9 +14,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from quart import Response, g, request
 
+from tradeengine.core.times import format_ms
 from tradeengine.web.errors import ApiError
 from tradeengine.web.schemas import AnswerMeta, Error, ErrorAnswer
-from tradeengine.core.times import format_ms
 
 JSON_TYPE: Final = "application/json"
 REQUEST_ID_HEADER: Final = "X-Request-ID"

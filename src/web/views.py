@@ -13,6 +13,7 @@ import numpy as np
 from msgspec import UNSET
 
 from tradeengine.core.ids import timestamp_ms_of
+from tradeengine.core.orders import status_of
 from tradeengine.core.records import (
     EventFlag,
     EventKind,
@@ -23,9 +24,9 @@ from tradeengine.core.records import (
     TimeInForce,
 )
 from tradeengine.core.symbols import SymbolSpec
+from tradeengine.core.times import format_ms
 from tradeengine.storage.queries import OrderRow, TradeRow
 from tradeengine.web import schemas
-from tradeengine.core.times import format_ms
 
 Records: TypeAlias = np.ndarray[Any, np.dtype[np.void]]
 
@@ -125,13 +126,6 @@ def own_trade_view(trade: TradeRow, spec: SymbolSpec, order_id: int, settlement_
         liquidity="taker" if is_taker else "maker",
         settlement_status=settlement_status,
     )
-
-
-def status_of(*, order_type: int, triggered: bool, filled_lots: int) -> str:
-    """Name the status of an order that lives."""
-    if order_type in {OrderType.STOP, OrderType.STOP_LIMIT} and not triggered:
-        return "pending"
-    return "partially_filled" if filled_lots else "open"
 
 
 def _trade(trade: TradeRow, spec: SymbolSpec, **whose: Any) -> schemas.Trade:

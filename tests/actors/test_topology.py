@@ -59,6 +59,7 @@ def test_only_who_must_not_miss_anything_holds_a_writer_back(topology: Topology)
         expected = {
             "ingress": {"risk"},
             "commands": {f"matcher-{rest}"},
+            "feed": set(),
             "events": {"settlement"} if rest == "risk" else {"risk", "settlement"},
         }[kind]
         assert set(ring.gating) == expected

@@ -29,7 +29,7 @@ class FeedWriter:
         self._ring = ring
         self._batch_max = ring.ring.capacity // 4
         self._parts: list[bytes] = []
-        self.message_count = 0
+        self._count = 0
 
     def add(
         self,
@@ -53,11 +53,13 @@ class FeedWriter:
                 sequence, previous_sequence, timestamp_ns, account_id, symbol_id, shard, size, time_frame, kind, more
             )
             self._parts.append(head + part.ljust(FEED_DATA_BYTES, b"\0"))
-        self.message_count += 1
+        self._count += 1
 
-    def flush(self) -> None:
-        """Publish what was collected: readers may be lapped, so there is always room."""
+    def flush(self) -> int:
+        """Publish what was collected, and return how many messages; readers may be lapped, so there is always room."""
         parts, self._parts = self._parts, []
+        count, self._count = self._count, 0
         for start in range(0, len(parts), self._batch_max):
             content = bytearray().join(parts[start : start + self._batch_max])
             self._ring.publish(np.frombuffer(content, feed_dtype))
+        return count

@@ -48,7 +48,8 @@ class _Answer:
 class Follower:
     """Books of one shard's symbols by id, and what the shard's trades add to ``tickers``.
 
-    requests, levels: the tables in which the matcher is asked and answers; ``ask`` wakes it.
+    requests, levels: the tables in which the matcher is asked and answers; ``ask`` wakes it. ``listen`` is given every
+    batch of events that was folded; after a history came late, some of them once more.
     ``changed`` are the symbols whose book or ticker changed since the caller emptied it.
     """
 
@@ -60,12 +61,14 @@ class Follower:
         tickers: Tickers,
         symbols_max: int,
         ask: Callable[[], None],
+        listen: Callable[[NDArray[np.void]], None] = lambda _: None,
     ) -> None:
         self._reader = reader
         self._requests = requests
         self._levels = levels
         self._tickers = tickers
         self._ask = ask
+        self._listen = listen
         self._depths: dict[int, Depth] = {}
         self._unfetched: dict[int, None] = {}
         self._request_number = 0
@@ -92,6 +95,11 @@ class Follower:
     def complete(self) -> bool:
         """Whether every book was fetched."""
         return not self._unfetched
+
+    @property
+    def position(self) -> int:
+        """The next event that will be read."""
+        return self._reader.cursor
 
     @property
     def lag(self) -> int:
@@ -147,6 +155,7 @@ class Follower:
         events = _up_to_last_command(events)
         self.whole = bool(events["flags"][-1] & EventFlag.LAST_OF_COMMAND)
         self._fold(events)
+        self._listen(events)
         self._reader.advance(len(events))
         self.event_count += len(events)
         return len(events)

@@ -41,6 +41,8 @@ class Tickers:
     def __init__(self, symbols_max: int) -> None:
         self._buckets = np.zeros((symbols_max, WINDOW_MINUTES), bucket_dtype)
         self._last = np.zeros((symbols_max, 2), np.int64)
+        self.touched: dict[int, set[int]] = {}
+        """Minutes in which trades came in, by symbol id, since the caller emptied it."""
 
     def clear(self, symbol_ids: NDArray[np.int64]) -> None:
         """Forget symbols, before their history is loaded anew."""
@@ -86,6 +88,22 @@ class Tickers:
         self._last[symbol_ids, 0] = parts["close_ticks"]  # of a symbol's several minutes the last one stays
         self._last[symbol_ids, 1] = trades["quantity_lots"][lasts]
 
+    def candle(self, symbol_id: int, first_minute: int, minutes: int) -> NDArray[np.void] | None:
+        """One ``bucket_dtype`` record, shape (), of so many minutes, or None without a trade in them.
+
+        first_minute: since the epoch; the minutes must not reach back further than the window.
+        """
+        buckets = self._buckets[symbol_id]
+        buckets = buckets[(buckets["minute"] >= first_minute) & (buckets["minute"] < first_minute + minutes)]
+        if not len(buckets):
+            return None
+        candle = np.zeros((), bucket_dtype)
+        candle["minute"] = first_minute
+        candle["open_ticks"] = buckets["open_ticks"][np.argmin(buckets["minute"])]
+        candle["close_ticks"] = buckets["close_ticks"][np.argmax(buckets["minute"])]
+        _sum_up(candle, buckets)
+        return candle
+
     def row(self, symbol_id: int, now_ns: int) -> NDArray[np.void]:
         """One ``ticker_dtype`` record, shape (), of the 24 hours before ``now_ns``; best bid and ask are left 0."""
         row = np.zeros((), ticker_dtype)
@@ -95,13 +113,11 @@ class Tickers:
         buckets = buckets[buckets["minute"] > now_ns // MINUTE_NS - WINDOW_MINUTES]
         if len(buckets):
             row["open_ticks"] = buckets["open_ticks"][np.argmin(buckets["minute"])]
-            row["high_ticks"] = buckets["high_ticks"].max()
-            row["low_ticks"] = buckets["low_ticks"].min()
-            for field in ("volume_lots", "quote_volume_units", "trade_count"):
-                row[field] = buckets[field].sum()
+            _sum_up(row, buckets)
         return row
 
     def _merge(self, symbol_id: int, part: np.void) -> None:
+        self.touched.setdefault(symbol_id, set()).add(int(part["minute"]))
         slot = self._buckets[symbol_id, part["minute"] % WINDOW_MINUTES : part["minute"] % WINDOW_MINUTES + 1]
         if slot["minute"][0] != part["minute"]:
             slot[0] = part
@@ -111,3 +127,10 @@ class Tickers:
         slot["close_ticks"] = part["close_ticks"]
         for field in ("volume_lots", "quote_volume_units", "trade_count"):
             slot[field] += part[field]
+
+
+def _sum_up(row: NDArray[np.void], buckets: NDArray[np.void]) -> None:
+    row["high_ticks"] = buckets["high_ticks"].max()
+    row["low_ticks"] = buckets["low_ticks"].min()
+    for field in ("volume_lots", "quote_volume_units", "trade_count"):
+        row[field] = buckets[field].sum()
