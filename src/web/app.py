@@ -18,7 +18,7 @@ from tradeengine.web.envelope import failure, request_id
 from tradeengine.web.errors import ApiError
 from tradeengine.web.front import Front
 from tradeengine.web.measure import RequestMeter
-from tradeengine.web.routes import account, market, orders, system
+from tradeengine.web.routes import account, market, orders, snapshots, system
 
 PREFIX: Final = "/api/v1"
 _log = structlog.get_logger()
@@ -40,7 +40,7 @@ def create_app(front: Front) -> FrontApp:
     # A path either is a route or it is not: no redirects, because clients that sign or retry do not follow them.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
-    for blueprint in (orders.blueprint, account.blueprint, market.blueprint):
+    for blueprint in (orders.blueprint, account.blueprint, market.blueprint, snapshots.blueprint):
         app.register_blueprint(blueprint, url_prefix=PREFIX)
     app.register_blueprint(system.blueprint)
     app.register_error_handler(ApiError, _answer_api_error)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from tradeengine.storage import directory, queries
+from tradeengine.storage import depth_snapshots, directory, queries
 from tradeengine.storage.queries import OrderRow, TradeRow
 from tradeengine.web.barrier import Barrier, BarrierTimeout
 from tradeengine.web.database import Connection, Database
@@ -64,6 +64,10 @@ class History:
     async def trade(self, trade_id: int) -> TradeRow | None:
         """One trade."""
         return await self._ask(queries.find_trade, trade_id)
+
+    async def stored_depth(self, symbol_id: int, at_ns: int | None) -> depth_snapshots.StoredDepth | None:
+        """Depth of a symbol at or just before a time. Without the barrier: it does not come by way of settlement."""
+        return await self._database.run(depth_snapshots.find_depth, symbol_id, at_ns)
 
     async def _ask(
         self, query: Callable[Concatenate[Connection, P], Result], *args: P.args, **kwargs: P.kwargs

@@ -333,3 +333,22 @@ class DepthQuery(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
 
 class NoQuery(Struct, forbid_unknown_fields=True, frozen=True):
     """No parameters."""
+
+
+class DepthSnapshot(Struct, frozen=True, kw_only=True):
+    """Price levels as they were at ``time``, best first: ``[price, quantity]``."""
+
+    symbol: SymbolName
+    time: Annotated[Time, Meta(description="When the book was looked at.")]
+    sequence: Annotated[int, Meta(description="Of the last event in it.")]
+    bids: list[tuple[str, str]]
+    asks: list[tuple[str, str]]
+
+
+DepthSnapshotAnswer = _answer("DepthSnapshotAnswer", DepthSnapshot)
+
+
+class SnapshotQuery(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """When."""
+
+    time: Annotated[Time | None, Meta(description="Default: now.")] = None

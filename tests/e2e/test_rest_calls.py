@@ -45,6 +45,8 @@ def description(engine: Engine) -> Any:
         ("GET", "/api/v1/time", None),
         ("GET", "/api/v1/orderbook/ETH/USDT?depth=5", None),
         ("GET", "/api/v1/orderbook/NO/SUCH", None),
+        ("GET", "/api/v1/snapshots/ETH/USDT", None),
+        ("GET", "/api/v1/snapshots/ETH/USDT?time=2024-01-01T00:00:00Z", None),
         ("GET", "/api/v1/markets/ETH-USDT/ticker", None),
         ("GET", "/api/v1/trades?symbol=BTC-USDT", None),
         ("GET", "/api/v1/trades?scope=mine&limit=2", None),

@@ -22,6 +22,7 @@ from tradeengine.ipc.handoff import close_descriptors
 from tradeengine.ipc.ring import Ring
 from tradeengine.ipc.wiring import Wiring
 from tradeengine.settings import Settings, load_settings
+from tradeengine.storage.depth_snapshots import StoredDepth
 from tradeengine.storage.queries import OrderRow, TradeRow
 from tradeengine.web.app import FrontApp, create_app
 from tradeengine.web.auth import issue_token
@@ -81,6 +82,7 @@ class FakeHistory:
 
     contents: dict[int, OrderRow] = field(default_factory=dict)
     fills: list[TradeRow] = field(default_factory=list)
+    depths: list[StoredDepth] = field(default_factory=list)
     failure: ApiError | None = None
     asked: dict[str, Any] = field(default_factory=dict)
 
@@ -117,6 +119,15 @@ class FakeHistory:
     async def own_trades(self, account_id: int, _symbol_id: int | None, **_filters: Any) -> list[TradeRow]:
         """List trades."""
         return [t for t in self.fills if account_id in {t.taker_account_id, t.maker_account_id}]
+
+    async def stored_depth(self, symbol_id: int, at_ns: int | None) -> StoredDepth | None:
+        """Look for the newest stored depth, the oldest first in ``depths``."""
+        found = [
+            depth
+            for depth in self.depths
+            if depth.symbol_id == symbol_id and (at_ns is None or depth.taken_ms * 1_000_000 <= at_ns)
+        ]
+        return found[-1] if found else None
 
     async def trade(self, trade_id: int) -> TradeRow | None:
         """Look at one trade."""

@@ -14,6 +14,7 @@ from tests.web.test_orders import LIMIT, ORDER_ID, content
 
 from tradeengine.core.records import EventKind
 from tradeengine.ipc.metric_names import FRONT_HANDLERS
+from tradeengine.storage.depth_snapshots import StoredDepth
 
 REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("POST", "/api/v1/orders", LIMIT),
@@ -28,6 +29,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("GET", "/api/v1/symbols", None),
     ("GET", "/api/v1/time", None),
     ("GET", "/api/v1/orderbook/BTC-USDT", None),
+    ("GET", "/api/v1/snapshots/BTC-USDT", None),
     ("GET", "/api/v1/markets/BTC-USDT/ticker", None),
     ("GET", "/api/v1/trades?symbol=BTC-USDT", None),
     ("GET", "/api/v1/trades?scope=mine", None),
@@ -77,6 +79,7 @@ async def test_answers_are_as_described(bench: Bench, method: str, path: str, bo
     _, operation = find_operation(description, method, path)
     bench.history.contents[ORDER_ID] = content()
     bench.history.fills = [make_trade()]
+    bench.history.depths = [StoredDepth(0, 1_780_000_000_000, 5, [[4_999_900, 25_000]], [])]
     kinds = {1: EventKind.ACCEPTED, 2: EventKind.CANCELLED, 3: EventKind.CANCELLED_ALL, 4: EventKind.AMENDED}
 
     def answer(command: Any) -> list[tuple[str, Records]]:

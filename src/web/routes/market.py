@@ -12,6 +12,7 @@ from tradeengine.core.records import TradingState
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.core.tables import NO_PRICE
 from tradeengine.core.times import format_ms
+from tradeengine.ipc.depth import read_depth
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.storage.queries import TradeRow
 from tradeengine.web import schemas
@@ -55,9 +56,7 @@ async def show_order_book(symbol: str) -> Response:
     query = read_query(request.args, schemas.DepthQuery)
     spec = front.symbol(symbol)
     try:
-        sequence, timestamp_ns, bids, asks = front.pages.depth.read_with(
-            spec.symbol_id, lambda row: _copy_levels(row, query.depth)
-        )
+        sequence, timestamp_ns, bids, asks = read_depth(front.pages.depth, spec.symbol_id, query.depth)
     except SeqlockBusy:
         raise overloaded() from None
     return success(
@@ -135,12 +134,6 @@ def _range(query: schemas.TradesQuery) -> dict[str, Any]:
 
 def _next_cursor(found: list[TradeRow], limit: int) -> str | None:
     return encode_cursor(found[limit - 1].trade_id) if len(found) > limit else None
-
-
-def _copy_levels(row: Any, depth: int) -> tuple[int, int, list[list[int]], list[list[int]]]:
-    bids = row["bids"][: min(int(row["bid_count"]), depth)].tolist()
-    asks = row["asks"][: min(int(row["ask_count"]), depth)].tolist()
-    return int(row["sequence"]), int(row["timestamp_ns"]), bids, asks
 
 
 def _status(front: Front, spec: SymbolSpec) -> Literal["open", "cancel_only", "halted", "unlisted"]:
