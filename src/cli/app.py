@@ -168,6 +168,24 @@ def replay(
 
 
 @app.command()
+def import_trades(
+    file: Annotated[Path, typer.Argument(help="CSV file: time, price, quantity, side; by its header in any order.")],
+    symbol: Annotated[str, typer.Option(help="Symbol that they were traded in, for example BTC/USDT; must be listed.")],
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Add trades of the past to a symbol's history and candles; what is there already is not added again.
+
+    Times are RFC 3339, or seconds or milliseconds since 1970. Bad rows are named on standard error, the others go in.
+    """
+    from tradeengine.cli.import_trades import run_import
+
+    status = run_import(read_settings(data_dir, config), file, symbol)
+    if status:
+        raise typer.Exit(status)
+
+
+@app.command()
 def match(
     tick: Annotated[str, typer.Option(help="Smallest step of prices.")] = "1",
     lot: Annotated[str, typer.Option(help="Smallest step of quantities.")] = "1",

@@ -11,7 +11,7 @@ import psycopg
 from tradeengine.actors.data_dir import DataDirError, open_data_dir
 from tradeengine.cli.errors import CommandError
 from tradeengine.storage.embedded import EmbeddedError, open_embedded, running_embedded
-from tradeengine.storage.migrate import MigrationError, migrate
+from tradeengine.storage.migrate import MigrationError, check_schema, migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,13 +41,38 @@ def connect(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
             if server is None:
                 raise CommandError(f"no engine runs on {settings.data_dir}: start it with `tradeengine up`")
             dsn = server.dsn
-        connection = psycopg.connect(dsn, autocommit=True, connect_timeout=settings.database.connect_timeout_s)
+        connection = _open(settings, dsn)
     except EmbeddedError as error:
         raise CommandError(str(error)) from None
-    except psycopg.OperationalError as error:
-        raise CommandError(f"the database cannot be reached: {one_line(error)}") from None
     with connection:
         yield connection
+
+
+@contextmanager
+def connect_or_start(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
+    """Connect to the database, whether an engine runs or not; it must have this program's schema.
+
+    Without an engine the embedded server is started for as long as this takes. Raises CommandError.
+    """
+    with ExitStack() as stack:
+        try:
+            dsn = settings.database.dsn
+            if not dsn:
+                if not (settings.data_dir / "postgres" / "PG_VERSION").exists():
+                    raise CommandError(f"no engine was ever started in {settings.data_dir}: run `tradeengine up` first")
+                dsn = _embedded_dsn(settings, stack)
+            connection = _open(settings, dsn)
+            check_schema(dsn)
+        except (MigrationError, DataDirError, EmbeddedError) as error:
+            raise CommandError(str(error)) from None
+        yield stack.enter_context(connection)
+
+
+def _open(settings: Settings, dsn: str) -> psycopg.Connection[Any]:
+    try:
+        return psycopg.connect(dsn, autocommit=True, connect_timeout=settings.database.connect_timeout_s)
+    except psycopg.OperationalError as error:
+        raise CommandError(f"the database cannot be reached: {one_line(error)}") from None
 
 
 def one_line(error: Exception) -> str:
