@@ -16,14 +16,18 @@ from typing import Any, Final
 
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Event, RawData
+from hypercorn.events import Closed, Event, RawData
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, Framework
 from hypercorn.utils import wrap_app
 
+from tradeengine.web.websocket import CONNECTION_STATE, install, os_write
+
 CONNECTIONS_MAX: Final = 8192
+SEND_TIMEOUT_S: Final = 30.0
+"""For one piece of an answer; streams have a shorter patience of their own."""
 _SWEEP_INTERVAL_S: Final = 1.0
 
 
@@ -32,6 +36,7 @@ class Server:
 
     def __init__(self, app: Framework, config: Config, listener: socket.socket) -> None:
         """Serve ``app`` on a socket that already listens; TLS when ``config`` names a certificate."""
+        install()
         self._app: AppWrapper = wrap_app(app, config.wsgi_max_body_size, "asgi")
         self._config = config
         self._listener = listener
@@ -78,7 +83,7 @@ class Server:
         if len(self._connections) >= CONNECTIONS_MAX:
             await trio.aclose_forcefully(stream)
             return
-        connection = _Connection(self._app, self._config, self._context, {}, stream)
+        connection = _Connection(self._app, self._config, self._context, stream)
         self._connections.add(connection)
         try:
             await connection.run()
@@ -110,14 +115,45 @@ class _IdleClock:
 
 
 class _Connection(TCPServer):
-    def __init__(self, app: AppWrapper, config: Config, context: WorkerContext, state: Any, stream: Any) -> None:
-        super().__init__(app, config, context, state, stream)
+    """One connection. Applications find it in their scope's state: see ``websocket.Transport``."""
+
+    def __init__(self, app: AppWrapper, config: Config, context: WorkerContext, stream: Any) -> None:
+        super().__init__(app, config, context, {CONNECTION_STATE: self}, stream)
         self.idle_clock = _IdleClock(config.keep_alive_timeout)
         self.idle_task = self.idle_clock  # type: ignore[assignment]  # has the two methods that are called
 
+    def write_now(self, data: bytes) -> int:
+        """Give the kernel what it takes without waiting, unless someone else is writing."""
+        if self.send_lock.locked():
+            return 0
+        return os_write(self.stream.socket.fileno(), data)
+
+    async def abort(self) -> None:
+        """Drop the connection: whoever is writing or reading finds it closed."""
+        await trio.aclose_forcefully(self.stream)
+
     async def protocol_send(self, event: Event) -> None:
-        if not isinstance(event, RawData) or event.data:
+        if not isinstance(event, RawData):
             await super().protocol_send(event)
+        elif event.data:
+            await self._send(event.data)
+
+    async def _send(self, data: bytes) -> None:
+        """Send all of it, unless the client takes nothing for too long: it is dropped, so that nobody waits for ever.
+
+        Who is told to end while an answer goes out lets it go out: half an answer is worse than a late end.
+        """
+        async with self.send_lock:
+            try:
+                with trio.move_on_after(SEND_TIMEOUT_S, shield=True) as patience:
+                    await self.stream.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                gone = True
+            else:
+                gone = patience.cancelled_caught
+        if gone:
+            await self.abort()
+            await self.protocol.handle(Closed())
 
     async def close_if_idle(self, now_s: float) -> None:
         """Close unless a request is being answered."""

@@ -1,0 +1,145 @@
+"""WebSocket connections as Hypercorn has them, with what a server of many streams needs besides.
+
+It parses and closes as Hypercorn does, but differs in four things. Messages are never compressed: that costs every
+client a quarter of a megabyte. A message that is too large, in however many pieces, is not kept while the rest of it
+comes in. What breaks the protocol is answered by a close frame that says so. And frames that were made once for many
+clients are written as they are, at once when the kernel has room: the application finds the connection in its scope,
+as ``state["socket"]``.
+It refuses to know what messages mean.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final, Protocol
+
+import hypercorn.protocol.h2
+import hypercorn.protocol.h11
+import trio
+from hypercorn.protocol.events import Data, Event, Request, StreamClosed
+from hypercorn.protocol.ws_stream import ASGIWebsocketState, FrameTooLargeError, WSStream
+from wsproto.connection import ConnectionState
+from wsproto.events import CloseConnection, Message, Ping
+from wsproto.frame_protocol import CloseReason
+
+SOCKET_STATE: Final = "socket"
+CONNECTION_STATE: Final = "connection"
+GONE: Final = -1
+LINGER_S: Final = 1.0
+
+
+class Transport(Protocol):
+    """The connection below, as the server knows it."""
+
+    def write_now(self, data: bytes) -> int:
+        """Give the kernel what it takes without waiting; returns how many bytes, or ``GONE``."""
+
+    async def abort(self) -> None:
+        """Drop the connection, whatever is under way."""
+
+
+class ClientSocket(WSStream):
+    """One WebSocket connection."""
+
+    transport: Transport | None = None
+    _direct: Transport | None = None
+    silent_pings: int = 0
+    """Pings sent since the client was last heard."""
+
+    async def handle(self, event: Event) -> None:
+        """Take what the connection brings."""
+        if isinstance(event, Request):
+            event.state[SOCKET_STATE] = self
+            connection = event.state.get(CONNECTION_STATE)
+            # Over HTTP/2 several streams share a connection, and over TLS bytes are not what goes out.
+            self._direct = connection if event.http_version == "1.1" and self.scheme == "ws" else None
+            self.transport = connection
+        elif isinstance(event, Data):
+            self.silent_pings = 0
+        await super().handle(event)
+
+    def write_now(self, frames: bytes) -> int:
+        """Write frames without waiting; returns how many bytes of them are out, or ``GONE``."""
+        if self._direct is None:
+            return 0
+        return GONE if self.closed else self._direct.write_now(frames)
+
+    async def write(self, frames: bytes) -> None:
+        """Write frames, waiting for the client to take them."""
+        if not self.closed:
+            await self.send(Data(stream_id=self.stream_id, data=frames))
+
+    async def ping(self) -> None:
+        """Send a ping."""
+        self.silent_pings += 1
+        await self._send_wsproto_event(Ping())
+
+    async def abort(self) -> None:
+        """Drop the connection."""
+        if self.transport is not None:
+            await self.transport.abort()
+
+    async def _accept(self, message: Any) -> None:
+        self.handshake.extensions = None
+        await super()._accept(message)
+
+    async def _handle_events(self) -> None:
+        for event in self.connection.events():
+            if isinstance(event, Message):
+                if not await self._take(event):
+                    return
+            elif isinstance(event, Ping):
+                await self._send_wsproto_event(event.response())
+            elif isinstance(event, CloseConnection):
+                await self._end(event)
+                return
+
+    async def _take(self, event: Message[Any]) -> bool:
+        """Take a piece of a message; returns whether to go on."""
+        if self.state == ASGIWebsocketState.CLOSED:
+            return True  # we have said goodbye: what still comes is thrown away
+        try:
+            self.buffer.extend(event)
+        except FrameTooLargeError:
+            self.buffer.clear()
+            await self._end(CloseConnection(code=CloseReason.MESSAGE_TOO_BIG, reason="message too large"))
+            return False
+        if event.message_finished:
+            assert self.app_put is not None
+            await self.app_put(self.buffer.to_message())
+            self.buffer.clear()
+        return True
+
+    async def _end(self, event: CloseConnection) -> None:
+        """Answer the client's close, or close because of what it sent."""
+        if self.connection.state == ConnectionState.REMOTE_CLOSING:
+            await self._send_wsproto_event(event.response())
+            await self.send(StreamClosed(stream_id=self.stream_id))
+        elif self.state == ASGIWebsocketState.CLOSED:
+            await self.send(StreamClosed(stream_id=self.stream_id))
+        else:
+            self.state = ASGIWebsocketState.CLOSED
+            await self._send_wsproto_event(event)
+            self.task_group.spawn(self._linger)
+
+    async def _linger(self) -> None:
+        """Read on for a moment: a connection that closes with unread bytes is reset, and the close frame is lost."""
+        await trio.sleep(LINGER_S)
+        if not self.closed:
+            await self.send(StreamClosed(stream_id=self.stream_id))
+
+
+def install() -> None:
+    """Let Hypercorn's protocols make their WebSocket streams of ours; it offers no setting for that."""
+    hypercorn.protocol.h11.WSStream = ClientSocket  # type: ignore[attr-defined]
+    hypercorn.protocol.h2.WSStream = ClientSocket  # type: ignore[attr-defined]
+
+
+def os_write(fd: int, data: bytes) -> int:
+    """Write to a socket that does not block; returns how many bytes were taken, or ``GONE``."""
+    try:
+        return os.write(fd, data)
+    except BlockingIOError:
+        return 0
+    except OSError:
+        return GONE
