@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     Levels = NDArray[np.int64]
 
 RETRY_S: Final = 1.0
+PAST_LOOK_S: Final = 0.01
+"""How often the publisher looks whether a shard's books are complete, so that its tickers may get their past."""
+PAST_TIMEOUT_S: Final = 5.0
+"""With a database that gives no answer for so long the publisher is ready without the tickers' past."""
 LOADS_INTERVAL_S: Final = 0.01
 """How often the publisher looks whether a new listener's orders have to be read."""
 ANSWER_TIMEOUT_S: Final = 0.001
@@ -62,7 +66,7 @@ async def main(wiring: Wiring) -> None:
         nursery.start_soon(publisher.load_orders)
         while not wiring.stopping():
             wiring.metrics.heartbeat()
-            if publisher.complete and not told_ready:
+            if not told_ready and publisher.ready():
                 wiring.ready()
                 told_ready = True
             # The bell asks three times: at once, with the bell armed so that no ring is missed, and after the sleep.
@@ -104,7 +108,20 @@ class Publisher:
         self._ticker_interval_ns = settings.publisher.ticker_interval_ms * NS_PER_MS
         self._shown_ns = [0] * wiring.shard_count
         self._tickers_shown_ns = 0
+        self._complete_s: float | None = None
+        """When the books were first complete."""
+        self._past_refused = False
         self._metrics = _Metrics(wiring)
+
+    def ready(self) -> bool:
+        """Whether the pages say all that they should; the past of tickers only where the database gives it in time."""
+        if not self.complete or any(follower.changed for follower in self._followers):
+            return False
+        if not any(follower.history_wanted for follower in self._followers):
+            return True
+        if self._complete_s is None:
+            self._complete_s = time.monotonic()
+        return self._past_refused or time.monotonic() - self._complete_s > PAST_TIMEOUT_S
 
     @property
     def complete(self) -> bool:
@@ -171,13 +188,14 @@ class Publisher:
                 for shard, follower in enumerate(self._followers):
                     if follower.history_wanted and follower.complete:
                         stored = await trio.to_thread.run_sync(self._read_minutes, shard, abandon_on_cancel=True)
-                        follower.take_history(stored.next_sequence, stored.minutes)
+                        follower.take_history(stored.next_sequence, stored.minutes, stored.last_trades)
                 warned = False
             except psycopg.Error as error:
                 if not warned:
                     logger.warning("tickers lack their past: the database cannot be read", error=str(error))
-                warned = True
-            await trio.sleep(RETRY_S)
+                warned = self._past_refused = True
+            wanted = not warned and any(follower.history_wanted for follower in self._followers)
+            await trio.sleep(PAST_LOOK_S if wanted else RETRY_S)
 
     def _read_minutes(self, shard: int) -> StoredMinutes:
         """Read a shard's past; runs in a thread."""

@@ -1,7 +1,7 @@
-"""What the publisher reads when it starts: a shard's stored minutes, and the first event that they lack.
+"""What the publisher reads when it starts: a shard's stored minutes and last trades, and the first event they lack.
 
-Both come from one snapshot, so a trade is either in a minute or at or after the cursor: never both, never neither.
-It refuses to know what the minutes are for.
+All come from one snapshot, so a trade is either in a minute or at or after the cursor: never both, never neither.
+It refuses to know what they are for.
 """
 
 from __future__ import annotations
@@ -20,20 +20,26 @@ Minute = tuple[int, int, int, int, int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class StoredMinutes:
-    """Minutes in which a shard's symbols traded, ascending, by symbol id; ``next_sequence``: the first event after."""
+    """Minutes in which a shard's symbols traded, ascending, by symbol id; ``next_sequence``: the first event after.
+
+    last_trades: price (ticks) and quantity (lots) of the last trade that is kept, however old, by symbol id.
+    """
 
     next_sequence: int
     minutes: dict[int, list[Minute]]
+    last_trades: dict[int, tuple[int, int]]
 
 
 def read_minutes(connection: Connection, shard: int, since_minute: int) -> StoredMinutes:
-    """Read a shard's minutes after ``since_minute`` (since the epoch) and its settlement cursor, in one snapshot."""
+    """Read a shard's minutes after ``since_minute`` (since the epoch), last trades and settlement cursor, at once."""
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         cursor = connection.execute("SELECT sequence FROM settlement_cursors WHERE shard = %s", (shard,)).fetchone()
         rows = connection.execute(_SELECT_MINUTES, (shard, since_minute)).fetchall()
+        lasts = connection.execute(_SELECT_LAST_TRADES, (shard,)).fetchall()
     minutes = {symbol_id: [row[1:] for row in group] for symbol_id, group in groupby(rows, itemgetter(0))}
-    return StoredMinutes(0 if cursor is None else cursor[0], minutes)
+    last_trades = {symbol_id: (price_ticks, quantity_lots) for symbol_id, price_ticks, quantity_lots in lasts}
+    return StoredMinutes(0 if cursor is None else cursor[0], minutes, last_trades)
 
 
 _SELECT_MINUTES: Final = """
@@ -42,4 +48,12 @@ SELECT symbol_id, (extract(epoch FROM minute) / 60)::bigint, open_ticks, high_ti
 FROM candles_1m
 WHERE symbol_id IN (SELECT id FROM symbols WHERE shard = %s) AND minute > to_timestamp(%s * 60::bigint)
 ORDER BY symbol_id, minute
+"""
+
+_SELECT_LAST_TRADES: Final = """
+SELECT symbols.id, last.price_ticks, last.quantity_lots
+FROM symbols CROSS JOIN LATERAL (
+    SELECT price_ticks, quantity_lots FROM trades WHERE trades.symbol_id = symbols.id ORDER BY id DESC LIMIT 1
+) AS last
+WHERE symbols.shard = %s
 """

@@ -197,12 +197,25 @@ def test_history_that_arrives_late_adds_each_trade_once() -> None:
     assert wants_history(follower)
     trade = first[first["kind"] == EventKind.TRADED][0]
     minute = int(trade["timestamp_ns"]) // MINUTE_NS
-    follower.take_history(int(second["sequence"][0]), {0: [(minute, 100, 100, 100, 100, 2, 200, 1)]})
+    follower.take_history(int(second["sequence"][0]), {0: [(minute, 100, 100, 100, 100, 2, 200, 1)]}, {0: (100, 2)})
     assert not wants_history(follower)
     shard.follow(follower)
     shard.assert_equal(follower)
     row = shard.tickers.row(0, int(trade["timestamp_ns"]))
     assert (int(row["volume_lots"]), int(row["trade_count"])) == (5, 2)
+
+
+def test_last_trade_is_known_however_old_it_is() -> None:
+    """The last trade's price and quantity come with the history, also when no stored minute has that trade."""
+    shard = Shard()
+    follower = shard.follower()
+    shard.writer.publish(shard.engine.listing_events)
+    shard.follow(follower)
+    follower.take_history(0, {}, {0: (77, 5)})
+    shard.follow(follower)
+    row = shard.tickers.row(0, MINUTE_NS)
+    assert (int(row["last_price_ticks"]), int(row["last_quantity_lots"])) == (77, 5)
+    assert (int(row["volume_lots"]), int(row["trade_count"])) == (0, 0)
 
 
 def test_lapped_follower_wants_its_history_again() -> None:
@@ -211,7 +224,7 @@ def test_lapped_follower_wants_its_history_again() -> None:
     follower = shard.follower()
     shard.writer.publish(shard.engine.listing_events)
     shard.follow(follower)
-    follower.take_history(0, {})
+    follower.take_history(0, {}, {})
     shard.follow(follower)
     assert not wants_history(follower)
     for price in range(90, 120):

@@ -12,6 +12,7 @@ from typing import Any
 from tests.engines import READY_TIMEOUT_S, Engine, run_command, running_engine, wait_restarted
 
 from tradeengine.ipc.client import ask
+from tradeengine.storage.embedded import running_embedded
 from tradeengine.storage.journal_format import GROUP_HEADER_BYTES, SEGMENT_HEADER_BYTES
 
 BID = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.5", "price": "40000.00"}
@@ -64,6 +65,23 @@ def test_actor_given_up_stops_no_other(data_dir: Path) -> None:
             ready = client.get(f"{engine.url}/ready").json()["data"]
         assert ready["status"] == "degraded"
         assert any("publisher" in part for part in ready["degraded"])
+
+
+def test_publisher_is_ready_while_the_database_is_away(data_dir: Path) -> None:
+    """A publisher that starts while no database answers does not wait for the past of its tickers: books are shown."""
+    with running_engine(data_dir) as engine:
+        place(engine)
+        server = running_embedded(data_dir)
+        assert server is not None
+        os.kill(server.pid, signal.SIGQUIT)
+        first = engine.actors()["publisher"]
+        engine.kill_actor("publisher")
+        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        while (status := actor_status(engine, "publisher"))["pid"] in {0, first} or status["state"] != "ready":
+            assert time.monotonic() < deadline_s, status
+            time.sleep(0.02)
+        with engine.client() as client:
+            assert client.get("/orderbook/BTC-USDT").json()["data"]["bids"] == [["40000.00", "0.50000"]]
 
 
 def test_damaged_journal_refuses_the_start(data_dir: Path) -> None:

@@ -25,11 +25,13 @@ def place(engine: Engine, user: str, **order: str) -> dict[str, Any]:
 
 
 def what_users_see(engine: Engine, *users: str) -> dict[str, Any]:
-    """Give the book, and each user's balances and orders."""
+    """Give the book and the ticker, and each user's balances and orders."""
     seen: dict[str, Any] = {}
     with engine.client() as client:
         book = client.get("/orderbook/BTC-USDT").json()["data"]
         seen["book"] = (book["bids"], book["asks"])
+        ticker = client.get("/markets/BTC-USDT/ticker").json()["data"]
+        seen["ticker"] = {name: value for name, value in ticker.items() if name not in {"timestamp", "sequence"}}
     for user in users:
         with engine.client(user) as client:
             seen[user] = {
@@ -39,7 +41,7 @@ def what_users_see(engine: Engine, *users: str) -> dict[str, Any]:
 
 
 def test_stop_and_start_keep_everything(data_dir: Path) -> None:
-    """After a stop in order and a new start, books, balances, orders and trades are what they were."""
+    """After a stop in order and a new start, all that is shown is what it was, from the first look on."""
     with running_engine(data_dir) as engine:
         for user, asset, amount in (("ann", "USDT", "100000"), ("bob", "BTC", "3")):
             engine.deposit(user, asset, amount)
@@ -48,6 +50,7 @@ def test_stop_and_start_keep_everything(data_dir: Path) -> None:
         place(engine, "bob", **(BID | {"side": "sell", "price": "41000.00"}))
         before = what_users_see(engine, "ann", "bob")
         assert before["book"] == ([["40000.00", "0.30000"]], [["41000.00", "0.50000"]])
+        assert before["ticker"]["last_quantity"] == "0.20000"
         assert len(before["ann"]["/trades?scope=mine"]) == 1
         children = engine.actors()
         assert set(children) == set(ROLES)

@@ -122,14 +122,22 @@ class Follower:
                 self._depths[symbol_id] = Depth()
                 self._unfetched[symbol_id] = None
 
-    def take_history(self, next_sequence: int, minutes: Mapping[int, Sequence[tuple[int, ...]]]) -> None:
+    def take_history(
+        self,
+        next_sequence: int,
+        minutes: Mapping[int, Sequence[tuple[int, ...]]],
+        last_trades: Mapping[int, tuple[int, int]],
+    ) -> None:
         """Start the tickers from stored minutes and read the events after them, again if need be.
 
-        minutes: by symbol id, ascending, each in the order of ``bucket_dtype``. next_sequence: first event after them.
+        minutes: by symbol id, ascending, each in the order of ``bucket_dtype``. last_trades: price (ticks) and quantity
+        (lots) by symbol id, whenever that trade was. next_sequence: first event after all of them.
         """
         self._tickers.clear(np.array(list(self._depths), np.int64))
         for symbol_id, rows in minutes.items():
             self._tickers.load(symbol_id, np.array(rows, bucket_dtype))
+        for symbol_id, (price_ticks, quantity_lots) in last_trades.items():
+            self._tickers.set_last(symbol_id, price_ticks, quantity_lots)
         self._history_from = next_sequence
         self.changed.update(self.symbol_ids)
         if next_sequence < self._reader.cursor:

@@ -105,8 +105,8 @@ def book_text(
             symbol=spec.name,
             best_bid=_price(spec, bid_ticks),
             best_ask=_price(spec, ask_ticks),
-            bid_quantity=_quantity(spec, bid_lots, bid_ticks),
-            ask_quantity=_quantity(spec, ask_lots, ask_ticks),
+            bid_quantity=_quantity(spec, bid_lots),
+            ask_quantity=_quantity(spec, ask_lots),
             spread=spec.format_price(ask_ticks - bid_ticks) if bid_ticks and ask_ticks else None,
             changes=told,
             previous_sequence=previous_sequence,
@@ -124,11 +124,11 @@ def ticker_text(spec: SymbolSpec, row: Any) -> bytes:
         Ticker(
             symbol=spec.name,
             last=_price(spec, last_ticks),
-            last_quantity=_quantity(spec, row["last_quantity_lots"], last_ticks),
+            last_quantity=_quantity(spec, row["last_quantity_lots"]),
             best_bid=_price(spec, row["best_bid_ticks"]),
-            best_bid_quantity=_quantity(spec, row["best_bid_lots"], row["best_bid_ticks"]),
+            best_bid_quantity=_quantity(spec, row["best_bid_lots"]),
             best_ask=_price(spec, row["best_ask_ticks"]),
-            best_ask_quantity=_quantity(spec, row["best_ask_lots"], row["best_ask_ticks"]),
+            best_ask_quantity=_quantity(spec, row["best_ask_lots"]),
             open=_price(spec, open_ticks),
             high=_price(spec, row["high_ticks"]),
             low=_price(spec, row["low_ticks"]),
@@ -183,5 +183,5 @@ def _price(spec: SymbolSpec, price_ticks: int) -> str | None:
     return spec.format_price(price_ticks) if price_ticks != NO_PRICE else None
 
 
-def _quantity(spec: SymbolSpec, lots: int, price_ticks: int) -> str | None:
-    return spec.format_quantity(lots) if price_ticks != NO_PRICE else None
+def _quantity(spec: SymbolSpec, lots: int) -> str | None:
+    return spec.format_quantity(lots) if lots else None

@@ -56,7 +56,7 @@ class Tickers:
             self._last[symbol_id, 0] = buckets["close_ticks"][-1]
 
     def set_last(self, symbol_id: int, price_ticks: int, quantity_lots: int) -> None:
-        """Set the last trade where it is known from elsewhere: it may be older than the window."""
+        """Set the last trade: minutes lack its quantity, and it may be older than all of them."""
         self._last[symbol_id] = price_ticks, quantity_lots
 
     def fold(self, events: NDArray[np.void]) -> None:

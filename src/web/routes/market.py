@@ -175,11 +175,11 @@ def _ticker_view(spec: SymbolSpec, row: Any) -> schemas.Ticker:
     return schemas.Ticker(
         symbol=spec.name,
         best_bid=_price(spec, row["best_bid_ticks"]),
-        best_bid_quantity=_quantity(spec, row["best_bid_lots"], row["best_bid_ticks"]),
+        best_bid_quantity=_quantity(spec, row["best_bid_lots"]),
         best_ask=_price(spec, row["best_ask_ticks"]),
-        best_ask_quantity=_quantity(spec, row["best_ask_lots"], row["best_ask_ticks"]),
+        best_ask_quantity=_quantity(spec, row["best_ask_lots"]),
         last=_price(spec, last_ticks),
-        last_quantity=_quantity(spec, row["last_quantity_lots"], last_ticks),
+        last_quantity=_quantity(spec, row["last_quantity_lots"]),
         open=_price(spec, open_ticks),
         high=_price(spec, row["high_ticks"]),
         low=_price(spec, row["low_ticks"]),
@@ -196,5 +196,5 @@ def _price(spec: SymbolSpec, price_ticks: int) -> str | None:
     return spec.format_price(price_ticks) if price_ticks != NO_PRICE else None
 
 
-def _quantity(spec: SymbolSpec, quantity_lots: int, price_ticks: int) -> str | None:
-    return spec.format_quantity(quantity_lots) if price_ticks != NO_PRICE else None
+def _quantity(spec: SymbolSpec, quantity_lots: int) -> str | None:
+    return spec.format_quantity(quantity_lots) if quantity_lots else None
