@@ -27,6 +27,7 @@ from tradeengine.storage.directory import resolve_account
 from tradeengine.storage.embedded import Embedded
 from tradeengine.storage.funding import Funding, FundingKind, FundingStatus, find_funding, request_funding
 from tradeengine.storage.patient import PatientConnection
+from tradeengine.storage.retention import OldPartition, drop_partition
 from tradeengine.storage.settle import RISK_SHARD, Settler
 
 __all__ = ["connection", "dsn", "make_database", "postgres", "symbol"]  # fixtures
@@ -297,6 +298,22 @@ def test_survives_the_loss_of_its_connection(
     assert engine.states[0] is SettlementState.RUNNING
     assert SettlementState.DATABASE_UNAVAILABLE in engine.states
     assert _count(connection, "trades") == 5
+
+
+def test_partition_dropped_meanwhile_is_made_again(
+    engine: Engine, symbol: SymbolSpec, connection: psycopg.Connection
+) -> None:
+    """A day that retention dropped, and that settlement believes to be there, is made again for late events."""
+    duty = engine.duty()
+    events = _trading(symbol)
+    engine.publish({0: events[:7]})
+    drain(duty)
+    (name,) = connection.execute("SELECT DISTINCT tableoid::regclass::text FROM trades").fetchone() or ("none",)
+    assert drop_partition(connection, OldPartition("trades", name))
+    engine.publish({0: events[7:]})
+    drain(duty)
+    assert engine.states[-1] is SettlementState.RUNNING
+    assert _count(connection, name) > 0
 
 
 def test_second_settlement_waits(engine: Engine, symbol: SymbolSpec, connection: psycopg.Connection) -> None:
