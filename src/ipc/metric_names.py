@@ -35,6 +35,9 @@ FRONT_HANDLERS: Final = (
     "list_trades",
     "show_trade",
     "list_symbols",
+    "list_candles",
+    "list_past_trades",
+    "show_day",
 )
 """Handlers of the front that have a latency histogram of their own."""
 

@@ -12,13 +12,13 @@ from quart import Response, current_app, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from tradeengine.web import openapi
+from tradeengine.web import caching, openapi
 from tradeengine.web.connection import BODY_TIMEOUT_S, FrontRequest, HttpConnection
 from tradeengine.web.envelope import failure, request_id
 from tradeengine.web.errors import ApiError
 from tradeengine.web.front import Front
 from tradeengine.web.measure import RequestMeter
-from tradeengine.web.routes import account, market, orders, snapshots, system
+from tradeengine.web.routes import account, history, market, orders, snapshots, system
 
 PREFIX: Final = "/api/v1"
 _log = structlog.get_logger()
@@ -40,12 +40,13 @@ def create_app(front: Front) -> FrontApp:
     # A path either is a route or it is not: no redirects, because clients that sign or retry do not follow them.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
-    for blueprint in (orders.blueprint, account.blueprint, market.blueprint, snapshots.blueprint):
+    for blueprint in (orders.blueprint, account.blueprint, market.blueprint, history.blueprint, snapshots.blueprint):
         app.register_blueprint(blueprint, url_prefix=PREFIX)
     app.register_blueprint(system.blueprint)
     app.register_error_handler(ApiError, _answer_api_error)
     app.register_error_handler(HTTPException, _answer_http_error)
     app.register_error_handler(Exception, _answer_fault)
+    app.after_request(caching.forbid_storing)
     meter = RequestMeter(front.metrics, front.settings)
     app.before_request(meter.begin)
     app.after_request(meter.end)

@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from tradeengine.storage import depth_snapshots, directory, queries
+from tradeengine.core.feed import TimeFrame
+from tradeengine.storage import candles, depth_snapshots, directory, past_trades, queries, statistics
+from tradeengine.storage.candles import Candle
 from tradeengine.storage.queries import OrderRow, TradeRow
+from tradeengine.storage.statistics import Day
 from tradeengine.web.barrier import Barrier, BarrierTimeout
 from tradeengine.web.database import Connection, Database
 from tradeengine.web.errors import ApiError
@@ -60,6 +63,18 @@ class History:
     async def own_trades(self, account_id: int, symbol_id: int | None, **filters: Any) -> list[TradeRow]:
         """Own trades, newest first; filters as in ``queries.list_own_trades``."""
         return await self._ask(queries.list_own_trades, account_id, symbol_id, **filters)
+
+    async def past_trades(self, symbol_id: int, **filters: Any) -> list[TradeRow]:
+        """Trades of a symbol, oldest first, imported ones too; filters as in ``past_trades.list_past_trades``."""
+        return await self._ask(past_trades.list_past_trades, symbol_id, **filters)
+
+    async def candles(self, symbol_id: int, time_frame: TimeFrame, **filters: Any) -> list[Candle]:
+        """Candles of a symbol, oldest first; filters as in ``candles.list_candles``."""
+        return await self._ask(candles.list_candles, symbol_id, time_frame, **filters)
+
+    async def day(self, symbol_id: int) -> Day:
+        """Add up the last 24 hours of a symbol."""
+        return await self._ask(statistics.read_day, symbol_id)
 
     async def trade(self, trade_id: int) -> TradeRow | None:
         """One trade."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
+from msgspec import UNSET, Meta, Struct, UnsetType, defstruct, field
 
 CLIENT_ORDER_ID_PATTERN: Final = r"^[A-Za-z0-9_.:-]{1,36}\Z"
 LIMIT_DEFAULT: Final = 50
@@ -352,3 +352,76 @@ class SnapshotQuery(Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     """When."""
 
     time: Annotated[Time | None, Meta(description="Default: now.")] = None
+
+
+TimeFrameName: TypeAlias = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
+
+
+class Candle(Struct, frozen=True, kw_only=True):
+    """What was traded from ``time`` on for the length of the time frame."""
+
+    time: Annotated[Time, Meta(description="When it begins.")]
+    open: DecimalText
+    high: DecimalText
+    low: DecimalText
+    close: DecimalText
+    volume: Annotated[DecimalText, Meta(description="In the base asset.")]
+    quote_volume: Annotated[DecimalText, Meta(description="In the quote asset.")]
+    trades: int
+
+
+class PastTrade(Struct, frozen=True, kw_only=True):
+    """A trade of a symbol's past. An imported one has no fees and no sequence, and ``/trades`` does not know it."""
+
+    id: Annotated[Id, Meta(description="Later trades of a symbol have larger ids; unique within the symbol.")]
+    symbol: SymbolName
+    price: DecimalText
+    quantity: DecimalText
+    taker_side: SideName
+    buyer_fee: Annotated[DecimalText | None, Meta(description="null: imported.")]
+    seller_fee: Annotated[DecimalText | None, Meta(description="null: imported.")]
+    sequence: Annotated[int | None, Meta(description="null: imported.")]
+    timestamp: Time
+    imported: Annotated[bool, Meta(description="Whether it was made elsewhere, before the engine's first trade.")]
+
+
+class DayStatistics(Struct, frozen=True, kw_only=True):
+    """The trades with ``from`` < time ≤ ``to``. Prices are null when there was none."""
+
+    symbol: SymbolName
+    from_: Annotated[Time, Meta(description="24 hours before to.")] = field(name="from")
+    to: Annotated[Time, Meta(description="When it was asked.")]
+    open: DecimalText | None
+    high: DecimalText | None
+    low: DecimalText | None
+    last: DecimalText | None
+    volume: Annotated[DecimalText, Meta(description="In the base asset.")]
+    quote_volume: Annotated[DecimalText, Meta(description="In the quote asset.")]
+    trades: int
+    change: Annotated[DecimalText | None, Meta(description="last - open")]
+    change_percent: Annotated[DecimalText | None, Meta(description="change in hundredths of open, four places.")]
+    weighted_average_price: Annotated[DecimalText | None, Meta(description="quote_volume / volume")]
+
+
+CandlesAnswer = _answer("CandlesAnswer", list[Candle])
+PastTradesAnswer = _answer("PastTradesAnswer", list[PastTrade])
+DayStatisticsAnswer = _answer("DayStatisticsAnswer", DayStatistics)
+
+
+class CandlesQuery(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Which candles."""
+
+    tf: Annotated[TimeFrameName, Meta(description="The time frame.")]
+    start: Annotated[Time | None, Meta(description="Inclusive; of the time at which a candle begins.")] = None
+    end: Annotated[Time | None, Meta(description="Exclusive, likewise.")] = None
+    limit: Annotated[int, Meta(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
+    fill: Annotated[bool, Meta(description="Whether candles without trades are there too.")] = False
+
+
+class PastTradesQuery(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Filters of ``GET /historical/trades``."""
+
+    start: Annotated[Time | None, Meta(description="Inclusive.")] = None
+    end: Annotated[Time | None, Meta(description="Exclusive.")] = None
+    limit: Annotated[int, Meta(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
+    cursor: Annotated[str | None, Meta(description="Opaque: meta.next_cursor of the answer before.")] = None

@@ -14,6 +14,7 @@ from quart_trio.testing import TrioClient
 
 from tradeengine.actors.memory import Memory
 from tradeengine.actors.topology import plan
+from tradeengine.core.feed import TimeFrame
 from tradeengine.core.records import EventFlag, EventKind, Reason, event_dtype
 from tradeengine.core.symbols import AssetSpec, SymbolSpec
 from tradeengine.core.tables import ActorState
@@ -22,8 +23,10 @@ from tradeengine.ipc.handoff import close_descriptors
 from tradeengine.ipc.ring import Ring
 from tradeengine.ipc.wiring import Wiring
 from tradeengine.settings import Settings, load_settings
+from tradeengine.storage.candles import Candle
 from tradeengine.storage.depth_snapshots import StoredDepth
 from tradeengine.storage.queries import OrderRow, TradeRow
+from tradeengine.storage.statistics import DAY_MS, Day, Sums
 from tradeengine.web.app import FrontApp, create_app
 from tradeengine.web.auth import issue_token
 from tradeengine.web.errors import ApiError
@@ -83,6 +86,8 @@ class FakeHistory:
     contents: dict[int, OrderRow] = field(default_factory=dict)
     fills: list[TradeRow] = field(default_factory=list)
     depths: list[StoredDepth] = field(default_factory=list)
+    bars: list[Candle] = field(default_factory=list)
+    last_day: Day = field(default_factory=lambda: Day(0, DAY_MS, Sums()))
     failure: ApiError | None = None
     asked: dict[str, Any] = field(default_factory=dict)
 
@@ -115,6 +120,20 @@ class FakeHistory:
         """List trades."""
         self.asked = filters
         return self.fills[: filters["limit"]]
+
+    async def past_trades(self, _symbol_id: int, **filters: Any) -> list[TradeRow]:
+        """List trades, oldest first."""
+        self.asked = filters
+        return [trade for trade in self.fills if trade.trade_id > (filters["after_id"] or 0)][: filters["limit"]]
+
+    async def candles(self, _symbol_id: int, time_frame: TimeFrame, **filters: Any) -> list[Candle]:
+        """List candles."""
+        self.asked = {"time_frame": time_frame, **filters}
+        return self.bars[: filters["limit"]]
+
+    async def day(self, _symbol_id: int) -> Day:
+        """Add up a day."""
+        return self.last_day
 
     async def own_trades(self, account_id: int, _symbol_id: int | None, **_filters: Any) -> list[TradeRow]:
         """List trades."""

@@ -16,6 +16,7 @@ from tradeengine.ipc.depth import read_depth
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.storage.queries import TradeRow
 from tradeengine.web import schemas
+from tradeengine.web.caching import success_until
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field, overloaded
 from tradeengine.web.front import Front, current_front, read_page
@@ -109,7 +110,11 @@ async def show_trade(trade_id: str) -> Response:
     if identity is not None:
         account_id = await front.account_id(identity.name)
         allowed = identity.is_admin or account_id in {trade.taker_account_id, trade.maker_account_id}
-    return success(trade_view(trade, front.symbol_by_id(trade.symbol_id), with_orders=allowed))
+    shown = trade_view(trade, front.symbol_by_id(trade.symbol_id), with_orders=allowed)
+    # It is settled: whatever happens later, it stays as it is.
+    response = success_until(0, shown, personal=identity is not None)
+    response.headers.add("Vary", "Authorization")
+    return response
 
 
 async def _list_own_trades(front: Front, query: schemas.TradesQuery) -> Response:
