@@ -1,0 +1,146 @@
+"""How a call travels: asked over HTTP, with a token, repeated when that is safe, and read into structs.
+
+Rule 1: an answer is a struct of ``models``; a refusal is an ``ApiError``; silence is a ``NoAnswer``.
+It refuses to know which calls there are.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias, TypeVar
+
+import httpx2
+import msgspec
+
+from tradeengine.client.errors import ApiError, NoAnswer
+from tradeengine.client.fields import written
+from tradeengine.client.models import Answer, RefusedAnswer
+from tradeengine.client.pages import Pages
+from tradeengine.client.repeating import repeat
+
+T = TypeVar("T")
+Token: TypeAlias = str | Callable[[], str]
+"""An access token, or a function that gives one that is valid now."""
+
+_API: Final = "/api/v1"
+_NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+
+
+class Transport:
+    """Connections to one engine. timeout_s: for a call with all its repeats."""
+
+    def __init__(
+        self,
+        base_url: str,
+        token: Token | None,
+        timeout_s: float,
+        attempt_timeout_s: float,
+        ssl_context: ssl.SSLContext | None,
+    ) -> None:
+        self.timeout_s = timeout_s
+        self.http = httpx2.AsyncClient(
+            base_url=base_url,
+            timeout=attempt_timeout_s,
+            verify=True if ssl_context is None else ssl_context,
+        )
+        self._token = token
+
+    def pages(self, kind: type[list[T]], path: str, query: Mapping[str, Any]) -> Pages[T]:
+        """List what comes in pages."""
+
+        async def fetch(cursor: str | None) -> tuple[list[T], str | None]:
+            async def ask() -> Answer[list[T]]:
+                return await self._ask_answer(kind, "GET", path, query={**query, "cursor": cursor})
+
+            answer = await repeat(ask, is_repeatable=True, timeout_s=self.timeout_s)
+            return answer.data, answer.meta.next_cursor
+
+        return Pages(fetch)
+
+    async def call(
+        self,
+        kind: type[T],
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        root: str = _API,
+        is_repeatable: bool = True,
+    ) -> T:
+        """Ask until there is an answer that stays, or no more time; is_repeatable: twice does the same as once."""
+
+        async def ask() -> T:
+            return await self.ask(kind, method, path, query=query, body=body, root=root)
+
+        return await repeat(ask, is_repeatable=is_repeatable, timeout_s=self.timeout_s)
+
+    async def ask(self, kind: type[T], method: str, path: str, **options: Any) -> T:
+        """Ask once."""
+        return (await self._ask_answer(kind, method, path, **options)).data
+
+    async def _ask_answer(
+        self,
+        kind: type[T],
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        root: str = _API,
+    ) -> Answer[T]:
+        headers = {}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token if isinstance(self._token, str) else self._token()}"
+        content = None
+        if body is not None:
+            content = msgspec.json.encode(body)
+            headers["Content-Type"] = "application/json"
+        try:
+            response = await self.http.request(
+                method, root + path, params=written(query or {}), content=content, headers=headers
+            )
+        except httpx2.TransportError as error:
+            what = str(error) or type(error).__name__
+            raise NoAnswer(f"{method} {path}: {what}", is_sent=not isinstance(error, _NOT_SENT)) from error
+        return _read(response, kind)
+
+
+def _read(response: httpx2.Response, kind: type[T]) -> Answer[T]:
+    """Read an answer; raise ApiError for a refusal."""
+    wanted: type[Answer[T]] = Answer[kind]  # type: ignore[valid-type]
+    try:
+        if response.is_success:
+            return msgspec.json.decode(response.content, type=wanted)
+        refused = msgspec.json.decode(response.content, type=RefusedAnswer)
+    except msgspec.MsgspecError:
+        return _read_odd(response, wanted)
+    raise ApiError(
+        refused.error.code,
+        refused.error.message,
+        refused.error.details,
+        response.status_code,
+        request_id=refused.meta.request_id if refused.meta else None,
+        retry_after_s=_retry_after_s(response),
+    )
+
+
+def _read_odd(response: httpx2.Response, wanted: type[Answer[T]]) -> Answer[T]:
+    """Read what is neither: an unready engine answers 503 with data, a proxy answers whatever it likes."""
+    try:
+        return msgspec.json.decode(response.content, type=wanted)
+    except msgspec.MsgspecError as error:
+        said = response.text[:200]
+        raise ApiError(
+            f"HTTP_{response.status_code}",
+            f"this is no answer of the engine: {error}; it begins with {said!r}",
+            status=response.status_code,
+            retry_after_s=_retry_after_s(response),
+        ) from error
+
+
+def _retry_after_s(response: httpx2.Response) -> float | None:
+    """Read Retry-After; a date, which no part of the engine sends, counts as nothing."""
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() else None
