@@ -49,11 +49,20 @@ class Operator:
         self._dsn = dsn
         self._directory = directory
         self._version = 0
+        self._metrics = wiring.metrics
         self._writer = wiring.ring_writer(wiring.ingress_name)
         events = [name for name in wiring.ring_names if name.startswith("events.")]
         self._readers = [wiring.ring_reader(name) for name in events]
         self._watch = RingWatch(self._readers)
         self._publish()
+
+    def beat(self, memory_bytes: int) -> None:
+        """Show that the supervisor lives, how many symbols are listed, and the size of all shared memory."""
+        self._metrics.heartbeat()
+        self._metrics.set(self._metrics.gauge("memory_bytes"), memory_bytes)
+        listed = self._listed_rows()
+        if listed >= 0:
+            self._metrics.set(self._metrics.gauge("symbols_listed"), listed)
 
     async def list_pending(self) -> None:
         """List every symbol that is pending, and wait until the matchers confirm. Raises ListingRefusedError."""
@@ -134,7 +143,7 @@ class Operator:
         )
 
     def _listed_rows(self) -> int:
-        """Count the symbols that matchers know."""
+        """Count the symbols that matchers know; -1 while a row is being written."""
         table = self._wiring.table("touch")
         try:
             return int(table.read_rows(range(table.rows))["listed"].sum())

@@ -260,8 +260,10 @@ class Supervisor:
     async def _watch(self) -> None:
         """Look at the heartbeats: mark who is late, end who hangs."""
         assert self.roster is not None
+        assert self.operator is not None
         late_s = self.settings.supervisor.heartbeat_timeout_s
         while True:
+            self.operator.beat(self.roster.memory.bytes_total())
             for name, child in self.children.items():
                 age_s = self.roster.heartbeat_age_s(child)
                 child.stalled(late=age_s > late_s)

@@ -95,6 +95,6 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
             *(f"endpoint_{handler}_latency_us" for handler in FRONT_HANDLERS),
         ),
     ),
-    "operator": RoleMetrics(counters=("symbols_listed", "restarts"), gauges=("memory_bytes",)),
-    "client": RoleMetrics(counters=("commands", "events"), histograms=("command_latency_us",)),
+    "operator": RoleMetrics(gauges=("symbols_listed", "memory_bytes")),
+    "client": RoleMetrics(),
 }

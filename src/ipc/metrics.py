@@ -4,7 +4,8 @@ Its actor writes plain words; readers copy them and cost the actor nothing. One 
 outlives its actor's process, so that counters go on after a restart.
 
 Rule 1: the names are stored in the page, so that a reader needs nothing but the descriptor.
-Rule 2: each word has one writer, the page's actor in one thread; ``restarts`` is the supervisor's.
+Rule 2: each word has one writer, the page's actor in one thread. What the supervisor knows of an actor (restarts,
+whether it is ready) is in the table ``actors``.
 Rule 3: a histogram is log-linear, 16 buckets to each power of two: a percentile read from it is at most one
 sixteenth too high and never too low. It counts whole numbers of whatever unit its name says (``match_latency_us``).
 It refuses to know how metrics are shown; rates are for the reader of two snapshots.
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _FIXED_WORDS: Final = 16
-_PID, _STARTED, _HEARTBEAT, _RESTARTS, _STATE_CODE, _STATE_SLOT, _NAMES_BYTES = range(7)
+_PID, _STARTED, _HEARTBEAT, _STATE_CODE, _STATE_SLOT, _NAMES_BYTES = range(6)
 STATE_BYTES_MAX: Final = 120
 _STATE_SLOT_BYTES: Final = 128
 _STATES_OFFSET: Final = _FIXED_WORDS * 8
@@ -82,7 +83,6 @@ class MetricSnapshot:
     pid: int
     started_ns: int
     heartbeat_ns: int
-    restarts: int
     state_code: int
     state: str
     counters: dict[str, int]
@@ -190,10 +190,6 @@ class MetricPage:
         """The process that called ``started`` last; 0: none yet."""
         return self._fixed[_PID]
 
-    def set_restarts(self, count: int) -> None:
-        """Say how often the actor was started again; the supervisor's word."""
-        self._fixed[_RESTARTS] = count
-
     def set_state(self, code: int, text: str) -> None:
         """Name the actor's state, in at most 120 bytes of text."""
         encoded = text.encode()[:STATE_BYTES_MAX]
@@ -213,7 +209,6 @@ class MetricPage:
             pid=fixed[_PID],
             started_ns=fixed[_STARTED],
             heartbeat_ns=fixed[_HEARTBEAT],
-            restarts=fixed[_RESTARTS],
             state_code=fixed[_STATE_CODE],
             state=self._state(),
             counters=_named(self.names.counters, self._counters),

@@ -1,4 +1,4 @@
-"""``/metrics``: every actor's metric page and every ring's cursors as Prometheus text.
+"""``/metrics``: every actor's metric page, what the supervisor knows of it, and every ring's cursors, for Prometheus.
 
 Rule 1: names say unit and meaning: ``tradeengine_<role>_<name>``, labelled with the actor.
 Rule 2: nothing is kept here: each scrape copies the pages as they are.
@@ -17,8 +17,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from tradeengine.core.tables import ActorState
 from tradeengine.ipc.metrics import BUCKET_BOUNDS, MetricPage, MetricSnapshot
 from tradeengine.ipc.ring import Ring
+from tradeengine.web.watch import ActorRow
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX: Final = "tradeengine"
@@ -26,21 +28,23 @@ _BUCKET_STEP: Final = 16
 """Every sixteenth bound, a power of two, is shown: the pages have more buckets than a scrape should carry."""
 
 
-def render(pages: Iterable[MetricPage], rings: Mapping[str, Ring]) -> bytes:
-    """Show all pages and rings as text."""
+def render(pages: Iterable[MetricPage], actors: Iterable[ActorRow], rings: Mapping[str, Ring]) -> bytes:
+    """Show all pages, actors and rings as text."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Pages([page.snapshot() for page in pages], rings))
+    registry.register(_Pages([page.snapshot() for page in pages], actors, rings))
     return generate_latest(registry)
 
 
 class _Pages(Collector):
-    def __init__(self, snapshots: list[MetricSnapshot], rings: Mapping[str, Ring]) -> None:
+    def __init__(self, snapshots: list[MetricSnapshot], actors: Iterable[ActorRow], rings: Mapping[str, Ring]) -> None:
         self._snapshots = snapshots
+        self._actors = actors
         self._rings = rings
 
     def collect(self) -> Iterator[Metric]:
         """Give one family per metric, with a sample per actor."""
-        yield from _actors(self._snapshots)
+        yield _heartbeats(self._snapshots)
+        yield from _supervised(self._actors)
         by_role: dict[str, list[MetricSnapshot]] = defaultdict(list)
         for snapshot in self._snapshots:
             by_role[snapshot.role].append(snapshot)
@@ -51,19 +55,27 @@ class _Pages(Collector):
         yield from _ring_cursors(self._rings)
 
 
-def _actors(snapshots: Iterable[MetricSnapshot]) -> Iterator[Metric]:
+def _heartbeats(snapshots: Iterable[MetricSnapshot]) -> Metric:
     heartbeat = GaugeMetricFamily(
-        f"{_PREFIX}_actor_heartbeat_seconds", "Time of the last heartbeat, seconds since 1970.", labels=["actor"]
+        f"{_PREFIX}_actor_heartbeat_seconds",
+        "Time of the actor's last heartbeat, in seconds since 1970; 0: it never ran.",
+        labels=["actor"],
     )
-    restarts = CounterMetricFamily(
-        f"{_PREFIX}_actor_restarts", "How often the actor was started again.", labels=["actor"]
-    )
-    state = GaugeMetricFamily(f"{_PREFIX}_actor_state", "State code of the actor.", labels=["actor"])
     for snapshot in snapshots:
         heartbeat.add_metric([snapshot.name], snapshot.heartbeat_ns / 1e9)
-        restarts.add_metric([snapshot.name], snapshot.restarts)
-        state.add_metric([snapshot.name], snapshot.state_code)
-    yield from (heartbeat, restarts, state)
+    return heartbeat
+
+
+def _supervised(actors: Iterable[ActorRow]) -> Iterator[Metric]:
+    restarts = CounterMetricFamily(
+        f"{_PREFIX}_actor_restarts", "How often the actor died and was started again.", labels=["actor"]
+    )
+    codes = ", ".join(f"{int(state)} {state.name.lower()}" for state in ActorState)
+    state = GaugeMetricFamily(f"{_PREFIX}_actor_state", f"How the actor is: {codes}.", labels=["actor"])
+    for actor in actors:
+        restarts.add_metric([actor.name], actor.restart_count)
+        state.add_metric([actor.name], actor.state)
+    yield from (restarts, state)
 
 
 def _counters(role: str, snapshots: list[MetricSnapshot]) -> Iterator[Metric]:

@@ -7,7 +7,7 @@ It refuses to know how things are mended.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from tradeengine.core.tables import ActorState
 from tradeengine.ipc.metrics import MetricPage
@@ -21,6 +21,15 @@ _ASIDE: Final = frozenset({"keeper"})
 """Actors that no caller misses, whatever their state; status and metrics show it."""
 _LAG_DEGRADED_SHARE: Final = 0.5
 """Settlement counts as degraded when it has this share of the backlog to settle at which orders are refused."""
+
+
+class ActorRow(NamedTuple):
+    """One actor, as the supervisor knows it."""
+
+    name: str
+    state: ActorState
+    message: str
+    restart_count: int
 
 
 class Watch:
@@ -65,17 +74,22 @@ class Watch:
 
     def _states(self) -> dict[str, tuple[ActorState, str]]:
         """State and message of every actor by name; what cannot be read is stalled."""
-        states: dict[str, tuple[ActorState, str]] = {}
+        return {actor.name: (actor.state, actor.message) for actor in self.actors()}
+
+    def actors(self) -> list[ActorRow]:
+        """Copy what the supervisor knows of each actor; what cannot be read is stalled."""
+        actors = []
         for row in range(self._actors.rows):
             try:
                 actor = self._actors.read(row)
             except SeqlockBusy:
-                states[f"row {row}"] = (ActorState.STALLED, "its row cannot be read")
+                actors.append(ActorRow(f"row {row}", ActorState.STALLED, "its row cannot be read", 0))
                 continue
             name = bytes(actor["name"]).decode()
             if name:
-                states[name] = (ActorState(int(actor["state"])), bytes(actor["message"]).decode(errors="replace"))
-        return states
+                message = bytes(actor["message"]).decode(errors="replace")
+                actors.append(ActorRow(name, ActorState(int(actor["state"])), message, int(actor["restart_count"])))
+        return actors
 
 
 def _sentence(name: str, state: ActorState, message: str) -> str:

@@ -9,12 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx2
 from tests.engines import READY_TIMEOUT_S, Engine, run_command, running_engine, wait_restarted
 
+from tradeengine.core.tables import ActorState
 from tradeengine.ipc.client import ask
 from tradeengine.storage.embedded import running_embedded
 from tradeengine.storage.journal_format import GROUP_HEADER_BYTES, SEGMENT_HEADER_BYTES
 
+HEARTBEAT = 'tradeengine_actor_heartbeat_seconds{actor="operator"}'
 BID = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.5", "price": "40000.00"}
 
 
@@ -31,6 +34,12 @@ def wait_state(engine: Engine, name: str, state: str) -> dict[str, Any]:
         assert time.monotonic() < deadline_s, f"{name} is {status}"
         time.sleep(0.02)
     return status
+
+
+def read_metrics(engine: Engine) -> dict[str, float]:
+    """Read all metrics; names are as the text writes them, labels included."""
+    lines = httpx2.get(f"{engine.url}/metrics", timeout=20).text.splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
 def place(engine: Engine) -> str:
@@ -50,6 +59,23 @@ def test_hanging_actor_is_replaced(data_dir: Path) -> None:
         wait_state(engine, "publisher", "stalled")
         wait_restarted(engine, "publisher", first)
         assert wait_state(engine, "publisher", "ready")["restart_count"] == 1
+        metrics = read_metrics(engine)
+        assert metrics['tradeengine_actor_restarts_total{actor="publisher"}'] == 1
+        assert metrics['tradeengine_actor_state{actor="publisher"}'] == ActorState.READY
+
+
+def test_supervisor_is_measured_too(data_dir: Path) -> None:
+    """The metrics of the operator, as the supervisor is called there, are its heartbeat, its memory, its symbols."""
+    with running_engine(data_dir) as engine:
+        before = read_metrics(engine)
+        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        while (after := read_metrics(engine))[HEARTBEAT] == before[HEARTBEAT]:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        assert after['tradeengine_operator_memory_bytes{actor="operator"}'] == ask(data_dir, "status")["memory_bytes"]
+        with engine.client() as client:
+            listed = client.get("/symbols").json()["data"]
+        assert after['tradeengine_operator_symbols_listed{actor="operator"}'] == len(listed)
 
 
 def test_actor_given_up_stops_no_other(data_dir: Path) -> None:

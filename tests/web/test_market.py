@@ -212,8 +212,24 @@ async def test_metrics_are_prometheus_text(bench: Bench) -> None:
     assert buckets[-1] == 3
     actors = {sample.labels["actor"] for sample in families["tradeengine_actor_heartbeat_seconds"].samples}
     assert {actor.name for actor in bench.memory.topology.actors} <= actors
-    rings = {sample.labels["ring"] for sample in families["tradeengine_ring_lag_records"].samples}
+    rings = {sample.labels["ring"] for sample in families["tradeengine_ring_records"].samples}
     assert rings == {ring.name for ring in bench.memory.topology.rings}
+
+
+async def test_metrics_say_what_the_supervisor_knows(bench: Bench) -> None:
+    """State and restarts of an actor are those of the supervisor's table, and the help text names the codes."""
+    row = [actor.name for actor in bench.memory.topology.actors].index("publisher")
+    bench.memory.tables["actors"].write(row, (b"publisher", b"", 1, ActorState.RESTARTING, 3, 0, 0))
+    text = await (await bench.client.get("/metrics")).get_data(as_text=True)
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    values = {
+        name: {sample.labels["actor"]: sample.value for sample in families[f"tradeengine_actor_{name}"].samples}
+        for name in ("state", "restarts")
+    }
+    assert (values["state"]["publisher"], values["restarts"]["publisher"]) == (ActorState.RESTARTING, 3)
+    assert (values["state"]["risk"], values["restarts"]["risk"]) == (ActorState.READY, 0)
+    for state in ActorState:
+        assert f"{int(state)} {state.name.lower()}" in families["tradeengine_actor_state"].documentation
 
 
 async def test_metrics_token_is_asked_for_when_configured() -> None:

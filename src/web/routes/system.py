@@ -55,7 +55,9 @@ async def show_metrics() -> Response:
     """Show every actor and ring in Prometheus' text format."""
     front = current_front()
     _check_metrics_token(front.settings.http.metrics_token)
-    return Response(metrics.render(front.watch.pages.values(), front.watch.rings), content_type=metrics.CONTENT_TYPE)
+    watch = front.watch
+    text = metrics.render(watch.pages.values(), watch.actors(), watch.rings)
+    return Response(text, content_type=metrics.CONTENT_TYPE)
 
 
 @blueprint.get("/openapi.json")
