@@ -83,3 +83,19 @@ async def test_unknown_symbol_has_no_snapshots(stored: Bench) -> None:
     """A symbol that does not exist is told apart from one without stored books."""
     status, body = await ask(stored, "", "NO-SUCH")
     assert (status, body["error"]["code"]) == (404, "SYMBOL_NOT_FOUND")
+
+
+async def test_answer_about_the_past_may_be_kept(stored: Bench) -> None:
+    """The book of a time that is over has a tag, and who has it already gets 304; the newest book is never kept."""
+    path = "/api/v1/snapshots/BTC-USDT?time="
+    first = await stored.client.get(f"{path}2026-05-28T20:26:40Z")
+    tag = first.headers["ETag"]
+    assert "max-age" in first.headers["Cache-Control"]
+    again = await stored.client.get(f"{path}2026-05-28T20:26:50Z", headers={"If-None-Match": tag})
+    assert (again.status_code, await again.get_data()) == (304, b"")
+    other = await stored.client.get(f"{path}2026-05-28T20:27:40Z", headers={"If-None-Match": tag})
+    assert other.status_code == 200
+    for query in ("", "?time=2199-01-01T00:00:00Z"):
+        newest = await stored.client.get(f"/api/v1/snapshots/BTC-USDT{query}")
+        assert "ETag" not in newest.headers
+        assert newest.headers["Cache-Control"] == "no-store"

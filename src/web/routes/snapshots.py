@@ -8,12 +8,13 @@ from tradeengine.core.symbols import SymbolSpec
 from tradeengine.core.times import format_ms
 from tradeengine.storage.depth_snapshots import StoredDepth
 from tradeengine.web import schemas
-from tradeengine.web.envelope import success
+from tradeengine.web.caching import success_until
 from tradeengine.web.errors import ApiError
 from tradeengine.web.front import current_front
 from tradeengine.web.openapi import describe
 from tradeengine.web.times import parse_ns
 from tradeengine.web.validation import read_query
+from tradeengine.web.views import NS_PER_MS
 
 blueprint = Blueprint("snapshots", __name__)
 
@@ -24,7 +25,8 @@ async def show_snapshot(symbol: str) -> Response:
     """Show the stored depth of a book at or just before a time.
 
     Books are stored at intervals (once a minute, unless configured otherwise) and only when they have changed, so the
-    answer holds from its `time` until the next one. 404 when nothing was stored that early.
+    answer holds from its `time` until the next one. 404 when nothing was stored that early. The answer for a time that
+    is over has an `ETag`, and `If-None-Match` is answered 304.
     """
     front = current_front()
     query = read_query(request.args, schemas.SnapshotQuery)
@@ -36,7 +38,8 @@ async def show_snapshot(symbol: str) -> Response:
         raise ApiError(
             "NOT_FOUND", f"No depth of {spec.name} was stored {when}.", {"field": "time", "symbol": spec.name}
         )
-    return success(_view(stored, spec))
+    # What was looked at by then is stored by now, unless the keeper is late; then the tag is another soon after.
+    return success_until(-(-at_ns // NS_PER_MS) if at_ns is not None else None, _view(stored, spec))
 
 
 def _view(stored: StoredDepth, spec: SymbolSpec) -> schemas.DepthSnapshot:
