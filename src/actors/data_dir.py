@@ -16,11 +16,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tradeengine.settings import SECRET_LENGTH_MIN
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOCK_NAME: Final = "engine.lock"
 SECRET_NAME: Final = "secret"  # noqa: S105 - the name of the file, not what is in it
+_MEND_SECRET: Final = "put the right one back, or remove the file and the next start makes a new one"  # noqa: S105 - prose
 ORPHANS_TIMEOUT_S: Final = 10.0
 """Actors of a killed supervisor exit as soon as they notice; the next start waits that long for them."""
 
@@ -39,7 +42,9 @@ def open_data_dir(path: Path) -> Iterator[int]:
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
         lock = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise DataDirError(f"data directory {path} cannot be used: {error.strerror}") from None
+        # What mkdir says of a file in its place is only that something exists.
+        why = "it is not a directory" if isinstance(error, FileExistsError) else error.strerror
+        raise DataDirError(f"data directory {path} cannot be used: {why}") from None
     try:
         _take(lock, path)
         os.ftruncate(lock, 0)
@@ -50,15 +55,23 @@ def open_data_dir(path: Path) -> Iterator[int]:
 
 
 def read_secret(path: Path) -> str:
-    """Read the secret of a data directory. Raises DataDirError when there is none."""
+    """Read the secret of a data directory. Raises DataDirError when there is none, or none that is worth the name."""
+    place = path / SECRET_NAME
     try:
-        return (path / SECRET_NAME).read_text(encoding="ascii").strip()
+        secret = place.read_text(encoding="ascii").strip()
     except FileNotFoundError:
         raise DataDirError(
             f"no engine was ever started in {path}: run `tradeengine up --data-dir {path}` first"
         ) from None
     except OSError as error:
-        raise DataDirError(f"{path / SECRET_NAME} cannot be read: {error.strerror}") from None
+        raise DataDirError(f"{place} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataDirError(f"{place} is not a secret: it must be ASCII text; {_MEND_SECRET}") from None
+    if len(secret) < SECRET_LENGTH_MIN:
+        raise DataDirError(
+            f"{place} has {len(secret)} characters: a secret has at least {SECRET_LENGTH_MIN}; {_MEND_SECRET}"
+        )
+    return secret
 
 
 def ensure_secret(path: Path) -> str:

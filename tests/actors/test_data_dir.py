@@ -72,6 +72,17 @@ def test_torn_attempt_at_a_secret_is_no_secret(tmp_path: Path) -> None:
     assert ensure_secret(tmp_path) != "half"
 
 
+@pytest.mark.parametrize(("content", "said"), [(b"", "has 0 "), (b"12345\n", "has 5 "), (b"\xff" * 40, "not a secret")])
+def test_secret_that_is_none_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
+    """An empty, short or broken secret is used by nobody, and the refusal names the file and not what is in it."""
+    (tmp_path / "secret").write_bytes(content)
+    for take in (read_secret, ensure_secret):
+        with pytest.raises(DataDirError, match=said) as refusal:
+            take(tmp_path)
+        assert str(tmp_path / "secret") in str(refusal.value)
+        assert "12345" not in str(refusal.value)
+
+
 def test_no_secret_before_the_first_start(tmp_path: Path) -> None:
     """Reading the secret of a directory where no engine was ever started says how to start one."""
     with pytest.raises(DataDirError, match="tradeengine up"):
@@ -79,8 +90,8 @@ def test_no_secret_before_the_first_start(tmp_path: Path) -> None:
 
 
 def test_unusable_directory_is_refused(tmp_path: Path) -> None:
-    """A data directory whose place is taken by a file is refused by name."""
+    """A data directory whose place is taken by a file is refused by name, and told why."""
     place = tmp_path / "file"
     place.write_text("")
-    with pytest.raises(DataDirError, match=str(place)), open_data_dir(place):
+    with pytest.raises(DataDirError, match=f"{place} .*is not a directory"), open_data_dir(place):
         pytest.fail("a file is no directory")
