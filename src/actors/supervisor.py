@@ -15,6 +15,7 @@ It refuses to know orders.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import resource
@@ -34,6 +35,7 @@ import trio
 from tradeengine.actors.children import BACKGROUND_ROLES, KILL_AFTER_S, Child
 from tradeengine.actors.data_dir import ensure_secret, open_data_dir
 from tradeengine.actors.errors import StartError
+from tradeengine.actors.outside import check_outside
 from tradeengine.actors.topology import Topology, plan
 from tradeengine.core.tables import ActorState
 
@@ -68,8 +70,9 @@ class Running:
 def run_engine(settings: Settings, announce: Callable[[Running], Any], *, demo: bool = False) -> None:
     """Run an engine until SIGINT or SIGTERM; ``announce`` is called once orders are accepted.
 
-    demo: also run the demo traders. Raises StartError, DataDirError when it cannot start.
+    demo: also run the demo traders. Raises StartError, DataDirError, SettingsError when it cannot start.
     """
+    check_outside(settings)
     _raise_descriptor_limit()
     with open_data_dir(settings.data_dir) as lock_fd, open_listener(settings) as listener:
         supervisor = make_supervisor(_with_secret(settings), listener, lock_fd, announce, demo=demo)
@@ -100,7 +103,8 @@ def open_listener(settings: Settings) -> Iterator[socket.socket]:
         raise StartError(f"setting http.host = {host!r} is not an address of this machine: {error.strerror}") from None
     except OSError as error:
         problem = os.strerror(error.errno or 0)
-        raise StartError(f"cannot listen on {host}:{port}: {problem}; choose another with --port") from None
+        choice = "an address of this machine with --host" if error.errno == errno.EADDRNOTAVAIL else "another --port"
+        raise StartError(f"cannot listen on {host}:{port}: {problem}; choose {choice}") from None
     with listener:
         yield listener
 

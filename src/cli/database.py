@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from tradeengine.actors.data_dir import DataDirError, open_data_dir
+from tradeengine.actors.outside import check_dsn
 from tradeengine.cli.errors import CommandError
 from tradeengine.storage.embedded import EmbeddedError, open_embedded, running_embedded
 from tradeengine.storage.migrate import MigrationError, check_schema, migrate
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 
 def run_migrate(settings: Settings) -> None:
-    """Apply what is missing. The embedded server is started for it, unless an engine runs it. Raises CommandError."""
+    """Apply what is missing. The embedded server is started for it, unless an engine runs it.
+
+    Raises CommandError, SettingsError.
+    """
+    check_dsn(settings.database.dsn)
     with ExitStack() as stack:
         try:
             applied = migrate(settings.database.dsn or _embedded_dsn(settings, stack))
@@ -33,8 +38,9 @@ def run_migrate(settings: Settings) -> None:
 
 @contextmanager
 def connect(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
-    """Connect to the database of a running engine. Raises CommandError."""
+    """Connect to the database of a running engine. Raises CommandError, SettingsError."""
     dsn = settings.database.dsn
+    check_dsn(dsn)
     try:
         if not dsn:
             server = running_embedded(settings.data_dir)

@@ -38,7 +38,14 @@ def test_last_line_begins_with_ready(engine: Engine) -> None:
         ((), {"TRADEENGINE_RINGS_EVENTS_SLOTS": "1000"}, "setting rings.events_slots = 1000 is not allowed"),
         (("--config", "/nowhere.toml"), {}, "settings file /nowhere.toml cannot be read"),
         (("--host", "host.invalid"), {}, "setting http.host = 'host.invalid' is not an address"),
+        (("--host", "192.0.2.1"), {}, "choose an address of this machine with --host"),
         (("--dsn", "host=/nowhere dbname=x"), {}, "the database cannot be reached"),
+        (("--dsn", "nonsense"), {}, "setting database.dsn (--dsn) is not allowed"),
+        (
+            (),
+            {"TRADEENGINE_HTTP_TLS_CERTIFICATE": "/no.pem", "TRADEENGINE_HTTP_TLS_KEY": "/no.pem"},
+            "setting http.tls_certificate = '/no.pem' is not allowed: the file cannot be read",
+        ),
         (("--demo",), {"TRADEENGINE_DEMO_ENABLED": "false"}, "--demo needs demo.enabled"),
     ],
 )
@@ -51,3 +58,11 @@ def test_wrong_start_is_refused_in_one_line(
     assert said in result.stderr
     assert result.stderr.strip().count("\n") == 0, result.stderr
     assert result.stdout == ""
+
+
+def test_migrate_refuses_a_malformed_dsn(data_dir: Path) -> None:
+    """``migrate`` checks the connection string as ``up`` does."""
+    result = run_command("migrate", "--dsn", "nonsense", "--data-dir", str(data_dir))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("tradeengine: setting database.dsn")
+    assert result.stderr.strip().count("\n") == 0
