@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self, Unpack
 
+from tradeengine.client.envelope import Token
 from tradeengine.client.errors import ApiError, NoAnswer
 from tradeengine.client.fields import NewOrder, OrderChange, Time, in_path, order_fields, written
 from tradeengine.client.models import (
@@ -32,7 +33,7 @@ from tradeengine.client.models import (
 )
 from tradeengine.client.pages import Pages
 from tradeengine.client.repeating import repeat
-from tradeengine.client.transport import Token, Transport
+from tradeengine.client.transport import Transport
 
 PAGE_SIZE: Final = 500
 

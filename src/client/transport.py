@@ -7,22 +7,20 @@ It refuses to know which calls there are.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias, TypeVar
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
 
 import httpx2
 import msgspec
 
-from tradeengine.client.errors import ApiError, NoAnswer
+from tradeengine.client.envelope import Token, authorization, refusal
+from tradeengine.client.errors import NoAnswer
 from tradeengine.client.fields import written
-from tradeengine.client.models import Answer, RefusedAnswer
+from tradeengine.client.models import Answer
 from tradeengine.client.pages import Pages
 from tradeengine.client.repeating import repeat
 
 T = TypeVar("T")
-Token: TypeAlias = str | Callable[[], str]
-"""An access token, or a function that gives one that is valid now."""
-
 _API: Final = "/api/v1"
 _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
@@ -90,9 +88,7 @@ class Transport:
         body: Mapping[str, Any] | None = None,
         root: str = _API,
     ) -> Answer[T]:
-        headers = {}
-        if self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token if isinstance(self._token, str) else self._token()}"
+        headers = authorization(self._token)
         content = None
         if body is not None:
             content = msgspec.json.encode(body)
@@ -108,39 +104,9 @@ class Transport:
 
 
 def _read(response: httpx2.Response, kind: type[T]) -> Answer[T]:
-    """Read an answer; raise ApiError for a refusal."""
+    """Read an answer; raise ApiError for what is none. An engine that is not ready answers 503, but with data."""
     wanted: type[Answer[T]] = Answer[kind]  # type: ignore[valid-type]
     try:
-        if response.is_success:
-            return msgspec.json.decode(response.content, type=wanted)
-        refused = msgspec.json.decode(response.content, type=RefusedAnswer)
-    except msgspec.MsgspecError:
-        return _read_odd(response, wanted)
-    raise ApiError(
-        refused.error.code,
-        refused.error.message,
-        refused.error.details,
-        response.status_code,
-        request_id=refused.meta.request_id if refused.meta else None,
-        retry_after_s=_retry_after_s(response),
-    )
-
-
-def _read_odd(response: httpx2.Response, wanted: type[Answer[T]]) -> Answer[T]:
-    """Read what is neither: an unready engine answers 503 with data, a proxy answers whatever it likes."""
-    try:
         return msgspec.json.decode(response.content, type=wanted)
-    except msgspec.MsgspecError as error:
-        said = response.text[:200]
-        raise ApiError(
-            f"HTTP_{response.status_code}",
-            f"this is no answer of the engine: {error}; it begins with {said!r}",
-            status=response.status_code,
-            retry_after_s=_retry_after_s(response),
-        ) from error
-
-
-def _retry_after_s(response: httpx2.Response) -> float | None:
-    """Read Retry-After; a date, which no part of the engine sends, counts as nothing."""
-    text = response.headers.get("Retry-After", "")
-    return float(text) if text.isdecimal() else None
+    except ValueError as error:
+        raise refusal(response.status_code, response.headers, response.content) from error
