@@ -293,7 +293,7 @@ def settings_from(raw: Mapping[str, Any]) -> Settings:
     try:
         settings = msgspec.convert(raw, Settings)
     except msgspec.ValidationError as error:
-        raise SettingsError(_explain(raw, str(error))) from None
+        raise SettingsError(_explain(raw, str(error), Settings)) from None
     _check(settings)
     return settings
 
@@ -304,7 +304,7 @@ def load_seeds(path: Path | None = None) -> Seeds:
     try:
         return msgspec.convert(raw, Seeds)
     except msgspec.ValidationError as error:
-        raise SettingsError(_explain(raw, str(error))) from None
+        raise SettingsError(_explain(raw, str(error), Seeds)) from None
 
 
 def package_folder(name: str) -> Path:
@@ -374,28 +374,53 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"settings file {path} is not TOML: {error}") from None
 
 
-def _explain(raw: Mapping[str, Any], message: str) -> str:
+def _explain(raw: Mapping[str, Any], message: str, root: type[_Section]) -> str:
     """Turn ``Expected `int` >= 1 - at `$.engine.shards``` into a line with name, value and what is allowed."""
     match = re.fullmatch(r"(.*?)(?: - at `\$\.?(.*)`)?", message, re.DOTALL)
     assert match is not None
     what, name = match.group(1), match.group(2) or ""
+    kind = _kind_of(root, name)
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", what)
     if unknown is not None:
-        known = ", ".join(_known_names(name))
+        known = ", ".join(sorted(kind.__struct_fields__))
         return f"setting {'.'.join(filter(None, (name, unknown.group(1))))} is unknown: known here are {known}"
-    if what.startswith("Invalid enum value"):
-        what = "must be one of " + ", ".join(map(repr, _choices(name)))
-    return f"setting {name} = {_value_at(raw, name)!r} is not allowed: {what[:1].lower()}{what[1:]}"
+    missing = re.fullmatch(r"Object missing required field `(.*)`", what)
+    if missing is not None:
+        return f"setting {'.'.join(filter(None, (name, missing.group(1))))} is missing"
+    return f"setting {name} = {_value_at(raw, name)!r} is not allowed: must be {_allowed(kind)}"
 
 
-def _choices(name: str) -> tuple[object, ...]:
-    section, _, key = name.partition(".")
-    return typing.get_args(typing.get_type_hints(typing.get_type_hints(Settings)[section])[key])
+def _kind_of(root: type[_Section], name: str) -> Any:
+    """Annotation of what a name such as ``engine.shards`` or ``symbols[3]`` stands for."""
+    kind: Any = root
+    for part in re.findall(r"[^.\[\]]+|\[", name):
+        # A list's entries are all of one kind: in ``[3]`` the number says nothing.
+        if part == "[":
+            kind = typing.get_args(kind)[0]
+        elif not part.isdigit():
+            kind = typing.get_type_hints(kind, include_extras=True)[part]
+    return kind
 
 
-def _known_names(name: str) -> list[str]:
-    kind: Any = {"": Settings, **typing.get_type_hints(Settings)}.get(name)
-    return sorted(kind.__struct_fields__) if kind is not None else ["(see the file that comes with the program)"]
+def _allowed(kind: Any) -> str:
+    """Say in words what an annotation takes."""
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(kind)))
+    if typing.get_origin(kind) is tuple:
+        return "a list"
+    if isinstance(kind, type) and issubclass(kind, _Section):
+        return "a table of settings"
+    bounds = next((part for part in getattr(kind, "__metadata__", ()) if isinstance(part, Meta)), Meta())
+    plain = getattr(kind, "__origin__", kind)
+    words = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[plain]
+    if bounds.min_length:
+        return f"{words} that is not empty"
+    if bounds.gt is not None:
+        words += f" above {bounds.gt}"
+        return words if bounds.le is None else f"{words} and at most {bounds.le}"
+    if bounds.ge is not None:
+        return f"{words} of at least {bounds.ge}" if bounds.le is None else f"{words} from {bounds.ge} to {bounds.le}"
+    return words
 
 
 def _value_at(raw: Any, name: str) -> object:
