@@ -247,8 +247,8 @@ class SymbolSeed(_Section, frozen=True):
     price_max: str
     quantity_min: str
     quantity_max: str
-    notional_min: str
-    collar: str
+    min_notional: str
+    max_price_deviation: str
     maker_fee: str
     taker_fee: str
     shard: Annotated[int, Meta(ge=0)]

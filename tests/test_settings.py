@@ -142,6 +142,16 @@ def test_secret_is_not_in_its_refusal() -> None:
     assert "hunter2" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("name", ["notional_min", "collar"])
+def test_unknown_name_in_the_seeds_is_refused(name: str, tmp_path: Path) -> None:
+    """A symbol of the seeds has the API's names; any other is refused, and the known ones are listed."""
+    path = tmp_path / "symbols.toml"
+    seeds = (package_folder("config") / "symbols.toml").read_text(encoding="utf-8")
+    path.write_text(seeds.replace("price_max =", f'{name} = "1"\nprice_max =', 1), encoding="utf-8")
+    with pytest.raises(SettingsError, match=rf"symbols\[0\]\.{name} is unknown: known here are .*min_notional, name"):
+        load_seeds(path)
+
+
 def test_seeds_can_be_listed() -> None:
     """Ten pairs come with the program, and each passes the checks of a listing at the default limits."""
     seeds = load_seeds()

@@ -191,7 +191,7 @@ def match(
     lot: Annotated[str, typer.Option(help="Smallest step of quantities.")] = "1",
     maker_fee: Annotated[str, typer.Option(help="Fraction, for example 0.0005.")] = "0",
     taker_fee: Annotated[str, typer.Option(help="Fraction, for example 0.001.")] = "0",
-    collar: Annotated[str, typer.Option(help="Fraction around the last price; 0: none.")] = "0",
+    max_price_deviation: Annotated[str, typer.Option(help="Fraction around the last price; 0: none.")] = "0",
     book: Annotated[bool, typer.Option("--book", help="Print the final book as the last line.")] = False,
     data_dir: DataDir = None,  # noqa: ARG001 - every command takes it; this one keeps no data
 ) -> None:
@@ -201,7 +201,7 @@ def match(
     """
     from tradeengine.cli.match import MatchOptions, run_match
 
-    status = run_match(MatchOptions(tick, lot, maker_fee, taker_fee, collar, book))
+    status = run_match(MatchOptions(tick, lot, maker_fee, taker_fee, max_price_deviation, book))
     if status:
         raise typer.Exit(status)
 

@@ -69,7 +69,7 @@ class MatchOptions:
     lot: str
     maker_fee: str
     taker_fee: str
-    collar: str
+    max_price_deviation: str
     book: bool
 
 
@@ -110,8 +110,8 @@ def make_spec(options: MatchOptions) -> SymbolSpec:
             price_max=format_units(tick * STEPS_MAX, tick_places),
             quantity_min=options.lot,
             quantity_max=format_units(lot * lots_max, lot_places),
-            notional_min="0",
-            collar=options.collar,
+            min_notional="0",
+            max_price_deviation=options.max_price_deviation,
             maker_fee=options.maker_fee,
             taker_fee=options.taker_fee,
             shard=0,

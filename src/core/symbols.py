@@ -112,13 +112,13 @@ class SymbolSpec:
         price_max: str,
         quantity_min: str,
         quantity_max: str,
-        notional_min: str,
-        collar: str,
+        min_notional: str,
+        max_price_deviation: str,
         maker_fee: str,
         taker_fee: str,
         shard: int,
     ) -> SymbolSpec:
-        """Read a symbol from what people write. ``collar`` and fees are fractions: ``"0.001"`` is 0.1 %.
+        """Read a symbol from what people write. ``max_price_deviation`` and fees are fractions: ``"0.001"`` is 0.1 %.
 
         Raises ListingError naming the field.
         """
@@ -142,8 +142,8 @@ class SymbolSpec:
             price_ticks_max=price_coefficient * 10**tick_scale // (tick_coefficient * 10**price_scale),
             quantity_lots_min=-(-_parse("quantity_min", quantity_min, base.places) // lot_units),
             quantity_lots_max=_parse("quantity_max", quantity_max, base.places) // lot_units,
-            notional_units_min=_parse("notional_min", notional_min, quote.places),
-            collar_ppm=_parse("collar", collar, 6),
+            notional_units_min=_parse("min_notional", min_notional, quote.places),
+            collar_ppm=_parse("max_price_deviation", max_price_deviation, 6),
             maker_fee_ppm=_parse("maker_fee", maker_fee, 6),
             taker_fee_ppm=_parse("taker_fee", taker_fee, 6),
             shard=shard,
@@ -157,8 +157,8 @@ class SymbolSpec:
         _require(1 <= self.price_ticks_max <= PRICE_TICKS_MAX, "price_max", f"must be 1 to {PRICE_TICKS_MAX} ticks")
         _require(self.quantity_lots_min >= 1, "quantity_min", "must be at least one lot")
         _require(self.quantity_lots_max >= self.quantity_lots_min, "quantity_max", "must be at least quantity_min")
-        _require(0 <= self.notional_units_min <= UNITS_MAX, "notional_min", "must be 0 or more")
-        _require(0 <= self.collar_ppm <= COLLAR_PPM_MAX, "collar", "must be 0 (none) to 10")
+        _require(0 <= self.notional_units_min <= UNITS_MAX, "min_notional", "must be 0 or more")
+        _require(0 <= self.collar_ppm <= COLLAR_PPM_MAX, "max_price_deviation", "must be 0 (none) to 10")
         _require(0 <= self.maker_fee_ppm <= PPM, "maker_fee", "must be 0 to 1")
         _require(0 <= self.taker_fee_ppm <= PPM, "taker_fee", "must be 0 to 1")
         _require(0 <= self.shard < 64, "shard", "must be 0 to 63")
