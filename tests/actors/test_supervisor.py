@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 from tests.engines import READY_TIMEOUT_S, Engine, run_command, running_engine, wait_restarted
 
+from tradeengine.actors.errors import StartError
+from tradeengine.actors.supervisor import make_supervisor
 from tradeengine.core.tables import ActorState
 from tradeengine.ipc.client import ask
+from tradeengine.settings import load_settings
 from tradeengine.storage.embedded import running_embedded
 from tradeengine.storage.journal_format import GROUP_HEADER_BYTES, SEGMENT_HEADER_BYTES
 
@@ -108,6 +113,21 @@ def test_publisher_is_ready_while_the_database_is_away(data_dir: Path) -> None:
             time.sleep(0.02)
         with engine.client() as client:
             assert client.get("/orderbook/BTC-USDT").json()["data"]["bids"] == [["40000.00", "0.50000"]]
+
+
+async def test_start_fails_with_a_publisher_and_not_with_a_keeper() -> None:
+    """An actor that cannot start keeps the engine from starting, unless it is the keeper."""
+    settings = load_settings(environ={})
+    supervisor = make_supervisor(settings, socket.socket(), 0, lambda _: None, demo=False)
+    supervisor.listener.close()
+    for child in supervisor.children.values():
+        child.was_ready = child.actor.role != "keeper"
+    keeper, publisher = supervisor.children["keeper"], supervisor.children["publisher"]
+    keeper.failed_at_start = True
+    await supervisor._until_ready({"publisher"})
+    publisher.was_ready, publisher.failed_at_start = False, True
+    with pytest.raises(StartError, match="publisher cannot start"):
+        await supervisor._until_ready({"publisher"})
 
 
 def test_damaged_journal_refuses_the_start(data_dir: Path) -> None:

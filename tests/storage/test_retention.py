@@ -96,19 +96,20 @@ def test_order_that_comes_to_life_meanwhile_keeps_its_month(dsn: str, connection
     (old,) = old_partitions(connection, NOW_MS, orders_months=2, trades_days=0)
 
     class Late(psycopg.Connection[Any]):
-        """A connection on which, after the first statement, another one writes an order."""
+        """A connection after whose first look another one writes an order."""
 
         written = False
 
-        def execute(self, *args: Any, **kwargs: Any) -> Any:
-            result = super().execute(*args, **kwargs)
-            if not self.written:
+        def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+            result = super().execute(query, *args, **kwargs)
+            if not self.written and "EXISTS" in str(query):
                 self.written = True
                 insert_order(connection, ms(2026, 3, 5), live=True)
             return result
 
     with Late.connect(dsn, autocommit=True) as late:
         assert not drop_partition(late, old)
+        assert late.written
     assert connection.execute("SELECT count(*) FROM orders_2026_03").fetchone() == (1,)
 
 

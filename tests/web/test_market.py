@@ -195,6 +195,8 @@ async def test_ready_says_what_is_wrong(bench: Bench) -> None:
     assert (await after("risk", ActorState.RESTARTING))[:2] == (503, "unready")
     assert (await after("matcher-0", ActorState.FAILED))[:2] == (503, "unready")
     assert (await after("settlement", ActorState.BLOCKED))[:2] == (200, "degraded")
+    # The keeper is on nobody's way, and nobody misses it.
+    assert await after("keeper", ActorState.FAILED) == (200, "ready", [])
 
 
 async def test_metrics_are_prometheus_text(bench: Bench) -> None:
