@@ -1,7 +1,7 @@
 """Reading JSON that strangers send: one way to say a thing, and a clear sentence for everything else.
 
 Rule 1: what two readers could understand differently is refused: a key twice, NaN, bytes that are not UTF-8.
-Rule 2: the reader's own limits (nesting, digits, bytes) come out as a refusal, never as a fault.
+Rule 2: the reader's own limits (nesting, fields, digits, bytes) come out as a refusal, never as a fault.
 It refuses to know which fields a body should have.
 """
 
@@ -14,6 +14,8 @@ from tradeengine.web.errors import ApiError, invalid_field
 
 NESTING_MAX: Final = 32
 NAME_CHARACTERS_MAX: Final = 64
+FIELDS_MAX: Final = 64
+"""Of one object: several times what any body of ours has."""
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -65,15 +67,17 @@ def _check_nesting(text: str) -> None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > FIELDS_MAX:
+        raise _malformed(f"The body holds an object of more than {FIELDS_MAX} fields.", maximum=FIELDS_MAX)
     for name, value_of_name in pairs:
         for text in (name, value_of_name):
             if isinstance(text, str) and not text.isascii():
                 _check_characters(text)
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise invalid_field(printable(twice), f"The field {printable(twice)} is given twice.")
+    value: dict[str, Any] = {}
+    for name, value_of_name in pairs:
+        if name in value:
+            raise invalid_field(printable(name), f"The field {printable(name)} is given twice.")
+        value[name] = value_of_name
     return value
 
 

@@ -12,6 +12,7 @@ from tests.web.bench import Bench, bearer, make_bench, small_settings
 
 from tradeengine.web.app import create_app
 from tradeengine.web.errors import STATUS_OF_CODE, ApiError
+from tradeengine.web.jsonbody import FIELDS_MAX
 
 TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z")
 
@@ -103,6 +104,15 @@ async def test_number_with_thousands_of_digits_is_refused(bench: Bench) -> None:
     bench.app.config["MAX_CONTENT_LENGTH"] = 100_000
     answer = await bench.client.post("/api/v1/orders", data=b'{"price": ' + b"9" * 5000 + b"}", headers=bearer())
     assert answer.status_code == 400
+
+
+async def test_object_with_too_many_fields_is_refused_for_that(bench: Bench) -> None:
+    """An object of more fields than any body has is refused before its names are compared."""
+    names = [f"field_{number}" for number in range(FIELDS_MAX + 1)]
+    body = "{" + ",".join(f'"{name}": 1' for name in [*names, names[0]]) + "}"
+    answer = await bench.client.post("/api/v1/orders", data=body.encode(), headers=bearer())
+    assert answer.status_code == 400
+    assert check_failure(await answer.get_json(), "INVALID_REQUEST") == {"field": "body", "maximum": FIELDS_MAX}
 
 
 async def test_oversized_body_is_413_with_the_bound(bench: Bench) -> None:
