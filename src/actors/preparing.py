@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
+import structlog
 
 from tradeengine.actors.errors import StartError
 from tradeengine.core.symbols import ListingError
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 OTHER_ENGINE_TIMEOUT_S: Final = 3.0
 """A killed engine's connection to the database ends a moment after it."""
+
+
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,18 @@ def _seed(connection: psycopg.Connection[Any], settings: Settings) -> Directory:
     ):
         if max(ids) >= limit:
             raise StartError(f"setting {name} = {limit} is not allowed: the database has more, at least {max(ids) + 1}")
+    _tell_idle_shards(directory, shards)
     return directory
+
+
+def _tell_idle_shards(directory: Directory, shards: int) -> None:
+    """More shards do nothing for symbols that are listed already, which surprises whoever asked for more."""
+    idle = sorted(set(range(shards)) - {row.spec.shard for row in directory.symbols.values()})
+    if idle:
+        logger.warning(
+            "shards without symbols do nothing: symbols stay on the shard that they were listed on, only new ones come",
+            shards=idle,
+        )
 
 
 def _first_sequences(settings: Settings, cursors: dict[int, int], ingress_rings: tuple[str, ...]) -> dict[str, int]:
