@@ -51,7 +51,7 @@ def parse_units(text: str, places: int, *, signed: bool = False) -> int:
     """
     coefficient, scale = parse_decimal(text, signed=signed)
     if scale > places:
-        raise NumberError(NumberFault.INVALID, f"at most {places} decimal places are allowed")
+        raise NumberError(NumberFault.INVALID, f"must have at most {places} decimal places")
     units: int = coefficient * 10 ** (places - scale)
     if abs(units) > UNITS_MAX:
         raise NumberError(NumberFault.OUT_OF_RANGE, f"must not exceed {format_units(UNITS_MAX, places)}")
@@ -64,7 +64,7 @@ def parse_decimal(text: str, *, signed: bool = False) -> tuple[int, int]:
     Raises NumberError: INVALID when it is no plain decimal, OUT_OF_RANGE when it is negative and not ``signed``.
     """
     if len(text) > TEXT_LENGTH_MAX:
-        raise NumberError(NumberFault.INVALID, f"a number has at most {TEXT_LENGTH_MAX} characters")
+        raise NumberError(NumberFault.INVALID, f"must have at most {TEXT_LENGTH_MAX} characters")
     match = _DECIMAL.fullmatch(text)
     if match is None:
         raise NumberError(NumberFault.INVALID, 'must be a plain decimal like "0.25", without exponent')

@@ -61,7 +61,13 @@ def place_command(request: PlaceOrder, spec: SymbolSpec, account_id: int, now_ns
     stop_price_ticks = _price(spec, "stop_price", request.stop_price)
     quantity_lots = _quantity(spec, request.quantity)
     budget_units = _budget(spec, request.quote_quantity)
-    _check_notional(spec, price_ticks or stop_price_ticks, quantity_lots, budget_units)
+    if budget_units:
+        _check_notional(spec, budget_units, "quote_quantity", "quote_quantity")
+    elif price_ticks:
+        _check_notional(spec, spec.notional_units(price_ticks, quantity_lots), "quantity", "price times quantity")
+    elif stop_price_ticks:
+        notional_units = spec.notional_units(stop_price_ticks, quantity_lots)
+        _check_notional(spec, notional_units, "quantity", "stop_price times quantity")
 
     command = np.zeros(1, command_dtype)
     record = command[0]
@@ -164,12 +170,19 @@ def _check_combination(request: PlaceOrder, side: Side, order_type: OrderType, t
         raise _combination("expires_at", "expires_at goes with time_in_force gtd, and gtd needs it.")
     if request.quote_quantity is None:
         if request.quantity is None:
-            raise invalid_field("quantity", "quantity is missing.")
+            raise _quantity_missing(side, order_type)
         return
     if order_type != OrderType.MARKET or side != Side.BUY or time_in_force != TimeInForce.IOC:
         raise _combination("quote_quantity", "Only market buys with time_in_force ioc take quote_quantity.")
     if request.quantity is not None:
         raise _combination("quote_quantity", "Give quantity or quote_quantity, not both.")
+
+
+def _quantity_missing(side: Side, order_type: OrderType) -> ApiError:
+    if order_type == OrderType.MARKET and side == Side.BUY:
+        fields = ["quantity", "quote_quantity"]
+        return invalid_field("quantity", "A market buy needs quantity or quote_quantity.", fields=fields)
+    return invalid_field("quantity", "quantity is missing.")
 
 
 def _check_presence(field: str, value: str | None, *, needed: bool, type_name: str) -> None:
@@ -226,17 +239,11 @@ def _number(field: str, error: NumberError, **bounds: object) -> ApiError:
     return invalid_field(field, f"{field} {error.message}.", error.fault.value, **bounds)
 
 
-def _check_notional(spec: SymbolSpec, price_ticks: int, quantity_lots: int, budget_units: int) -> None:
-    """Check against the minimum what is known; a market order by quantity has no price yet."""
-    notional_units = budget_units or spec.notional_units(price_ticks, quantity_lots)
-    if 0 < notional_units < spec.notional_units_min:
+def _check_notional(spec: SymbolSpec, notional_units: int, field: str, what: str) -> None:
+    if notional_units < spec.notional_units_min:
         minimum = spec.quote.format(spec.notional_units_min)
-        raise invalid_field(
-            "quote_quantity" if budget_units else "quantity",
-            f"Price times quantity must be at least {minimum} {spec.quote.name}.",
-            "BELOW_MIN_NOTIONAL",
-            minimum=minimum,
-        )
+        message = f"{what} must be at least {minimum} {spec.quote.name}."
+        raise invalid_field(field, message, "BELOW_MIN_NOTIONAL", minimum=minimum)
 
 
 def _expires_at_ns(request: PlaceOrder, now_ns: int) -> int:

@@ -315,6 +315,31 @@ async def test_wrong_order_is_refused_by_field(bench: Bench, changes: dict[str, 
     assert bench.memory.rings["ingress.front-0"].head == 0
 
 
+BY_AMOUNT = {"type": "market", "price": None, "quantity": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (BY_AMOUNT | {"quote_quantity": "4.99"}, "quote_quantity must be at least 5.000000 USDT."),
+        (BY_AMOUNT | {"quote_quantity": "0.0000001"}, "quote_quantity must have at most 6 decimal places."),
+        (BY_AMOUNT | {"side": "buy"}, "A market buy needs quantity or quote_quantity."),
+        (BY_AMOUNT | {"side": "sell"}, "quantity is missing."),
+        ({"quantity": None}, "quantity is missing."),
+        ({"quantity": "0.0001", "price": "49999.99"}, "price times quantity must be at least 5.000000 USDT."),
+        (
+            {"type": "stop", "price": None, "stop_price": "100", "quantity": "0.0001"},
+            "stop_price times quantity must be at least 5.000000 USDT.",
+        ),
+        ({"quantity": "1" * 65}, "quantity must have at most 64 characters."),
+    ],
+)
+async def test_refusal_speaks_of_what_was_sent(bench: Bench, changes: dict[str, Any], message: str) -> None:
+    """The message of a refusal is one sentence about the fields that the order has, or should have."""
+    _, body = await post(bench, LIMIT | changes, "/api/v1/orders/test")
+    assert body["error"]["message"] == message
+
+
 @pytest.mark.parametrize(
     "changes",
     [
