@@ -42,7 +42,7 @@ RETRY_S_MIN: Final = 0.5
 RETRY_S_MAX: Final = 10.0
 SILENCE_S_MAX: Final = 60.0
 """A server that says nothing for so long counts as gone."""
-HANGING_S_MAX: Final = 5
+HANGING_MS_MAX: Final = 5000
 """The server ends a transaction of ours that waits for us so long: whoever waits for its locks goes on."""
 BEAT_S: Final = 0.5
 DAY_MS: Final = 86_400_000
@@ -151,7 +151,7 @@ class Keeper:
             name="tradeengine-keeper",
         ) as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            connection.execute(f"SET idle_in_transaction_session_timeout = '{HANGING_S_MAX}s'")
+            connection.execute(f"SET idle_in_transaction_session_timeout = {HANGING_MS_MAX}")
             work(connection, done)
 
     def _note(self, chore: str, done: Round, error: psycopg.Error | None) -> None:
@@ -163,7 +163,8 @@ class Keeper:
             self._states[chore] = (KeeperState.WAITING, f"in use: {', '.join(done.in_use)}")
         else:
             self._states[chore] = (KeeperState.RUNNING, "running")
-        state, text = max(self._states.values())
+        state = max(state for state, _ in self._states.values())
+        text = "; ".join(sorted({text for other, text in self._states.values() if other is state}))
         self._metrics.show_state(state, text)
         trouble = text if state is KeeperState.UNABLE else ""
         if trouble != self._told:
