@@ -50,6 +50,8 @@ class Engine:
     lines: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     readers: list[threading.Thread] = field(default_factory=list)
+    printed: queue.Queue[str | None] = field(default_factory=queue.Queue)
+    """What it prints, line by line, and None at the end; up to ``ready`` they are taken from here."""
 
     @property
     def url(self) -> str:
@@ -170,20 +172,19 @@ def start_engine(data_dir: Path, arguments: Sequence[str] = (), environment: Map
 
 def wait_ready(engine: Engine) -> None:
     """Wait for the line that begins with ``ready``. Raises AssertionError with what the engine said instead."""
-    lines: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:
         assert engine.process.stdout is not None
         with engine.process.stdout as stdout:
             for line in stdout:
-                lines.put(line)
-        lines.put(None)
+                engine.printed.put(line)
+        engine.printed.put(None)
 
     engine.readers.append(threading.Thread(target=read, daemon=True))
     engine.readers[-1].start()
     while not (engine.lines and engine.lines[-1].startswith("ready")):
         try:
-            line = lines.get(timeout=READY_TIMEOUT_S)
+            line = engine.printed.get(timeout=READY_TIMEOUT_S)
         except queue.Empty:
             line = None
         if line is None:

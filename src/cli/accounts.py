@@ -12,6 +12,7 @@ from tradeengine.actors.data_dir import DataDirError, owner_pid, read_secret
 from tradeengine.cli.database import connect
 from tradeengine.cli.errors import CommandError
 from tradeengine.core.money import NumberError
+from tradeengine.core.symbols import AssetSpec
 from tradeengine.settings import Settings
 from tradeengine.storage.directory import DirectoryFullError, load_directory, resolve_account
 from tradeengine.storage.funding import (
@@ -43,7 +44,8 @@ def run_deposit(settings: Settings, user: str, asset_name: str, amount: str, ref
     if owner_pid(settings.data_dir) is None:
         raise CommandError(f"no engine runs on {settings.data_dir}: start it with `tradeengine up`")
     with connect(settings) as connection:
-        funding = _request(connection, settings, user, asset_name, amount, reference or f"cli:{uuid.uuid4()}")
+        asset = _find_asset(connection, asset_name)
+        funding = _request(connection, settings, user, asset, amount, reference or f"cli:{uuid.uuid4()}")
         settled = wait_funding(connection, funding, timeout_s=SETTLE_TIMEOUT_S)
     if settled.status is FundingStatus.REFUSED:
         raise CommandError(f"deposit {settled.number} was refused: {settled.status_reason}")
@@ -52,17 +54,23 @@ def run_deposit(settings: Settings, user: str, asset_name: str, amount: str, ref
             f"deposit {settled.number} is not settled after {SETTLE_TIMEOUT_S:.0f} s; it stays asked for "
             f"and is made once the engine can: repeat with --reference {settled.reference} to wait again"
         )
-    sys.stdout.write(f"settled    deposit {settled.number}: {amount} {asset_name} to {user}\n")
+    sys.stdout.write(
+        f"settled    deposit {settled.number}: {asset.format(funding.amount_units)} {asset.name} to {user}\n"
+    )
+
+
+def _find_asset(connection: psycopg.Connection, name: str) -> AssetSpec:
+    directory = load_directory(connection)
+    asset = directory.asset(name.upper())
+    if asset is None:
+        names = ", ".join(asset.name for asset in directory.assets.values())
+        raise CommandError(f"asset {name} is unknown: there are {names}")
+    return asset
 
 
 def _request(
-    connection: psycopg.Connection, settings: Settings, user: str, asset_name: str, amount: str, reference: str
+    connection: psycopg.Connection, settings: Settings, user: str, asset: AssetSpec, amount: str, reference: str
 ) -> Funding:
-    directory = load_directory(connection)
-    asset = directory.asset(asset_name.upper())
-    if asset is None:
-        names = ", ".join(asset.name for asset in directory.assets.values())
-        raise CommandError(f"asset {asset_name} is unknown: there are {names}")
     try:
         amount_units = asset.parse(amount)
         if amount_units == 0:

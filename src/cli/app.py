@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="tradeengine",
-    help="A spot trading engine: one machine, many processes, shared-memory rings.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,6 +35,24 @@ class ReplayFormat(StrEnum):
     """Formats of recorded order flow."""
 
     LOBSTER = "lobster"
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version, if that is what was asked, and end."""
+    if wanted:
+        from tradeengine import __version__
+
+        sys.stdout.write(f"tradeengine {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback(help="A spot trading engine: one machine, many processes, shared-memory rings.")
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Take the options of the program itself."""
 
 
 def main() -> None:
@@ -89,7 +106,8 @@ def token(
     run_token(read_settings(data_dir, config), user, role)
 
 
-@app.command()
+# With its minus sign an amount looks like an option: let through, so that the answer is about the amount.
+@app.command(context_settings={"ignore_unknown_options": True})
 def deposit(
     user: Annotated[str, typer.Argument(help="Name of the user; a new one gets an account.")],
     asset: Annotated[str, typer.Argument(help="Name of the asset, for example USDT.")],

@@ -1,13 +1,16 @@
 """``tradeengine up``: run an engine in the foreground, and say how to reach it.
 
-What it prints on standard output is for people and for scripts: a script waits for the line that begins with ``ready``.
+What it prints on standard output is for people and for scripts: a script waits for the line that begins with ``ready``;
+the line ``stopped`` is the last one of an engine that was asked to end.
 Log lines go to standard error.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import suppress
 
 from tradeengine.actors.data_dir import DataDirError, read_secret
 from tradeengine.actors.errors import StartError
@@ -24,6 +27,9 @@ def run_up(settings: Settings, *, demo: bool) -> None:
         run_engine(settings, lambda running: announce(settings, running), demo=demo)
     except (DataDirError, StartError) as error:
         raise CommandError(str(error)) from None
+    # Past Python's buffer: whoever waited for ``ready`` may have closed the pipe since, and that is no error.
+    with suppress(OSError):
+        os.write(sys.stdout.fileno(), b"stopped\n")
 
 
 def announce(settings: Settings, running: Running) -> None:

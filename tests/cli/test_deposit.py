@@ -19,7 +19,8 @@ def test_deposit_is_there_when_the_command_ends(engine: Engine) -> None:
     """A deposit is settled and spendable when the command returns; another one adds to it."""
     engine.deposit("saver", "USDT", "12.5")
     assert total(engine, "saver", "USDT") == "12.50000000"
-    engine.deposit("saver", "usdt", "0.00000001")
+    result = engine.command("deposit", "saver", "usdt", "0.00000001")
+    assert result.stdout.endswith(": 0.00000001 USDT to saver\n")
     assert total(engine, "saver", "USDT") == "12.50000001"
 
 
@@ -39,6 +40,7 @@ def test_reference_makes_a_deposit_once(engine: Engine) -> None:
     [
         (("someone", "XYZ", "1"), "asset XYZ is unknown: there are USDT, BTC"),
         (("someone", "USDT", "0"), "must be more than 0"),
+        (("someone", "USDT", "-5"), "amount -5 is not allowed: must not be negative"),
         (("someone", "USDT", "1e3"), "must be a plain decimal"),
         (("someone", "USDT", "0.000000001"), "at most 8 decimal places"),
         (("someone", "USDT", "9" * 30), "must not exceed"),

@@ -10,6 +10,8 @@ import httpx2
 import pytest
 from tests.engines import Engine, run_command
 
+import tradeengine
+
 
 def test_printed_line_places_an_order(engine: Engine) -> None:
     """The printed curl line, taken apart as a shell would, places an order of the demo trader."""
@@ -66,3 +68,9 @@ def test_migrate_refuses_a_malformed_dsn(data_dir: Path) -> None:
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("tradeengine: setting database.dsn")
     assert result.stderr.strip().count("\n") == 0
+
+
+def test_version_is_told() -> None:
+    """``--version`` prints the version, and nothing is started."""
+    result = run_command("--version")
+    assert (result.returncode, result.stdout) == (0, f"tradeengine {tradeengine.__version__}\n")

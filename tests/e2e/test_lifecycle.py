@@ -55,6 +55,7 @@ def test_stop_and_start_keep_everything(data_dir: Path) -> None:
         children = engine.actors()
         assert set(children) == set(ROLES)
         assert engine.stop(signal.SIGINT) == 0
+        assert list(iter(engine.printed.get, None)) == ["stopped\n"]
         assert not [name for name, pid in children.items() if is_alive(pid)]
     with running_engine(data_dir) as engine:
         assert what_users_see(engine, "ann", "bob") == before
