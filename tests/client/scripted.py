@@ -17,9 +17,13 @@ from websockets.http11 import Request, Response
 from websockets.trio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
+from tradeengine.client import Stream
+
 Json = dict[str, Any]
 Answer = tuple[int, Any] | str | None
 HANG = "hang"
+BACK_S = 10.0
+"""How long a test waits for what must come."""
 TIME = "2026-11-24T10:30:45.234Z"
 
 
@@ -119,6 +123,19 @@ async def stream_server(respond: Respond = agree, **options: Any) -> AsyncIterat
         nursery.cancel_scope.cancel()
 
 
+def stream_of(server: StreamServer, **options: Any) -> Stream:
+    """Give a stream that does not wait long between attempts."""
+    return Stream(server.url, **{"token": "t", "pause_first_s": 0.01, "pause_longest_s": 0.05, **options})
+
+
+async def receive(stream: Stream, kind: type[Any]) -> Any:
+    """Take the next message, which must be of this kind."""
+    with trio.fail_after(BACK_S):
+        message = await anext(stream)
+    assert isinstance(message, kind), message
+    return message
+
+
 async def start_stream_server(nursery: trio.Nursery, server: StreamServer) -> None:
     """Let a server listen, on its port if it has one already."""
     run = partial(
@@ -137,7 +154,7 @@ async def start_stream_server(nursery: trio.Nursery, server: StreamServer) -> No
 
 @dataclass
 class HttpServer:
-    """An HTTP server. ``answers``: for each request in turn a status and a body, None to hang up, HANG to say nothing."""
+    """An HTTP server. ``answers``: to each request a status and a body; None: hang up; HANG: say nothing."""
 
     answers: list[Answer]
     headers: dict[str, str] = field(default_factory=dict)
