@@ -145,8 +145,9 @@ class _Source:
             "rows": limit * self._rows_per_candle,
             "limit": limit,
         }
-        query = sql.SQL(_SELECT_CANDLES).format(order=sql.SQL(order), **self._names)
-        with self._connection.cursor(row_factory=args_row(Candle)) as cursor:
+        select = _SELECT_CANDLES if self._rows_per_candle > 1 else _SELECT_ROWS
+        query = sql.SQL(select).format(order=sql.SQL(order), **self._names)
+        with self._connection.cursor(row_factory=args_row(Candle), binary=True) as cursor:
             return cursor.execute(query, parameters).fetchall()
 
 
@@ -155,20 +156,32 @@ def _ceil(moment_ns: int, length_ms: int) -> int:
     return -(-moment_ns // (length_ms * 1_000_000)) * length_ms
 
 
-_SELECT_CANDLES: Final = """
-SELECT (extract(epoch FROM begins) * 1000)::bigint, (array_agg(open_ticks ORDER BY {time}))[1], max(high_ticks),
-       min(low_ticks), (array_agg(close_ticks ORDER BY {time} DESC))[1], sum(volume_lots)::bigint,
-       sum(notional_units)::bigint, sum(trade_count)::bigint
-FROM (
-    SELECT date_bin(%(length)s, {time}, %(epoch)s) AS begins, part.*
-    FROM (
-        SELECT * FROM {table}
-        WHERE symbol_id = %(symbol_id)s AND {time} >= %(start)s::timestamptz AND {time} < %(end)s::timestamptz
-        ORDER BY {time} {order} LIMIT %(rows)s
-    ) AS part
-) AS parts
-GROUP BY begins ORDER BY begins {order} LIMIT %(limit)s
+_ROWS: Final = """
+    SELECT * FROM {table}
+    WHERE symbol_id = %(symbol_id)s AND {time} >= %(start)s::timestamptz AND {time} < %(end)s::timestamptz
+    ORDER BY {time} {order} LIMIT %(rows)s
 """
+
+_SELECT_ROWS: Final = f"""
+SELECT (extract(epoch FROM {{time}}) * 1000)::bigint, open_ticks, high_ticks, low_ticks, close_ticks, volume_lots,
+       notional_units, trade_count
+FROM ({_ROWS}) AS rows ORDER BY {{time}} {{order}}
+"""  # noqa: S608 - made of our own names
+
+# Open and close by the key afterwards: ordered aggregates would sort all rows.
+_SELECT_CANDLES: Final = f"""
+SELECT (extract(epoch FROM begins) * 1000)::bigint, first.open_ticks, high, low, last.close_ticks, volume, notional,
+       trades
+FROM (
+    SELECT date_bin(%(length)s, {{time}}, %(epoch)s) AS begins, min({{time}}) AS first_time, max({{time}}) AS last_time,
+           max(high_ticks) AS high, min(low_ticks) AS low, sum(volume_lots)::bigint AS volume,
+           sum(notional_units)::bigint AS notional, sum(trade_count)::bigint AS trades
+    FROM ({_ROWS}) AS rows GROUP BY begins ORDER BY begins {{order}} LIMIT %(limit)s
+) AS candle
+JOIN {{table}} AS first ON first.symbol_id = %(symbol_id)s AND first.{{time}} = first_time
+JOIN {{table}} AS last ON last.symbol_id = %(symbol_id)s AND last.{{time}} = last_time
+ORDER BY begins {{order}}
+"""  # noqa: S608 - made of our own names
 
 SELECT_TRADES_BETWEEN: Final = f"""
 SELECT id, price_ticks, quantity_lots,
