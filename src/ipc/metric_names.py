@@ -86,8 +86,11 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
         histograms=("maintenance_latency_ms", "depth_latency_ms"),
     ),
     "front": RoleMetrics(
-        counters=("requests", "errors", "orders_sent", "outcomes_unknown", "lapped"),
-        gauges=("in_flight", "connections"),
+        counters=(
+            *("requests", "errors", "orders_sent", "outcomes_unknown", "lapped"),
+            *("stream_messages", "stream_snapshots", "stream_lapped"),
+        ),
+        gauges=("in_flight", "connections", "stream_clients", "stream_channels", "stream_waiting_bytes"),
         histograms=(
             "request_latency_us",
             "command_latency_us",

@@ -19,6 +19,7 @@ from tradeengine.web.errors import ApiError
 from tradeengine.web.front import Front
 from tradeengine.web.measure import RequestMeter
 from tradeengine.web.routes import account, history, market, orders, snapshots, system
+from tradeengine.web.streams.endpoint import StreamConnection
 
 PREFIX: Final = "/api/v1"
 _log = structlog.get_logger()
@@ -29,6 +30,7 @@ class FrontApp(QuartTrio):
 
     front: Front
     asgi_http_class = HttpConnection
+    asgi_websocket_class = StreamConnection  # type: ignore[assignment]  # is made and called as Quart's own would be
     request_class = FrontRequest
 
 

@@ -61,7 +61,15 @@ class Authenticator:
 
         Raises ApiError UNAUTHORIZED when there is not exactly one good bearer token.
         """
-        token = _bearer_token(authorization)
+        return self.identify_token(bearer_token(authorization))[0]
+
+    def identify_token(self, token: str) -> tuple[Identity, float]:
+        """Name the owner of a token, and tell until when it counts, in seconds since 1970.
+
+        Raises ApiError UNAUTHORIZED.
+        """
+        if len(token) > TOKEN_CHARACTERS_MAX:
+            _refuse("The token is too long.")
         checked = self._checked.get(token)
         if checked is None:
             checked = _check(token, self._secret)
@@ -71,7 +79,7 @@ class Authenticator:
             _refuse("The token has expired; get a new one.")
         if now_s < checked.not_before_s - self._leeway_s:
             _refuse("The token is not valid yet.")
-        return checked.identity
+        return checked.identity, checked.expires_s + self._leeway_s
 
     def _remember(self, token: str, checked: _Checked) -> None:
         self._checked[token] = checked
@@ -92,7 +100,8 @@ def issue_token(secret: bytes, name: str, role: str, lifetime_s: float, *, two_f
     return jwt.encode(claims, secret, algorithm=ALGORITHMS[0])
 
 
-def _bearer_token(authorization: Sequence[str]) -> str:
+def bearer_token(authorization: Sequence[str]) -> str:
+    """Take the token from the values of the ``Authorization`` header. Raises ApiError UNAUTHORIZED."""
     if not authorization:
         _refuse("This call needs a token: Authorization: Bearer <token>.")
     if len(authorization) > 1:
@@ -101,8 +110,6 @@ def _bearer_token(authorization: Sequence[str]) -> str:
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
         _refuse("The Authorization header must read: Bearer <token>.")
-    if len(token) > TOKEN_CHARACTERS_MAX:
-        _refuse("The token is too long.")
     return token
 
 

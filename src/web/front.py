@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
+import trio
 from quart import current_app, request
 
 from tradeengine.core.symbols import SymbolSpec
@@ -23,11 +24,13 @@ from tradeengine.web.database import Database
 from tradeengine.web.errors import ApiError, overloaded
 from tradeengine.web.gateway import Gateway, NoRoom, OutcomeUnknown, Records
 from tradeengine.web.history import Accounts, History
+from tradeengine.web.inbox import Inbox
 from tradeengine.web.jsonbody import printable, read_object
 from tradeengine.web.validation import read_body
 
 if TYPE_CHECKING:
     from tradeengine.web.app import FrontApp
+    from tradeengine.web.streams.hub import Hub
     from tradeengine.web.watch import Watch
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -43,14 +46,24 @@ class Front:
     settings: Settings
     authenticator: Authenticator
     database: Database
+    inbox: Inbox
     gateway: Gateway
     accounts: Accounts
     history: History
     pages: Pages
+    hub: Hub
     watch: Watch
     metrics: MetricPage
     shard_count: int
     started_s: float = field(default_factory=time.monotonic)
+
+    async def run(self) -> None:
+        """Read what comes and look after streams, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self.hub.nursery = nursery
+            nursery.start_soon(self.inbox.run, self.gateway, self.hub)
+            nursery.start_soon(self.hub.look_after)
+            nursery.start_soon(self.hub.private.watch_balances)
 
     @property
     def command_timeout_ms(self) -> int:
@@ -74,17 +87,27 @@ class Front:
 
         details: what a caller needs to ask again. Raises ApiError ENGINE_OVERLOADED, OUTCOME_UNKNOWN.
         """
+        self.refuse_when_stopping()
         try:
             return await self.gateway.ask(command, self.command_timeout_ms / 1000 + ANSWER_GRACE_S, parts)
         except NoRoom:
             raise overloaded() from None
         except OutcomeUnknown:
-            raise ApiError(
-                "OUTCOME_UNKNOWN",
-                "The command was sent but its outcome did not come back in time. Repeat the same request: "
-                "with the same client_order_id nothing is done twice.",
-                dict(details),
-            ) from None
+            raise self.outcome_unknown(details) from None
+
+    def outcome_unknown(self, details: dict[str, str]) -> ApiError:
+        """Tell that nobody knows what became of a command. details: what a caller needs to ask again."""
+        return ApiError(
+            "OUTCOME_UNKNOWN",
+            "The command was sent but its outcome did not come back in time. Repeat the same request: "
+            "with the same client_order_id nothing is done twice.",
+            dict(details),
+        )
+
+    def refuse_when_stopping(self) -> None:
+        """Take no more commands when the server stops. Raises ApiError."""
+        if self.hub.stopping:
+            raise ApiError("SHUTTING_DOWN", "The server is stopping; nothing was done. Try again in a moment.")
 
     def symbol(self, name: str) -> SymbolSpec:
         """Find a symbol by the name that a client wrote: BTC/USDT, or BTC-USDT. Raises ApiError SYMBOL_NOT_FOUND."""

@@ -1,8 +1,9 @@
 """The gateway: commands go out on this front's ring, the events that they caused come back to whoever waits.
 
-A request writes one command and waits; one task reads all event rings, keeps what carries this front's ring number,
-and wakes the request when the last event of its command has come. Nothing is read while nobody waits: the readers
-then jump to the heads before the next command goes out, so an idle front costs nothing however busy the engine is.
+Who sends a command says whom to call when its last event has come, or when too much time is over. The inbox has all
+event rings read (``scan``); what carries this front's ring number is kept for whoever waits. Nothing is read while
+nobody waits: the readers then jump to the heads before the next command goes out, so an idle front costs nothing
+however busy the engine is.
 
 Rule 1: whoever waits has a deadline, and there is room for a fixed number; the next one is refused before sending.
 Rule 2: when events were overwritten before they were read, nobody guesses: all who wait are told that the outcome
@@ -13,7 +14,7 @@ It refuses to know what commands and events mean, and HTTP.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, TypeAlias
@@ -22,7 +23,6 @@ import numpy as np
 import trio
 
 from tradeengine.core.records import EventFlag, byte, event_dtype
-from tradeengine.ipc.doorbell import Doorbell
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import Lapped, RingFull, RingWriter
 from tradeengine.ipc.ring_reader import RingReader
@@ -33,7 +33,6 @@ IN_FLIGHT_MAX: Final = 1024
 EVENTS_KEPT_MAX: Final = 16_384
 """Of one command; a command with more of them keeps the first so many and the last."""
 POLL_COUNT: Final = 1024
-WAIT_S_MAX: Final = 0.1
 _INGRESS_RING_BYTE: Final = byte(event_dtype, "ingress_ring")
 
 
@@ -46,14 +45,22 @@ class OutcomeUnknown(Exception):  # noqa: N818 - the API's word
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """A request that waits. ``parts``: how many shards have yet to finish its command."""
+class Waiting:
+    """A command on its way. ``parts``: how many shards have yet to finish it; ``lost``: how it ends is not known."""
 
     parts: int
-    done: trio.Event = field(default_factory=trio.Event)
+    done: Callable[[Waiting], None]
+    sent_ns: int
+    expires_s: float
     chunks: list[Records] = field(default_factory=list)
     count: int = 0
     lost: bool = False
+
+    def events(self) -> Records:
+        """Give the events of the command, in order. Raises OutcomeUnknown."""
+        if self.lost:
+            raise OutcomeUnknown
+        return self.chunks[0] if len(self.chunks) == 1 else np.concatenate(self.chunks)
 
 
 class Gateway:
@@ -65,21 +72,21 @@ class Gateway:
         commands: RingWriter,
         events: Mapping[str, RingReader],
         refusals: str,
-        doorbell: Doorbell,
+        wake: Callable[[], None],
         metrics: MetricPage,
     ) -> None:
         """Join the ends.
 
         ingress_ring: the number that risk writes into events of this front's commands. events: a reader per event
-        ring; ``refusals`` names the one on which risk answers for all shards at once.
+        ring; ``refusals`` names the one on which risk answers for all shards at once. wake: called when somebody begins
+        to wait, so that the inbox reads.
         """
         self._ingress_ring = ingress_ring
         self._commands = commands
         self._refusals = events[refusals]
         self._readers = tuple(events.values())
-        self._doorbell = doorbell
-        self._waiting: dict[int, _Waiting] = {}
-        self._work = trio.Event()
+        self._wake = wake
+        self._waiting: dict[int, Waiting] = {}
         self._metrics = metrics
         self._sent = metrics.counter("orders_sent")
         self._unknown = metrics.counter("outcomes_unknown")
@@ -87,40 +94,30 @@ class Gateway:
         self._in_flight = metrics.gauge("in_flight")
         self._latency_us = metrics.histogram("command_latency_us")
 
+    @property
+    def waits(self) -> bool:
+        """Whether anyone waits."""
+        return bool(self._waiting)
+
     async def ask(self, command: Records, timeout_s: float, parts: int = 1) -> Records:
         """Send one command (shape (1,)) and return the events that it caused, in order.
 
         parts: how many shards answer it. Raises NoRoom (nothing was sent) and OutcomeUnknown.
         """
-        started_ns = time.perf_counter_ns()
-        sequence, waiting = self._send(command, parts)
+        finished = trio.Event()
+        waiting = self.send(command, lambda _: finished.set(), timeout_s, parts)
         try:
+            # Also without anyone who reads the rings a question ends.
             with trio.move_on_after(timeout_s):
-                await waiting.done.wait()
+                await finished.wait()
         finally:
-            del self._waiting[sequence]
-        if waiting.lost or not waiting.done.is_set():
-            self._metrics.add(self._unknown)
-            raise OutcomeUnknown
-        self._metrics.record(self._latency_us, (time.perf_counter_ns() - started_ns) // 1000)
-        return waiting.chunks[0] if len(waiting.chunks) == 1 else np.concatenate(waiting.chunks)
+            if self._waiting.pop(int(command["ingress_sequence"][0]), None) is not None:
+                waiting.lost = True
+                self._metrics.add(self._unknown)
+        return waiting.events()
 
-    async def run(self) -> None:
-        """Bring events to those who wait, until cancelled."""
-        while True:
-            await self._work.wait()
-            while self._waiting:
-                if self._scan() == 0:
-                    await self._doorbell.wait_trio(WAIT_S_MAX, self._has_events)
-                else:
-                    await trio.lowlevel.checkpoint()
-            self._work = trio.Event()
-
-    def measure(self) -> None:
-        """Show on the metric page how many wait."""
-        self._metrics.set(self._in_flight, len(self._waiting))
-
-    def _send(self, command: Records, parts: int) -> tuple[int, _Waiting]:
+    def send(self, command: Records, done: Callable[[Waiting], None], timeout_s: float, parts: int = 1) -> Waiting:
+        """Send one command (shape (1,)); ``done`` is called once, later. Raises NoRoom: nothing was sent."""
         if len(self._waiting) >= IN_FLIGHT_MAX:
             raise NoRoom
         if not self._waiting:
@@ -134,15 +131,17 @@ class Gateway:
         except RingFull:
             raise NoRoom from None
         self._metrics.add(self._sent)
-        waiting = self._waiting[sequence] = _Waiting(parts)
-        self._work.set()
-        return sequence, waiting
+        expires_s = time.monotonic() + timeout_s
+        waiting = self._waiting[sequence] = Waiting(parts, done, time.perf_counter_ns(), expires_s)
+        self._wake()
+        return waiting
 
-    def _has_events(self) -> bool:
+    def has_events(self) -> bool:
+        """Whether a ring has something that was not read."""
         return any(reader.available() for reader in self._readers)
 
-    def _scan(self) -> int:
-        """Read what is new on every ring; returns how many records were passed."""
+    def scan(self) -> int:
+        """Read what is new on every ring, call who has waited for it; returns how many records were passed."""
         passed = 0
         for reader in self._readers:
             before = reader.cursor
@@ -150,12 +149,21 @@ class Gateway:
                 events = reader.poll_matching(_INGRESS_RING_BYTE, self._ingress_ring, POLL_COUNT)
             except Lapped:
                 self._metrics.add(self._lapped)
-                self._lose_all()
+                self._lose(list(self._waiting))
                 return 1
             passed += reader.cursor - before
             if len(events):
                 self._deliver(events, whole=reader is self._refusals)
         return passed
+
+    def expire(self) -> None:
+        """Tell those whose time is over that their outcome is unknown."""
+        now_s = time.monotonic()
+        self._lose([sequence for sequence, waiting in self._waiting.items() if waiting.expires_s <= now_s])
+
+    def measure(self) -> None:
+        """Show on the metric page how many wait."""
+        self._metrics.set(self._in_flight, len(self._waiting))
 
     def _deliver(self, events: Records, *, whole: bool) -> None:
         """Hand each command's events to its request. ``whole``: the answer stands for every shard."""
@@ -171,15 +179,20 @@ class Gateway:
             if finished:
                 waiting.parts = 0 if whole else waiting.parts - finished
                 if waiting.parts <= 0:
-                    waiting.done.set()
+                    del self._waiting[int(sequences[start])]
+                    latency_us = (time.perf_counter_ns() - waiting.sent_ns) // 1000
+                    self._metrics.record(self._latency_us, latency_us)
+                    waiting.done(waiting)
 
-    def _lose_all(self) -> None:
-        for waiting in self._waiting.values():
+    def _lose(self, sequences: list[int]) -> None:
+        for sequence in sequences:
+            waiting = self._waiting.pop(sequence)
             waiting.lost = True
-            waiting.done.set()
+            self._metrics.add(self._unknown)
+            waiting.done(waiting)
 
 
-def _keep(waiting: _Waiting, group: Records) -> None:
+def _keep(waiting: Waiting, group: Records) -> None:
     """Copy a command's events; of an enormous one only the first many and whatever comes last."""
     room = EVENTS_KEPT_MAX - waiting.count
     waiting.count += len(group)

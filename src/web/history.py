@@ -7,12 +7,13 @@ It refuses to know SQL.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tradeengine.core.feed import TimeFrame
 from tradeengine.storage import candles, depth_snapshots, directory, past_trades, queries, statistics
 from tradeengine.storage.candles import Candle
+from tradeengine.storage.private import Changes, LiveOrders, read_changes, read_live_orders
 from tradeengine.storage.queries import OrderRow, TradeRow
 from tradeengine.storage.statistics import Day
 from tradeengine.web.barrier import Barrier, BarrierTimeout
@@ -83,6 +84,14 @@ class History:
     async def stored_depth(self, symbol_id: int, at_ns: int | None) -> depth_snapshots.StoredDepth | None:
         """Depth of a symbol at or just before a time. Without the barrier: it does not come by way of settlement."""
         return await self._database.run(depth_snapshots.find_depth, symbol_id, at_ns)
+
+    async def live_orders(self, account_id: int) -> LiveOrders:
+        """Read an account's open orders, and how far settlement had got."""
+        return await self._ask(read_live_orders, [account_id])
+
+    async def changes(self, account_id: int, since_ms: int, positions: Sequence[int]) -> Changes | None:
+        """Read what has happened to an account's orders since a place in the events; None: too much to tell."""
+        return await self._ask(read_changes, account_id, since_ms, positions)
 
     async def _ask(
         self, query: Callable[Concatenate[Connection, P], Result], *args: P.args, **kwargs: P.kwargs

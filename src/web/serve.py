@@ -25,12 +25,19 @@ from tradeengine.web.database import Database
 from tradeengine.web.front import Front, Pages
 from tradeengine.web.gateway import Gateway
 from tradeengine.web.history import Accounts, History
+from tradeengine.web.inbox import Inbox
 from tradeengine.web.server import Server
+from tradeengine.web.streams.demand import Wishes
+from tradeengine.web.streams.feed_reader import FeedReader
+from tradeengine.web.streams.hub import Hub
+from tradeengine.web.streams.private import Private
 from tradeengine.web.watch import Watch
 
 HEADER_BYTES_MAX: Final = 16 * 1024
 KEEP_ALIVE_S: Final = 75
 REFUSALS: Final = "events.risk"
+GOODBYE_S: Final = 0.5
+"""Clients of streams are told so long before that the server stops."""
 _HEARTBEAT_S: Final = 0.5
 
 
@@ -41,13 +48,13 @@ async def main(wiring: Wiring) -> None:
     with socket.socket(fileno=wiring.listening_fd) as listener:
         server = Server(create_app(front), config, listener)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(front.gateway.run)
+            nursery.start_soon(front.run)
             nursery.start_soon(_beat, wiring, front, server)
             wiring.metrics.started()
             # What was imported lives as long as the process; scanning it again and again would stop requests for long.
             gc.collect()
             gc.freeze()
-            await _serve(wiring, server)
+            await _serve(wiring, front, server)
             nursery.cancel_scope.cancel()
     front.database.close()
 
@@ -65,28 +72,40 @@ def assemble(wiring: Wiring) -> Front:
         connect_timeout_s=settings.database.connect_timeout_s,
         note_latency_us=partial(wiring.metrics.record, wiring.metrics.histogram("query_latency_us")),
     )
-    return Front(
+    inbox = Inbox(wiring.doorbell)
+    pages = Pages(
+        balances=wiring.table("balances"),
+        touch=wiring.table("touch"),
+        depth=wiring.table("depth"),
+        tickers=wiring.table("tickers"),
+        actors=wiring.table("actors"),
+        directory_table=wiring.table("directory"),
+    )
+    hub = Hub(
+        FeedReader(wiring.ring_reader("feed")),
+        Wishes(wiring.table(f"demand.{wiring.index}"), lambda: wiring.wake("publisher")),
+        pages,
+        settings.streams,
+        wiring.metrics,
+        inbox,
+    )
+    front = Front(
         settings=settings,
         authenticator=Authenticator(settings.auth.secret.encode(), settings.auth.leeway_s),
         database=database,
+        inbox=inbox,
         gateway=Gateway(
             wiring.ingress_number,
             wiring.ring_writer(wiring.ingress_name),
             {name: wiring.ring_reader(name) for name in event_rings},
             REFUSALS,
-            wiring.doorbell,
+            inbox.wake,
             wiring.metrics,
         ),
         accounts=Accounts(database, settings.limits.accounts_max),
         history=History(database, settled, Barrier(shard_rings, "risk"), settings.http.barrier_timeout_ms / 1000),
-        pages=Pages(
-            balances=wiring.table("balances"),
-            touch=wiring.table("touch"),
-            depth=wiring.table("depth"),
-            tickers=wiring.table("tickers"),
-            actors=wiring.table("actors"),
-            directory_table=wiring.table("directory"),
-        ),
+        pages=pages,
+        hub=hub,
         watch=Watch(
             wiring.table("actors"),
             settled,
@@ -97,6 +116,8 @@ def assemble(wiring: Wiring) -> Front:
         metrics=wiring.metrics,
         shard_count=wiring.shard_count,
     )
+    hub.private = Private(front, hub, wiring.index)
+    return front
 
 
 def hypercorn_config(settings: Settings) -> Config:
@@ -108,6 +129,7 @@ def hypercorn_config(settings: Settings) -> Config:
     config.graceful_timeout = settings.http.stop_timeout_s
     config.include_server_header = False
     config.accesslog = None
+    config.websocket_max_message_size = settings.streams.frame_bytes_max
     config.errorlog = logging.getLogger("tradeengine.http")
     if settings.http.tls_certificate:
         config.certfile = settings.http.tls_certificate
@@ -115,11 +137,12 @@ def hypercorn_config(settings: Settings) -> Config:
     return config
 
 
-async def _serve(wiring: Wiring, server: Server) -> None:
+async def _serve(wiring: Wiring, front: Front, server: Server) -> None:
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
 
         async def asked_to_end() -> None:
             async for _ in signals:
+                await front.hub.say_goodbye(GOODBYE_S)
                 return
 
         async with trio.open_nursery() as nursery:

@@ -9,6 +9,7 @@ It refuses to know the application.
 from __future__ import annotations
 
 import math
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -23,7 +24,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, Framework
 from hypercorn.utils import wrap_app
 
-from tradeengine.web.websocket import CONNECTION_STATE, install, os_write
+from tradeengine.web.websocket import CONNECTION_STATE, install
 
 CONNECTIONS_MAX: Final = 8192
 SEND_TIMEOUT_S: Final = 30.0
@@ -120,13 +121,28 @@ class _Connection(TCPServer):
     def __init__(self, app: AppWrapper, config: Config, context: WorkerContext, stream: Any) -> None:
         super().__init__(app, config, context, {CONNECTION_STATE: self}, stream)
         self.idle_clock = _IdleClock(config.keep_alive_timeout)
+        self._rest = b""
+        # Over TLS bytes are not what goes out.
+        self._socket: trio.socket.SocketType | None = getattr(stream, "socket", None)
         self.idle_task = self.idle_clock  # type: ignore[assignment]  # has the two methods that are called
 
-    def write_now(self, data: bytes) -> int:
-        """Give the kernel what it takes without waiting, unless someone else is writing."""
-        if self.send_lock.locked():
-            return 0
-        return os_write(self.stream.socket.fileno(), data)
+    def write_now(self, data: bytes) -> bool:
+        """Give the kernel what it takes without waiting, if nothing is going out; returns whether that was all."""
+        self._rest += data
+        if self._socket is None or self.send_lock.locked():
+            return False
+        try:
+            sent = os.write(self._socket.fileno(), self._rest)
+        except BlockingIOError:
+            return False
+        except OSError:
+            sent = len(self._rest)  # the client is gone; whoever reads from it will notice
+        self._rest = self._rest[sent:]
+        return not self._rest
+
+    async def drain(self) -> None:
+        """Wait until what ``write_now`` left is out."""
+        await self._send(b"")
 
     async def abort(self) -> None:
         """Drop the connection: whoever is writing or reading finds it closed."""
@@ -144,6 +160,8 @@ class _Connection(TCPServer):
         Who is told to end while an answer goes out lets it go out: half an answer is worse than a late end.
         """
         async with self.send_lock:
+            # The rest of a frame goes first, or the next one would begin in its middle.
+            data, self._rest = self._rest + data, b""
             try:
                 with trio.move_on_after(SEND_TIMEOUT_S, shield=True) as patience:
                     await self.stream.send_all(data)

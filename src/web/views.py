@@ -7,10 +7,12 @@ It refuses to know rings, SQL and HTTP.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from msgspec import UNSET
+from numpy.typing import NDArray
 
 from tradeengine.core.ids import timestamp_ms_of
 from tradeengine.core.orders import status_of
@@ -23,7 +25,7 @@ from tradeengine.core.records import (
     Side,
     TimeInForce,
 )
-from tradeengine.core.symbols import SymbolSpec
+from tradeengine.core.symbols import AssetSpec, SymbolSpec
 from tradeengine.core.times import format_ms
 from tradeengine.storage.queries import OrderRow, TradeRow
 from tradeengine.web import schemas
@@ -126,6 +128,22 @@ def own_trade_view(trade: TradeRow, spec: SymbolSpec, order_id: int, settlement_
         liquidity="taker" if is_taker else "maker",
         settlement_status=settlement_status,
     )
+
+
+def balance_views(units: NDArray[np.int64], assets: Iterable[AssetSpec]) -> list[schemas.Balance]:
+    """Show balances of assets. units: shape (assets_max, 2), total and held by asset id."""
+    shown = []
+    for asset in assets:
+        total, held = units[asset.asset_id].tolist()
+        shown.append(
+            schemas.Balance(
+                asset=asset.name,
+                total=asset.format(total),
+                available=asset.format(total - held),
+                held=asset.format(held),
+            )
+        )
+    return shown
 
 
 def _trade(trade: TradeRow, spec: SymbolSpec, **whose: Any) -> schemas.Trade:

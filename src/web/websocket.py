@@ -10,7 +10,6 @@ It refuses to know what messages mean.
 
 from __future__ import annotations
 
-import os
 from typing import Any, Final, Protocol
 
 import hypercorn.protocol.h2
@@ -24,15 +23,17 @@ from wsproto.frame_protocol import CloseReason
 
 SOCKET_STATE: Final = "socket"
 CONNECTION_STATE: Final = "connection"
-GONE: Final = -1
 LINGER_S: Final = 1.0
 
 
 class Transport(Protocol):
-    """The connection below, as the server knows it."""
+    """The connection below, as the server knows it. Nothing else goes out between the pieces of what it was given."""
 
-    def write_now(self, data: bytes) -> int:
-        """Give the kernel what it takes without waiting; returns how many bytes, or ``GONE``."""
+    def write_now(self, data: bytes) -> bool:
+        """Write without waiting; returns whether all of it is out. What is not goes out with ``drain``."""
+
+    async def drain(self) -> None:
+        """Wait until everything is out, or the client is gone."""
 
     async def abort(self) -> None:
         """Drop the connection, whatever is under way."""
@@ -43,6 +44,7 @@ class ClientSocket(WSStream):
 
     transport: Transport | None = None
     _direct: Transport | None = None
+    _kept: bytes = b""
     silent_pings: int = 0
     """Pings sent since the client was last heard."""
 
@@ -51,21 +53,26 @@ class ClientSocket(WSStream):
         if isinstance(event, Request):
             event.state[SOCKET_STATE] = self
             connection = event.state.get(CONNECTION_STATE)
-            # Over HTTP/2 several streams share a connection, and over TLS bytes are not what goes out.
-            self._direct = connection if event.http_version == "1.1" and self.scheme == "ws" else None
+            # Over HTTP/2 several streams share a connection, and frames are not what goes out.
+            self._direct = connection if event.http_version == "1.1" else None
             self.transport = connection
         elif isinstance(event, Data):
             self.silent_pings = 0
         await super().handle(event)
 
-    def write_now(self, frames: bytes) -> int:
-        """Write frames without waiting; returns how many bytes of them are out, or ``GONE``."""
-        if self._direct is None:
-            return 0
-        return GONE if self.closed else self._direct.write_now(frames)
+    def write_now(self, frames: bytes) -> bool:
+        """Write frames without waiting; returns whether all of them are out. What is not goes out with ``drain``."""
+        if self._direct is not None:
+            return self.closed or self._direct.write_now(frames)
+        self._kept += frames
+        return False
 
-    async def write(self, frames: bytes) -> None:
-        """Write frames, waiting for the client to take them."""
+    async def drain(self) -> None:
+        """Wait until the client has taken everything, or is gone."""
+        if self._direct is not None:
+            await self._direct.drain()
+            return
+        frames, self._kept = self._kept, b""
         if not self.closed:
             await self.send(Data(stream_id=self.stream_id, data=frames))
 
@@ -133,13 +140,3 @@ def install() -> None:
     """Let Hypercorn's protocols make their WebSocket streams of ours; it offers no setting for that."""
     hypercorn.protocol.h11.WSStream = ClientSocket  # type: ignore[attr-defined]
     hypercorn.protocol.h2.WSStream = ClientSocket  # type: ignore[attr-defined]
-
-
-def os_write(fd: int, data: bytes) -> int:
-    """Write to a socket that does not block; returns how many bytes were taken, or ``GONE``."""
-    try:
-        return os.write(fd, data)
-    except BlockingIOError:
-        return 0
-    except OSError:
-        return GONE

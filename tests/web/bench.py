@@ -193,7 +193,7 @@ class Bench:
                     ingress.advance(1)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.front.gateway.run)
+            nursery.start_soon(self.front.run)
             nursery.start_soon(serve)
             yield
             nursery.cancel_scope.cancel()

@@ -122,7 +122,7 @@ async def test_full_ring_refuses_at_once(bench: Bench) -> None:
     writer = bench.memory.rings["ingress.front-0"]
     refused = 0
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(bench.front.gateway.run)
+        nursery.start_soon(bench.front.run)
 
         async def ask() -> None:
             nonlocal refused

@@ -8,6 +8,7 @@ from tradeengine.web import schemas
 from tradeengine.web.envelope import success
 from tradeengine.web.front import current_front, read_page
 from tradeengine.web.openapi import describe
+from tradeengine.web.views import balance_views
 
 blueprint = Blueprint("account", __name__)
 
@@ -20,15 +21,4 @@ async def list_balances() -> Response:
     account_id = await front.account_id(front.identify().name)
     await front.history.wait_folded()
     units = read_page(front.pages.balances, account_id)["units"]
-    balances = []
-    for asset in front.pages.directory().assets.values():
-        total, held = (int(value) for value in units[asset.asset_id])
-        balances.append(
-            schemas.Balance(
-                asset=asset.name,
-                total=asset.format(total),
-                available=asset.format(total - held),
-                held=asset.format(held),
-            )
-        )
-    return success(balances)
+    return success(balance_views(units, front.pages.directory().assets.values()))

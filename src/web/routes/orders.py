@@ -8,16 +8,15 @@ import numpy as np
 from quart import Blueprint, Response, request
 
 from tradeengine.core.records import EventKind, Reason
-from tradeengine.storage.queries import OrderRow
-from tradeengine.web import placing, schemas
+from tradeengine.web import placing, schemas, trading
 from tradeengine.web.envelope import success
-from tradeengine.web.errors import ApiError, reason_error
+from tradeengine.web.errors import reason_error
 from tradeengine.web.front import Front, current_front, read_json
 from tradeengine.web.openapi import describe
 from tradeengine.web.paging import decode_cursor, encode_cursor, parse_id
 from tradeengine.web.times import parse_ns
 from tradeengine.web.validation import read_query
-from tradeengine.web.views import Records, fold_order, order_view, own_trade_view, trades_of, was_triggered_before
+from tradeengine.web.views import Records
 
 blueprint = Blueprint("orders", __name__)
 _TAG = "orders"
@@ -43,12 +42,8 @@ async def place_order() -> Response:
     command = placing.place_command(wanted, spec, account_id, time.time_ns(), front.command_timeout_ms)
     client_order_id = bytes(command[0]["client_order_id"]).decode()
     events = await front.ask(command, client_order_id=client_order_id)
-    first = events[0]
-    if first["kind"] == EventKind.REFUSED:
-        raise reason_error(Reason(first["reason"]), {"client_order_id": client_order_id})
-    if first["kind"] == EventKind.REPEATED:
-        return await _answer_repeat(front, account_id, int(first["order_id"]))
-    return _answer_outcome(front, events, _fold(events, int(first["order_id"])), status=201)
+    outcome = trading.placed(front, events, client_order_id) or await trading.repeated(front, account_id, events)
+    return success(outcome.data, 201 if outcome.created else 200)
 
 
 @blueprint.post("/orders/test")
@@ -84,7 +79,7 @@ async def list_orders() -> Response:
     )
     page = found[: query.limit]
     next_cursor = encode_cursor(page[-1].order_id) if len(found) > query.limit else None
-    return success([_show(front, content) for content in page], next_cursor=next_cursor)
+    return success([trading.show(front, content) for content in page], next_cursor=next_cursor)
 
 
 @blueprint.get("/orders/<order_id>")
@@ -94,7 +89,7 @@ async def get_order(order_id: str) -> Response:
     front = current_front()
     account_id = await front.account_id(front.identify().name)
     content = await front.history.order(account_id, parse_id(order_id, "ORDER_NOT_FOUND"))
-    return success(schemas.OrderOnly(_show(front, _found(content))))
+    return success(schemas.OrderOnly(trading.show(front, trading.found(content))))
 
 
 @blueprint.get("/orders/by-client-id/<client_order_id>")
@@ -104,7 +99,7 @@ async def get_order_by_client_id(client_order_id: str) -> Response:
     front = current_front()
     account_id = await front.account_id(front.identify().name)
     content = await front.history.order_by_client_id(account_id, client_order_id)
-    return success(schemas.OrderOnly(_show(front, _found(content))))
+    return success(schemas.OrderOnly(trading.show(front, trading.found(content))))
 
 
 @blueprint.delete("/orders/<order_id>")
@@ -131,7 +126,7 @@ async def amend_order(order_id: str) -> Response:
     account_id = await front.account_id(front.identify().name)
     number = parse_id(order_id, "ORDER_NOT_FOUND")
     wanted = await read_json(schemas.AmendOrder)
-    content = _found(await front.history.order(account_id, number))
+    content = trading.found(await front.history.order(account_id, number))
     spec = front.symbol_by_id(content.symbol_id)
     command = placing.amend_command(wanted, spec, account_id, number, time.time_ns(), front.command_timeout_ms)
     events = await front.ask(command, order_id=order_id)
@@ -159,65 +154,6 @@ async def cancel_all_orders() -> Response:
     )
 
 
-def _show(front: Front, content: OrderRow) -> schemas.Order:
-    return order_view(content, front.symbol_by_id(content.symbol_id))
-
-
-def _found(content: OrderRow | None) -> OrderRow:
-    if content is None:
-        raise reason_error(Reason.ORDER_NOT_FOUND)
-    return content
-
-
-def _fold(events: Records, order_id: int) -> OrderRow:
-    content = fold_order(events, order_id)
-    assert content is not None
-    return content
-
-
-def _answer_outcome(front: Front, events: Records, content: OrderRow, status: int) -> Response:
-    """Answer with what a command's events made of an order, and its trades."""
-    order_id = content.order_id
-    if content.status == "rejected":
-        raise _rejection(content)
-    spec = front.symbol_by_id(content.symbol_id)
-    trades = [own_trade_view(trade, spec, order_id, "pending") for trade in trades_of(events, order_id)]
-    return success(schemas.OrderAndTrades(order_view(content, spec), trades), status)
-
-
-def _rejection(content: OrderRow) -> ApiError:
-    """Turn an order that the matcher refused into an answer: it is stored, and its repeat says the same."""
-    return reason_error(
-        Reason(content.reason),
-        {"order_id": str(content.order_id), "client_order_id": content.client_order_id},
-    )
-
-
-async def _answer_repeat(front: Front, account_id: int, order_id: int) -> Response:
-    content = _found(await front.history.order(account_id, order_id))
-    if content.status == "rejected":
-        raise _rejection(content)
-    spec = front.symbol_by_id(content.symbol_id)
-    trades = await front.history.trades_of_order(order_id)
-    shown = [own_trade_view(trade, spec, order_id, "settled") for trade in trades]
-    return success(schemas.OrderAndTrades(order_view(content, spec), shown))
-
-
 async def _answer_change(front: Front, events: Records, account_id: int, order_id: int) -> Response:
-    """Answer a cancel or an amend; what the engine does not know any more, history may."""
-    first = events[0]
-    if first["kind"] != EventKind.REFUSED:
-        content = _fold(events, order_id)
-        if was_triggered_before(events, content):
-            before = await front.history.order(account_id, order_id)
-            content.triggered_ms = before.triggered_ms if before else 0
-        return _answer_outcome(front, events, content, status=200)
-    reason = Reason(first["reason"])
-    if reason != Reason.ORDER_NOT_FOUND:
-        raise reason_error(reason, {"order_id": str(order_id)})
-    ended = _found(await front.history.order(account_id, order_id))
-    raise ApiError(
-        "ORDER_NOT_OPEN",
-        f"The order has ended: it is {ended.status}.",
-        {"order_id": str(order_id), "status": ended.status},
-    )
+    outcome = trading.changed(front, events, order_id) or await trading.looked_up(front, account_id, events, order_id)
+    return success(outcome.data)

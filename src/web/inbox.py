@@ -1,0 +1,56 @@
+"""The inbox: the one task of a front that reads rings. Answers to commands go to the gateway, the feed to the hub.
+
+While nobody waits for an answer and nobody listens to streams, nothing is read and the front sleeps, however busy the
+engine is.
+It refuses to know what is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from tradeengine.ipc.doorbell import Doorbell
+    from tradeengine.web.gateway import Gateway
+    from tradeengine.web.streams.hub import Hub
+
+WAIT_S_MAX: Final = 0.1
+FEED_PAUSE_S: Final = 0.002
+"""After messages were passed on and while nobody waits for an answer: those that come next go out together."""
+
+
+class Inbox:
+    """Reads for a gateway and a hub, which call ``wake`` when there is something to read for."""
+
+    def __init__(self, doorbell: Doorbell) -> None:
+        self._doorbell = doorbell
+        self._work = trio.Event()
+
+    def wake(self) -> None:
+        """Begin to read, should nothing have been read until now."""
+        self._work.set()
+
+    async def run(self, gateway: Gateway, hub: Hub) -> None:
+        """Read until cancelled."""
+        while True:
+            await self._work.wait()
+            while gateway.waits or hub.listens:
+                passed = gateway.scan() if gateway.waits else 0
+                told = hub.scan() if hub.listens else 0
+                gateway.expire()
+                hub.flush()
+                if passed + told == 0:
+                    await self._doorbell.wait_trio(WAIT_S_MAX, _news(gateway, hub))
+                elif told and not gateway.waits:
+                    await trio.sleep(FEED_PAUSE_S)
+                else:
+                    await trio.lowlevel.checkpoint()
+            self._work = trio.Event()
+
+
+def _news(gateway: Gateway, hub: Hub) -> Callable[[], bool]:
+    """Say whether there is anything to read."""
+    return lambda: (gateway.waits and gateway.has_events()) or (hub.listens and hub.has_messages())

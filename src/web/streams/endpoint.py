@@ -1,0 +1,243 @@
+"""The endpoint: where a WebSocket connection comes in, becomes a session, and ends.
+
+``/ws/stream`` takes every request; ``/ws/orders``, ``/ws/trades`` and ``/ws/markets/SYMBOL`` begin with their channels
+and take no others. What is refused is refused before the connection is taken, as an HTTP answer of the usual shape.
+
+It refuses to know what requests mean.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import msgspec
+import structlog
+import trio
+
+from tradeengine.core.times import format_ms
+from tradeengine.web.address import client_address
+from tradeengine.web.auth import bearer_token
+from tradeengine.web.errors import ApiError, invalid_field
+from tradeengine.web.jsonbody import printable
+from tradeengine.web.schemas import AnswerMeta, Error, ErrorAnswer
+from tradeengine.web.streams.channels import ORDERS
+from tradeengine.web.streams.operations import Operations, Subscribe
+from tradeengine.web.streams.session import Session
+from tradeengine.web.websocket import LINGER_S, SOCKET_STATE
+
+if TYPE_CHECKING:
+    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, WebsocketScope
+
+    from tradeengine.web.app import FrontApp
+    from tradeengine.web.front import Front
+    from tradeengine.web.websocket import ClientSocket
+
+MSGPACK_PROTOCOL: Final = "tradeengine.msgpack"
+FINISH_S_MAX: Final = 2.0
+"""For what waits when a session ends."""
+NS_PER_MS: Final = 10**6
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a connection asks for when it comes in. ``begins``: channels of its path; None: it will say itself."""
+
+    begins: Subscribe | None
+    token: str | None
+    address: str
+    binary: bool
+    batch: bool
+
+
+class StreamConnection:
+    """One WebSocket connection, as Quart hands it over."""
+
+    def __init__(self, app: FrontApp, scope: WebsocketScope) -> None:
+        self._front: Front = app.front
+        self._operations = Operations(app.front, app.front.hub)
+        self._scope = scope
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Refuse the connection, or serve it to its end."""
+        await receive()  # says that there is one
+        hub = self._front.hub
+        try:
+            request = _read_request(self._front, self._scope)
+            hub.admit(request.address)
+            session = self._session(request)
+            if request.token is not None:
+                await self._operations.sign_in(session, request.token)
+        except ApiError as error:
+            await _refuse(send, error)
+            return
+        protocol = MSGPACK_PROTOCOL if request.binary else None
+        await send({"type": "websocket.accept", "subprotocol": protocol, "headers": []})
+        hub.open(session)
+        gone = True
+        try:
+            with session.scope:
+                if request.begins is not None:
+                    await self._begin(session, request.begins)
+                await self._serve(session, receive, fixed=request.begins is not None)
+            gone = session.closing is None
+        finally:
+            hub.close(session)
+        if not gone:
+            await _say_goodbye(session, receive, send)
+
+    def _session(self, request: Request) -> Session:
+        socket = cast("ClientSocket", self._scope["state"][SOCKET_STATE])
+        hub = self._front.hub
+        return Session(
+            socket,
+            hub.limits,
+            hub.nursery,
+            hub.fetch_book,
+            address=request.address,
+            binary=request.binary,
+            batch=request.batch,
+        )
+
+    async def _begin(self, session: Session, begins: Subscribe) -> None:
+        """Subscribe to what the path says; own orders wait until it is known whose."""
+        if ORDERS in begins.channels and session.caller is None:
+            session.after_sign_in = begins
+        else:
+            await self._operations.begin(session, begins)
+
+    async def _serve(self, session: Session, receive: ASGIReceiveCallable, *, fixed: bool) -> None:
+        while True:
+            message: Any = await receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            content = message.get("text")
+            await self._operations.take(session, message["bytes"] if content is None else content, fixed=fixed)
+
+
+def _read_request(front: Front, scope: WebsocketScope) -> Request:
+    """Read path, query and headers. Raises ApiError."""
+    headers = _Headers(scope)
+    _check_origin(headers, front.settings.http.cors_origins)
+    query = _Query(scope["query_string"])
+    begins = _channels_of(front, scope, query)
+    batch = query.flag("batch")
+    query.refuse_rest()
+    authorization = headers.all("authorization")
+    peer = scope["client"][0] if scope["client"] else ""
+    return Request(
+        begins=begins,
+        token=bearer_token(authorization) if authorization else None,
+        address=client_address(peer, headers.first("x-forwarded-for"), front.settings.http.trusted_proxies),
+        binary=MSGPACK_PROTOCOL in scope["subprotocols"],
+        batch=batch,
+    )
+
+
+def _channels_of(front: Front, scope: WebsocketScope, query: _Query) -> Subscribe | None:
+    path = unquote(scope["raw_path"].decode("ascii", "replace")) if scope.get("raw_path") else scope["path"]
+    if path == "/ws/stream":
+        return None
+    if path == "/ws/orders":
+        return Subscribe(channels=[ORDERS], since=query.text("since"))
+    if path == "/ws/trades":
+        names = query.text("symbols")
+        specs = (
+            [front.symbol(name) for name in names.split(",")]
+            if names is not None
+            else sorted(front.pages.directory().symbols.values(), key=lambda spec: spec.symbol_id)
+        )
+        return Subscribe(channels=[f"trades:{spec.name}" for spec in specs])
+    if path.startswith("/ws/markets/"):
+        name = front.symbol(path.removeprefix("/ws/markets/")).name
+        return Subscribe(channels=[f"status:{name}", f"book:{name}", f"ticker:{name}"])
+    shown = printable(path)
+    raise ApiError("NOT_FOUND", f"There is no stream at {shown}.", {"path": shown})
+
+
+class _Headers:
+    """Headers by lower-case name."""
+
+    def __init__(self, scope: WebsocketScope) -> None:
+        self._pairs = [(name.lower().decode("latin1"), value.decode("latin1")) for name, value in scope["headers"]]
+
+    def all(self, name: str) -> list[str]:
+        return [value for known, value in self._pairs if known == name]
+
+    def first(self, name: str) -> str:
+        return next(iter(self.all(name)), "")
+
+
+class _Query:
+    """Parameters of which each may be given once; what nobody asked for is refused."""
+
+    def __init__(self, query_string: bytes) -> None:
+        self._values = parse_qs(query_string.decode("latin1"), keep_blank_values=True, max_num_fields=16)
+
+    def text(self, name: str) -> str | None:
+        values = self._values.pop(name, None)
+        if values is None:
+            return None
+        if len(values) > 1 or not values[0]:
+            raise invalid_field(name, f"{name} must be given once and not be empty.")
+        return values[0]
+
+    def flag(self, name: str) -> bool:
+        value = self.text(name)
+        if value not in {None, "true", "false"}:
+            raise invalid_field(name, f"{name} must be true or false.", allowed=["true", "false"])
+        return value == "true"
+
+    def refuse_rest(self) -> None:
+        for name in self._values:
+            raise invalid_field(printable(name), f"The parameter {printable(name)} is unknown here.")
+
+
+def _check_origin(headers: _Headers, allowed: tuple[str, ...]) -> None:
+    """Let browsers in from our own pages and from those that are configured. Raises ApiError."""
+    for origin in headers.all("origin"):
+        own = urlsplit(origin).netloc == headers.first("host")
+        if not own and origin not in allowed and "*" not in allowed:
+            raise ApiError(
+                "FORBIDDEN", "This origin may not connect.", {"field": "Origin", "origin": printable(origin)}
+            )
+
+
+async def _refuse(send: ASGISendCallable, error: ApiError) -> None:
+    request_id = secrets.token_hex(8)
+    answer = ErrorAnswer(
+        success=False,
+        error=Error(code=error.code, message=error.message, details=error.details),
+        meta=AnswerMeta(request_id=request_id, timestamp=format_ms(time.time_ns() // NS_PER_MS)),
+    )
+    body = msgspec.json.encode(answer)
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "x-request-id": request_id,
+        "connection": "close",
+        **error.headers,
+    }
+    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "websocket.http.response.start", "status": error.status, "headers": encoded})
+    await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
+
+
+async def _say_goodbye(session: Session, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    """Send what waits and then why it ends, and let the client hear it."""
+    assert session.closing is not None
+    code, reason = session.closing
+    with trio.move_on_after(FINISH_S_MAX) as patience:
+        await session.finish()
+    if patience.cancelled_caught:
+        await session.socket.abort()
+        return
+    await send({"type": "websocket.close", "code": code, "reason": reason})
+    with trio.move_on_after(LINGER_S):
+        while (await receive())["type"] != "websocket.disconnect":
+            pass

@@ -1,0 +1,391 @@
+"""The hub: who has subscribed to what, and the way of each message from the feed to its subscribers.
+
+A message is looked at once: its channel names the sessions that want it, and nobody else hears of it. A book begins
+with a snapshot from the depth page; a change is passed on to those whose state it follows, and whoever it does not
+follow gets a snapshot again. So whatever was missed, by the publisher or here, ends in an explicit snapshot.
+
+Rule 1: a session is in a channel's list with the sequence of the last that it was given of it.
+Rule 2: nothing here waits for a client.
+It refuses to know requests, tokens and HTTP; own orders and balances are ``private``'s.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from tradeengine.core import messages as told
+from tradeengine.core.feed import FeedKind
+from tradeengine.core.records import TradingState
+from tradeengine.core.times import format_ms
+from tradeengine.ipc.ring_reader import Lapped
+from tradeengine.ipc.seqlock import SeqlockBusy
+from tradeengine.web.errors import ApiError
+from tradeengine.web.streams.channels import MERGED
+from tradeengine.web.streams.messages import ServerShutdown, TradesGap, encode
+from tradeengine.web.streams.session import RESTART, TOKEN_EXPIRED, TOO_SLOW
+from tradeengine.web.streams.wire import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tradeengine.core.symbols import SymbolSpec
+    from tradeengine.ipc.metrics import MetricPage
+    from tradeengine.settings import Streams
+    from tradeengine.web.front import Pages
+    from tradeengine.web.inbox import Inbox
+    from tradeengine.web.streams.channels import ChannelName
+    from tradeengine.web.streams.demand import Wishes
+    from tradeengine.web.streams.feed_reader import FeedMessage, FeedReader
+    from tradeengine.web.streams.merging import Key
+    from tradeengine.web.streams.private import Private
+    from tradeengine.web.streams.session import Session
+
+JOINING: Final = -1
+"""In place of a sequence: what comes of the channel is not for the session yet."""
+NS_PER_MS: Final = 10**6
+LOOK_INTERVAL_S: Final = 1.0
+SILENT_PINGS_MAX: Final = 2
+
+
+class Channel:
+    """One public channel. ``latest``: its last message, for those who come later, where that makes sense."""
+
+    __slots__ = ("interest", "latest", "sessions", "symbol_id", "text")
+
+    def __init__(self, name: ChannelName) -> None:
+        self.text = name.text
+        self.symbol_id = name.key[1]
+        self.interest = name.interest
+        self.sessions: dict[Session, int] = {}
+        self.latest: Message | None = None
+
+
+class Hub:
+    """All streams of one front."""
+
+    def __init__(
+        self, feed: FeedReader, wishes: Wishes, pages: Pages, limits: Streams, metrics: MetricPage, inbox: Inbox
+    ) -> None:
+        """Join the ends; ``private`` and ``nursery`` are set before the first session comes."""
+        self._feed = feed
+        self._pages = pages
+        self._inbox = inbox
+        self.wishes = wishes
+        self.limits = limits
+        self.private: Private
+        self.nursery: trio.Nursery
+        self.stopping = False
+        self._sessions: set[Session] = set()
+        self._channels: dict[Key, Channel] = {}
+        self._fresh: set[Session] = set()
+        """Sessions that were given something since the last flush."""
+        self._metrics = _HubMetrics(metrics)
+
+    @property
+    def listens(self) -> bool:
+        """Whether anyone is connected."""
+        return bool(self._sessions)
+
+    @property
+    def sessions(self) -> set[Session]:
+        """Everyone who is connected."""
+        return self._sessions
+
+    def has_messages(self) -> bool:
+        """Whether the feed has something that was not read."""
+        return self._feed.available()
+
+    def open(self, session: Session) -> None:
+        """Take a session in."""
+        if not self._sessions:
+            self._feed.begin()
+        self._sessions.add(session)
+        self._inbox.wake()
+
+    def close(self, session: Session) -> None:
+        """Let a session go, whatever it had subscribed to."""
+        self._sessions.discard(session)
+        self._fresh.discard(session)
+        for key in list(session.channels):
+            self.leave(session, key)
+        self.private.leave_orders(session)
+        self.private.leave_balances(session)
+
+    def admit(self, address: str) -> None:
+        """See that there is room for another client. Raises ApiError."""
+        if self.stopping:
+            raise ApiError("SHUTTING_DOWN", "The server is stopping; connect again in a moment.")
+        from_address = sum(session.address == address for session in self._sessions)
+        for count, maximum, what in (
+            (len(self._sessions), self.limits.connections_max, "connections_max"),
+            (from_address, self.limits.connections_per_address_max, "connections_per_address_max"),
+        ):
+            if count >= maximum:
+                raise _too_many(maximum, what)
+
+    def admit_user(self, name: str) -> None:
+        """See that a user may have another connection. Raises ApiError."""
+        callers = [session.caller for session in self._sessions]
+        count = sum(caller is not None and caller.identity.name == name for caller in callers)
+        if count >= self.limits.connections_per_user_max:
+            raise _too_many(self.limits.connections_per_user_max, "connections_per_user_max")
+
+    async def join(self, session: Session, names: Iterable[ChannelName]) -> Callable[[], None]:
+        """Subscribe a session; what comes back has to be called to give it what each channel begins with.
+
+        Raises ApiError: then nothing was subscribed to.
+        """
+        joined = [name for name in names if name.key not in session.channels]
+        for name in joined:
+            channel = self._channels.get(name.key)
+            if channel is None:
+                channel = self._channels[name.key] = Channel(name)
+                self.wishes.want_channel(channel.symbol_id, channel.interest)
+            channel.sessions[session] = JOINING
+            session.channels[name.key] = name.text
+        try:
+            await self.wishes.channels_served()
+        except BaseException:
+            for name in joined:
+                self.leave(session, name.key)
+            raise
+
+        def begin() -> None:
+            for name in joined:
+                if name.key in session.channels:
+                    self._begin(session, name.key)
+
+        return begin
+
+    def leave(self, session: Session, key: Key) -> None:
+        """End a subscription."""
+        session.channels.pop(key, None)
+        session.drop(key)
+        channel = self._channels.get(key)
+        if channel is not None and channel.sessions.pop(session, None) is not None and not channel.sessions:
+            del self._channels[key]
+            self.wishes.leave_channel(channel.symbol_id, channel.interest)
+
+    def give(self, session: Session, message: Message, key: Key | None = None) -> None:
+        """Have a session told something; it goes out with the next flush."""
+        session.push(message, key)
+        self._fresh.add(session)
+
+    def flush(self) -> None:
+        """Send what sessions were given."""
+        fresh, self._fresh = self._fresh, set()
+        for session in fresh:
+            session.flush()
+
+    def scan(self) -> int:
+        """Pass on what is new on the feed; returns how many messages."""
+        try:
+            messages = self._feed.read()
+        except Lapped:
+            self._metrics.lapped()
+            self._tell_gap(None)
+            return 1
+        for message in messages:
+            self._pass_on(message)
+        if messages:
+            self.flush()
+        return len(messages)
+
+    def fetch_book(self, session: Session, key: Key) -> Message | None:
+        """Give a session the book as it is, from which its next changes follow; None: it cannot be read now."""
+        channel = self._channels.get(key)
+        if channel is None or session not in channel.sessions:
+            return None
+        snapshot = self._snapshot(channel.symbol_id)
+        if snapshot is None:
+            return None
+        channel.sessions[session], message = snapshot
+        return message
+
+    async def look_after(self) -> None:
+        """End sessions whose time is over, and ping the others, for as long as the front runs."""
+        while True:
+            await trio.sleep(LOOK_INTERVAL_S)
+            now_s, unix_s = trio.current_time(), time.time()
+            for session in tuple(self._sessions):
+                if session.caller is not None and session.caller.expires_s <= unix_s:
+                    session.end(TOKEN_EXPIRED, "the token has expired")
+                elif session.stalled_s > self.limits.stall_timeout_s:
+                    session.end(TOO_SLOW, "reads too slowly")
+                    self.nursery.start_soon(session.socket.abort)
+                elif now_s >= session.next_ping_s:
+                    session.next_ping_s = now_s + self.limits.ping_interval_s
+                    if session.socket.silent_pings >= SILENT_PINGS_MAX:
+                        self.nursery.start_soon(session.socket.abort)
+                    else:
+                        self.nursery.start_soon(session.socket.ping)
+            self._metrics.show(self._sessions, len(self._channels))
+
+    async def say_goodbye(self, in_seconds: float) -> None:
+        """Tell everyone that the server stops, and end their sessions a moment later."""
+        self.stopping = True
+        if not self._sessions:
+            return
+        message = Message(encode(ServerShutdown(in_seconds=in_seconds)))
+        for session in self._sessions:
+            self.give(session, message)
+        self.flush()
+        await trio.sleep(in_seconds)
+        for session in tuple(self._sessions):
+            session.end(RESTART, "the server restarts")
+
+    def _pass_on(self, message: FeedMessage) -> None:
+        kind = message.kind
+        if kind == FeedKind.ORDER:
+            self.private.tell_order(message)
+        elif kind == FeedKind.BOOK:
+            self._pass_book(message)
+        elif kind == FeedKind.CHANNELS_SERVED:
+            if message.account_id == self.private.front_number:
+                self.wishes.note_channels(message.sequence)
+        elif kind == FeedKind.ORDERS_SERVED:
+            if message.account_id == self.private.front_number:
+                self.wishes.note_orders(message.sequence, message.text.decode())
+        elif kind == FeedKind.GAP:
+            self._tell_gap(message.shard)
+        else:
+            self._pass_plain(message)
+
+    def _pass_plain(self, message: FeedMessage) -> None:
+        key = (message.kind, message.symbol_id, message.time_frame)
+        channel = self._channels.get(key)
+        if channel is None:
+            return
+        whole = Message(message.text)
+        merged = key if message.kind in MERGED else None
+        channel.latest = whole if message.kind != FeedKind.TRADE else None
+        for session, at in channel.sessions.items():
+            if at != JOINING:
+                session.push(whole, merged)
+        self._fresh.update(channel.sessions)
+        self._metrics.passed(len(channel.sessions))
+
+    def _pass_book(self, message: FeedMessage) -> None:
+        key = (FeedKind.BOOK, message.symbol_id, 0)
+        channel = self._channels.get(key)
+        if channel is None:
+            return
+        whole = Message(message.text)
+        sequence, previous_sequence = message.sequence, message.previous_sequence
+        lost = []
+        for session, at in channel.sessions.items():
+            if at == previous_sequence:
+                session.push(whole, key)
+                channel.sessions[session] = sequence
+            elif JOINING < at < sequence or previous_sequence < 0 <= at:
+                lost.append(session)
+        self._fresh.update(channel.sessions)
+        self._metrics.passed(len(channel.sessions))
+        if lost:
+            self._give_books(channel, key, lost)
+
+    def _give_books(self, channel: Channel, key: Key, sessions: Iterable[Session]) -> None:
+        """Have sessions begin anew with the book as it is."""
+        snapshot = self._snapshot(channel.symbol_id)
+        if snapshot is None:
+            return  # the page is being written: the next change does not follow either
+        sequence, message = snapshot
+        for session in sessions:
+            channel.sessions[session] = sequence
+            self.give(session, message, key)
+            self._metrics.snapshot()
+
+    def _begin(self, session: Session, key: Key) -> None:
+        """Give a session what a channel begins with."""
+        channel = self._channels[key]
+        channel.sessions[session] = 0
+        if key[0] == FeedKind.BOOK:
+            self._give_books(channel, key, [session])
+        elif key[0] == FeedKind.STATUS:
+            self.give(session, channel.latest or self._status(self._pages.directory().symbols[channel.symbol_id]))
+        elif channel.latest is not None:
+            self.give(session, channel.latest, key)
+
+    def _snapshot(self, symbol_id: int) -> tuple[int, Message] | None:
+        spec = self._pages.directory().symbols[symbol_id]
+        try:
+            sequence, timestamp_ns, bids, asks = self._pages.depth.read_with(symbol_id, _copy_levels)
+        except SeqlockBusy:
+            return None
+        snapshot = told.OrderbookSnapshot(
+            symbol=spec.name,
+            bids=[(spec.format_price(price), spec.format_quantity(lots)) for price, lots in bids],
+            asks=[(spec.format_price(price), spec.format_quantity(lots)) for price, lots in asks],
+            sequence=sequence,
+            timestamp=format_ms((timestamp_ns or time.time_ns()) // NS_PER_MS),
+        )
+        return sequence, Message(told.encode(snapshot))
+
+    def _status(self, spec: SymbolSpec) -> Message:
+        """Tell the present trading state of a symbol."""
+        try:
+            touch = self._pages.touch.read(spec.symbol_id)
+        except SeqlockBusy:
+            raise ApiError("ENGINE_OVERLOADED", "The state of the symbol cannot be read now; try again.") from None
+        status = told.TradingStatus(
+            symbol=spec.name,
+            status=TradingState(int(touch["trading_state"])).name.lower() if touch["listed"] else "unlisted",
+            reason=None,
+            sequence=int(touch["sequence"]),
+            timestamp=format_ms(time.time_ns() // NS_PER_MS),
+        )
+        return Message(told.encode(status))
+
+    def _tell_gap(self, shard: int | None) -> None:
+        """Tell those who count on every message that some of a shard (None: of any) were lost."""
+        now = format_ms(time.time_ns() // NS_PER_MS)
+        symbols = self._pages.directory().symbols
+        for key, channel in self._channels.items():
+            spec = symbols[channel.symbol_id]
+            if key[0] == FeedKind.TRADE and shard in {None, spec.shard}:
+                sequence = int(self._pages.touch.read(spec.symbol_id)["sequence"])
+                gap = Message(encode(TradesGap(symbol=spec.name, sequence=sequence, timestamp=now)))
+                for session in channel.sessions:
+                    self.give(session, gap)
+        self.wishes.ask_again()
+        self.private.resync_all()
+        self.flush()
+
+
+def _too_many(maximum: int, what: str) -> ApiError:
+    return ApiError(
+        "RATE_LIMITED", "There are too many connections.", {"field": what, "maximum": maximum}, {"Retry-After": "10"}
+    )
+
+
+def _copy_levels(row: Any) -> tuple[int, int, list[list[int]], list[list[int]]]:
+    bids, asks = row["bids"][: int(row["bid_count"])].tolist(), row["asks"][: int(row["ask_count"])].tolist()
+    return int(row["sequence"]), int(row["timestamp_ns"]), bids, asks
+
+
+class _HubMetrics:
+    """The streams' part of the front's metric page."""
+
+    def __init__(self, page: MetricPage) -> None:
+        self._page = page
+        self._passed, self._snapshots = page.counter("stream_messages"), page.counter("stream_snapshots")
+        self._lapped = page.counter("stream_lapped")
+        self._clients, self._channels = page.gauge("stream_clients"), page.gauge("stream_channels")
+        self._waiting_bytes = page.gauge("stream_waiting_bytes")
+
+    def passed(self, count: int) -> None:
+        self._page.add(self._passed, count)
+
+    def snapshot(self) -> None:
+        self._page.add(self._snapshots)
+
+    def lapped(self) -> None:
+        self._page.add(self._lapped)
+
+    def show(self, sessions: set[Session], channel_count: int) -> None:
+        self._page.set(self._clients, len(sessions))
+        self._page.set(self._channels, channel_count)
+        self._page.set(self._waiting_bytes, sum(session.waiting_bytes for session in sessions))

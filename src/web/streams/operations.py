@@ -1,0 +1,388 @@
+"""Requests of a session: subscribe, unsubscribe, auth, ping, and orders as over HTTP. Each is answered once, by its id.
+
+Orders go to the engine in the order in which they were read, and are answered as they are done, maybe in another.
+
+Rule 1: a wrong request changes nothing and is answered with the field and the bound. Rule 2: who insists on wrong
+requests, or sends more than it may, is told so and then closed.
+It refuses to know connections.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+
+from tradeengine.core.times import format_ms
+from tradeengine.web import placing, schemas, trading
+from tradeengine.web.errors import ApiError, invalid_field, overloaded
+from tradeengine.web.front import ANSWER_GRACE_S
+from tradeengine.web.gateway import NoRoom, OutcomeUnknown, Waiting
+from tradeengine.web.jsonbody import printable, read_object
+from tradeengine.web.paging import parse_id
+from tradeengine.web.streams.channels import BALANCES, ORDERS, ChannelName, parse_channel
+from tradeengine.web.streams.messages import Ack, Failure, encode
+from tradeengine.web.streams.private import check_cursor
+from tradeengine.web.streams.session import ABUSE, TRY_AGAIN, Caller
+from tradeengine.web.streams.wire import Message
+from tradeengine.web.validation import read_body
+from tradeengine.web.views import Records
+
+if TYPE_CHECKING:
+    from tradeengine.web.front import Front
+    from tradeengine.web.streams.hub import Hub
+    from tradeengine.web.streams.session import Session
+
+PENDING_MAX: Final = 512
+"""Orders of one session on their way."""
+ORDERS_KNOWN_MAX: Final = 10_000
+ID_CHARACTERS_MAX: Final = 64
+NS_PER_MS: Final = 10**6
+
+_log = structlog.get_logger()
+
+RequestId = str | int | None
+
+
+class Subscribe(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Begin to listen to channels."""
+
+    channels: list[str]
+    since: str | None = None
+    batch: bool | None = None
+
+
+class Unsubscribe(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Listen no more to channels."""
+
+    channels: list[str]
+
+
+class Authenticate(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Say who one is."""
+
+    access_token: str
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """No field."""
+
+
+class OrderNamed(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """An order to cancel."""
+
+    order_id: str
+
+
+class Operations:
+    """Carries out what sessions ask for."""
+
+    def __init__(self, front: Front, hub: Hub) -> None:
+        self._front = front
+        self._hub = hub
+        self._handlers: dict[str, Callable[[Session, RequestId, dict[str, Any]], Awaitable[None]]] = {
+            "subscribe": self._subscribe,
+            "unsubscribe": self._unsubscribe,
+            "auth": self._authenticate,
+            "ping": self._ping,
+            "place": self._place,
+            "amend": self._amend,
+            "cancel": self._cancel,
+        }
+
+    async def begin(self, session: Session, wanted: Subscribe) -> None:
+        """Subscribe to what a path stands for; what is wrong with it is answered, and ends the session."""
+        try:
+            await self.subscribe(session, None, wanted)
+        except ApiError as error:
+            self._refuse(session, None, error)
+            session.end(TRY_AGAIN, error.code)
+
+    async def take(self, session: Session, content: str | bytes, *, fixed: bool) -> None:
+        """Carry out one request, or answer what is wrong with it. fixed: on a path that takes only few."""
+        request_id: RequestId = None
+        try:
+            self._check_rate(session)
+            raw = _read(content, binary=session.binary)
+            request_id = _take_id(raw)
+            await self._handler(raw, _FIXED if fixed else tuple(self._handlers))(session, request_id, raw)
+        except ApiError as error:
+            self._refuse(session, request_id, error)
+            if error.code in _STRIKING and session.strike():
+                session.end(ABUSE, "too many wrong requests")
+        except Exception as error:
+            _log.error("fault in a stream's request", exc_info=error)
+            self._refuse(session, request_id, ApiError("INTERNAL", "The server made a mistake with this request."))
+        self._hub.flush()
+
+    async def subscribe(self, session: Session, request_id: RequestId, wanted: Subscribe) -> None:
+        """Begin to listen: the answer first, then what each channel begins with. Raises ApiError."""
+        names = [parse_channel(text, self._front.symbol) for text in dict.fromkeys(wanted.channels)]
+        public = [name for name in names if isinstance(name, ChannelName)]
+        private = {name for name in names if isinstance(name, str)}
+        self._check(session, wanted, public, private)
+        if wanted.batch is not None:
+            session.batch = wanted.batch
+        cursor = None
+        if ORDERS in private and session.orders is None:
+            cursor = await self._hub.private.join_orders(session, _caller(session).account_id)
+        balances = None
+        if BALANCES in private and not session.wants_balances:
+            balances = await self._hub.private.join_balances(session, _caller(session).account_id)
+        begin = await self._hub.join(session, public)
+        data: dict[str, Any] = {"channels": _listens_to(session)}
+        if cursor is not None:
+            data["cursor"] = cursor
+        self._acknowledge(session, request_id, data)
+        begin()
+        if balances is not None:
+            self._hub.give(session, balances)
+        if cursor is not None:
+            self._hub.flush()
+            await self._hub.private.begin_orders(session, cursor, wanted.since)
+
+    async def sign_in(self, session: Session, token: str) -> None:
+        """Take note of who the session belongs to. Raises ApiError."""
+        identity, expires_s = self._front.authenticator.identify_token(token)
+        known = session.caller
+        if known is not None and known.identity.name != identity.name:
+            raise invalid_field("access_token", "This connection belongs to another user; open a new one.")
+        account_id = await self._front.account_id(identity.name)
+        if known is None:
+            self._hub.admit_user(identity.name)
+        session.caller = Caller(identity, account_id, expires_s)
+
+    def _check_rate(self, session: Session) -> None:
+        if not session.may_ask():
+            maximum = self._hub.limits.messages_per_s_max
+            message = f"This connection may send {maximum} messages a second; it sent more."
+            raise ApiError("RATE_LIMITED", message, {"field": "messages_per_s_max", "maximum": maximum})
+
+    def _handler(
+        self, raw: dict[str, Any], allowed: tuple[str, ...]
+    ) -> Callable[[Session, RequestId, dict[str, Any]], Awaitable[None]]:
+        op = raw.pop("op", None)
+        if not isinstance(op, str) or op not in allowed:
+            raise invalid_field("op", f"op must be one of: {', '.join(allowed)}.", allowed=list(allowed))
+        return self._handlers[op]
+
+    def _check(self, session: Session, wanted: Subscribe, public: list[ChannelName], private: set[str]) -> None:
+        """See that a subscription is allowed, before anything of it is done."""
+        if not wanted.channels:
+            raise invalid_field("channels", "channels must name at least one channel.")
+        maximum = self._hub.limits.subscriptions_max
+        if len({*session.channels, *(name.key for name in public)}) > maximum:
+            raise ApiError(
+                "LIMIT_EXCEEDED",
+                f"One connection may listen to {maximum} channels.",
+                {"field": "channels", "maximum": maximum},
+            )
+        if private:
+            _caller(session)
+        if wanted.since is not None:
+            if ORDERS not in private:
+                raise invalid_field("since", "since goes with the channel orders.")
+            if session.orders is not None:
+                raise invalid_field("since", "This connection listens to orders already; unsubscribe first.")
+            check_cursor(wanted.since)
+
+    async def _subscribe(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
+        await self.subscribe(session, request_id, read_body(raw, Subscribe))
+
+    async def _unsubscribe(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
+        wanted = read_body(raw, Unsubscribe)
+        for name in [parse_channel(text, self._front.symbol) for text in wanted.channels]:
+            if isinstance(name, ChannelName):
+                self._hub.leave(session, name.key)
+            elif name == ORDERS:
+                self._hub.private.leave_orders(session)
+            else:
+                self._hub.private.leave_balances(session)
+        self._acknowledge(session, request_id, {"channels": _listens_to(session)})
+
+    async def _authenticate(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
+        await self.sign_in(session, read_body(raw, Authenticate).access_token)
+        caller = _caller(session)
+        data = {"user": caller.identity.name, "expires_at": format_ms(int(caller.expires_s * 1000))}
+        self._acknowledge(session, request_id, data)
+        waiting, session.after_sign_in = session.after_sign_in, None
+        if waiting is not None:
+            await self.subscribe(session, None, waiting)
+
+    async def _ping(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
+        read_body(raw, Nothing)
+        self._acknowledge(session, request_id, {"time": format_ms(time.time_ns() // NS_PER_MS)})
+
+    async def _place(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
+        caller = _caller(session)
+        wanted = read_body(raw, schemas.PlaceOrder)
+        spec = self._front.symbol(wanted.symbol)
+        command = placing.place_command(wanted, spec, caller.account_id, time.time_ns(), self._front.command_timeout_ms)
+        client_order_id = bytes(command[0]["client_order_id"]).decode()
+
+        def answer(events: Records) -> trading.Outcome | None:
+            outcome = trading.placed(self._front, events, client_order_id)
+            if outcome is not None:
+                _remember(session, int(outcome.data.order.id), spec.symbol_id)
+            return outcome
+
+        later = partial(trading.repeated, self._front, caller.account_id)
+        self._send(session, request_id, command, answer, later, {"client_order_id": client_order_id})
+
+    async def _amend(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
+        caller = _caller(session)
+        order_id = _take_order_id(raw)
+        wanted = read_body(raw, schemas.AmendOrder)
+        symbol_id = session.order_symbols.get(order_id)
+        if symbol_id is None:
+            symbol_id = trading.found(await self._front.history.order(caller.account_id, order_id)).symbol_id
+        command = placing.amend_command(
+            wanted,
+            self._front.symbol_by_id(symbol_id),
+            caller.account_id,
+            order_id,
+            time.time_ns(),
+            self._front.command_timeout_ms,
+        )
+        self._send_change(session, request_id, command, order_id)
+
+    async def _cancel(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
+        caller = _caller(session)
+        order_id = parse_id(read_body(raw, OrderNamed).order_id, "ORDER_NOT_FOUND")
+        command = placing.cancel_command(caller.account_id, order_id, time.time_ns(), self._front.command_timeout_ms)
+        self._send_change(session, request_id, command, order_id)
+
+    def _send_change(self, session: Session, request_id: RequestId, command: placing.Command, order_id: int) -> None:
+        account_id = _caller(session).account_id
+        self._send(
+            session,
+            request_id,
+            command,
+            lambda events: trading.changed(self._front, events, order_id),
+            lambda events: trading.looked_up(self._front, account_id, events, order_id),
+            {"order_id": str(order_id)},
+        )
+
+    def _send(
+        self,
+        session: Session,
+        request_id: RequestId,
+        command: placing.Command,
+        answer: Callable[[Records], trading.Outcome | None],
+        answer_later: Callable[[Records], Awaitable[trading.Outcome]],
+        details: dict[str, str],
+    ) -> None:
+        """Send a command and see to its answer: at once from its events, or, when these do not say it, later."""
+
+        def done(waiting: Waiting) -> None:
+            session.pending -= 1
+            try:
+                events = waiting.events()
+                outcome = answer(events)
+            except OutcomeUnknown:
+                self._refuse(session, request_id, self._front.outcome_unknown(details))
+            except ApiError as error:
+                self._refuse(session, request_id, error)
+            else:
+                if outcome is None:
+                    self._hub.nursery.start_soon(self._answer_later, session, request_id, answer_later, events)
+                else:
+                    self._acknowledge(session, request_id, outcome.data)
+
+        self._front.refuse_when_stopping()
+        if session.pending >= PENDING_MAX:
+            raise overloaded()
+        timeout_s = self._front.command_timeout_ms / 1000 + ANSWER_GRACE_S
+        try:
+            self._front.gateway.send(command, done, timeout_s)
+        except NoRoom:
+            raise overloaded() from None
+        session.pending += 1
+
+    async def _answer_later(
+        self,
+        session: Session,
+        request_id: RequestId,
+        answer: Callable[[Records], Awaitable[trading.Outcome]],
+        events: Records,
+    ) -> None:
+        try:
+            outcome = await answer(events)
+        except ApiError as error:
+            self._refuse(session, request_id, error)
+        else:
+            self._acknowledge(session, request_id, outcome.data)
+        self._hub.flush()
+
+    def _acknowledge(self, session: Session, request_id: RequestId, data: Any) -> None:
+        self._hub.give(session, Message(encode(Ack(id=request_id, data=data))))
+
+    def _refuse(self, session: Session, request_id: RequestId, error: ApiError) -> None:
+        failure = Failure(id=request_id, code=error.code, message=error.message, details=error.details)
+        self._hub.give(session, Message(encode(failure)))
+
+
+_FIXED: Final = ("auth", "ping")
+_STRIKING: Final = frozenset({"INVALID_REQUEST", "RATE_LIMITED", "UNAUTHORIZED"})
+
+
+def _read(content: str | bytes, *, binary: bool) -> dict[str, Any]:
+    """Read a request: one object, as JSON text, or as msgpack where that was agreed. Raises ApiError."""
+    if isinstance(content, str):
+        if binary:
+            raise ApiError("INVALID_REQUEST", "This connection speaks msgpack in binary frames.", {"field": "body"})
+        return read_object(content.encode("utf-8", "surrogatepass"))
+    if not binary:
+        raise ApiError("INVALID_REQUEST", "This connection speaks JSON in text frames.", {"field": "body"})
+    try:
+        value = msgspec.msgpack.decode(content)
+    except (msgspec.DecodeError, RecursionError, ValueError, MemoryError, TypeError) as error:
+        raise ApiError("INVALID_REQUEST", f"The frame is not msgpack: {error}.", {"field": "body"}) from None
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise ApiError("INVALID_REQUEST", "The frame must hold a map with names as keys.", {"field": "body"})
+    return value
+
+
+def _take_id(raw: dict[str, Any]) -> RequestId:
+    request_id = raw.pop("id", None)
+    if request_id is None or (isinstance(request_id, int) and not isinstance(request_id, bool)):
+        if request_id is None or -(2**63) <= request_id < 2**63:
+            return request_id
+    elif isinstance(request_id, str) and len(request_id) <= ID_CHARACTERS_MAX:
+        return printable(request_id)
+    raise invalid_field(
+        "id", f"id must be a string of at most {ID_CHARACTERS_MAX} characters, or a whole number of 64 bits."
+    )
+
+
+def _take_order_id(raw: dict[str, Any]) -> int:
+    order_id = raw.pop("order_id", None)
+    if not isinstance(order_id, str):
+        raise invalid_field("order_id", "order_id is missing, or is not a string.")
+    return parse_id(order_id, "ORDER_NOT_FOUND")
+
+
+def _caller(session: Session) -> Caller:
+    """Give who the session belongs to. Raises ApiError."""
+    caller = session.caller
+    if caller is None:
+        raise ApiError("UNAUTHORIZED", 'This needs a token: {"op": "auth", "access_token": "…"} first.')
+    if caller.expires_s <= time.time():
+        raise ApiError("UNAUTHORIZED", "The token has expired; get a new one.")
+    return caller
+
+
+def _listens_to(session: Session) -> list[str]:
+    private = [ORDERS] * (session.orders is not None) + [BALANCES] * session.wants_balances
+    return [*session.channels.values(), *private]
+
+
+def _remember(session: Session, order_id: int, symbol_id: int) -> None:
+    known = session.order_symbols
+    known[order_id] = symbol_id
+    if len(known) > ORDERS_KNOWN_MAX:
+        del known[next(iter(known))]

@@ -1,0 +1,112 @@
+"""What a command's events mean for who sent it: the order and its trades, or why not. HTTP and streams answer the same.
+
+Most answers are in the events; a repeat, or an order that the engine does not know any more, is looked up in history.
+It refuses to know how a question came and how the answer travels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tradeengine.core.records import EventKind, Reason
+from tradeengine.web import schemas
+from tradeengine.web.errors import ApiError, reason_error
+from tradeengine.web.views import Records, fold_order, order_view, own_trade_view, trades_of, was_triggered_before
+
+if TYPE_CHECKING:
+    from tradeengine.storage.queries import OrderRow
+    from tradeengine.web.front import Front
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An answer; ``created``: a new order, not one that was there."""
+
+    data: schemas.OrderAndTrades
+    created: bool
+
+
+def placed(front: Front, events: Records, client_order_id: str) -> Outcome | None:
+    """Answer a PLACE from its events; None: it is a repeat, see ``repeated``. Raises ApiError."""
+    first = events[0]
+    if first["kind"] == EventKind.REPEATED:
+        return None
+    if first["kind"] == EventKind.REFUSED:
+        raise reason_error(Reason(first["reason"]), {"client_order_id": client_order_id})
+    order_id = int(first["order_id"])
+    return Outcome(_from_events(front, events, _fold(events, order_id)), created=True)
+
+
+async def repeated(front: Front, account_id: int, events: Records) -> Outcome:
+    """Answer a PLACE whose order was there already. Raises ApiError."""
+    order_id = int(events[0]["order_id"])
+    content = found(await front.history.order(account_id, order_id))
+    if content.status == "rejected":
+        raise _rejection(content)
+    spec = front.symbol_by_id(content.symbol_id)
+    trades = await front.history.trades_of_order(order_id)
+    shown = [own_trade_view(trade, spec, order_id, "settled") for trade in trades]
+    return Outcome(schemas.OrderAndTrades(order_view(content, spec), shown), created=False)
+
+
+def changed(front: Front, events: Records, order_id: int) -> Outcome | None:
+    """Answer a CANCEL or AMEND from its events; None: history knows more, see ``looked_up``. Raises ApiError."""
+    first = events[0]
+    if first["kind"] == EventKind.REFUSED:
+        reason = Reason(first["reason"])
+        if reason == Reason.ORDER_NOT_FOUND:
+            return None
+        raise reason_error(reason, {"order_id": str(order_id)})
+    content = _fold(events, order_id)
+    if was_triggered_before(events, content):
+        return None
+    return Outcome(_from_events(front, events, content), created=False)
+
+
+async def looked_up(front: Front, account_id: int, events: Records, order_id: int) -> Outcome:
+    """Answer a CANCEL or AMEND of an order that has ended, or that was a stop and fired earlier. Raises ApiError."""
+    known = await front.history.order(account_id, order_id)
+    if events[0]["kind"] != EventKind.REFUSED:
+        content = _fold(events, order_id)
+        content.triggered_ms = known.triggered_ms if known else 0
+        return Outcome(_from_events(front, events, content), created=False)
+    ended = found(known)
+    raise ApiError(
+        "ORDER_NOT_OPEN",
+        f"The order has ended: it is {ended.status}.",
+        {"order_id": str(order_id), "status": ended.status},
+    )
+
+
+def show(front: Front, content: OrderRow) -> schemas.Order:
+    """Show an order."""
+    return order_view(content, front.symbol_by_id(content.symbol_id))
+
+
+def found(content: OrderRow | None) -> OrderRow:
+    """Give the order that was looked for. Raises ApiError ORDER_NOT_FOUND."""
+    if content is None:
+        raise reason_error(Reason.ORDER_NOT_FOUND)
+    return content
+
+
+def _fold(events: Records, order_id: int) -> OrderRow:
+    content = fold_order(events, order_id)
+    assert content is not None
+    return content
+
+
+def _from_events(front: Front, events: Records, content: OrderRow) -> schemas.OrderAndTrades:
+    order_id = content.order_id
+    if content.status == "rejected":
+        raise _rejection(content)
+    spec = front.symbol_by_id(content.symbol_id)
+    trades = [own_trade_view(trade, spec, order_id, "pending") for trade in trades_of(events, order_id)]
+    return schemas.OrderAndTrades(order_view(content, spec), trades)
+
+
+def _rejection(content: OrderRow) -> ApiError:
+    """Turn an order that the matcher refused into an answer: it is stored, and its repeat says the same."""
+    details: dict[str, Any] = {"order_id": str(content.order_id), "client_order_id": content.client_order_id}
+    return reason_error(Reason(content.reason), details)
