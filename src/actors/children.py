@@ -87,15 +87,15 @@ class Child:
         """
         try:
             while not self._stop_asked.is_set():
-                status = await self._live(make_handoff, handoff_possible)
-                if not self._stop_asked.is_set() and not await self._pause_after(status):
+                pid, status = await self._live(make_handoff, handoff_possible)
+                if not self._stop_asked.is_set() and not await self._pause_after(pid, status):
                     return
             self._set(ActorState.STOPPED)
         finally:
             self.ended.set()
 
-    async def _live(self, make_handoff: Callable[[], Handoff], handoff_possible: trio.Event) -> int:
-        """Run one process from start to reaping; returns its exit status."""
+    async def _live(self, make_handoff: Callable[[], Handoff], handoff_possible: trio.Event) -> tuple[int, int]:
+        """Run one process from start to reaping; returns its id and its exit status."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         silent = trio.Event()
         with ours, theirs:
@@ -119,7 +119,7 @@ class Child:
                 process.kill()
                 with trio.CancelScope(shield=True):
                     status = await process.wait()
-        return status
+        return process.pid, status
 
     async def _start(self, line: socket.socket) -> trio.Process:
         environment = {**os.environ, **ENVIRONMENT}
@@ -168,6 +168,8 @@ class Child:
 
     def _hear(self, word: _Word) -> None:
         if word.state == "ready":
+            if self.restart_count and self.state is not ActorState.READY:
+                logger.info("actor is back", name=self.actor.name, new_pid=self.pid, restart_count=self.restart_count)
             self.was_ready = True
             self._set(ActorState.READY)
         elif word.state == "blocked":
@@ -177,19 +179,20 @@ class Child:
             self.failed_at_start = not self.was_ready
             self._set(self.state, word.message)
 
-    async def _pause_after(self, status: int) -> bool:
-        """Wait before the next process; returns whether there shall be one."""
+    async def _pause_after(self, pid: int, status: int) -> bool:
+        """Wait before the next process; returns whether there shall be one. pid: of the process that died."""
         now_s = time.monotonic()
         self._deaths.append(now_s)
         while now_s - self._deaths[0] > self.policy.restart_window_s:
             self._deaths.popleft()
         death = _signal_name(-status) if status < 0 else f"exit status {status}"
-        logger.error("actor died", name=self.actor.name, death=death, reason=self.message or None)
-        reason = f"{death}, {self.message}" if self.message else death
+        # Beside it stands the supervisor's own ``pid``, as in all its lines.
+        logger.error("actor died", name=self.actor.name, dead_pid=pid, death=death, reason=self.message or None)
+        why = f"{death}, {self.message}" if self.message else death
         if len(self._deaths) > self.policy.restart_count_max:
-            self._set(ActorState.FAILED, f"died {len(self._deaths)} times, last: {reason}")
+            self._set(ActorState.FAILED, f"died {len(self._deaths)} times, last: {why}")
             return False
-        self._set(ActorState.RESTARTING, reason)
+        self._set(ActorState.RESTARTING, why)
         backoff_ms = self.policy.restart_backoff_ms * 2 ** (len(self._deaths) - 1)
         with trio.move_on_after(min(backoff_ms, self.policy.restart_backoff_ms_max) / 1000):
             await self._stop_asked.wait()

@@ -23,7 +23,8 @@ def configure_logs(settings: Log, actor: str) -> None:
     context = {"actor": actor, "pid": os.getpid()}
 
     def add_context(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        return {**context, **event}
+        # What has no value says nothing to anyone.
+        return context | {name: value for name, value in event.items() if value is not None}
 
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, closing, suppress
 
 import msgspec
 import pytest
+import structlog
 import trio
 from tests.engines import is_alive
 
@@ -113,6 +114,27 @@ async def test_killed_child_is_started_again(memory: Memory, settings: Settings)
         assert watched.child.pid not in {0, first}
         assert not is_alive(first)
         assert watched.child.restart_count == 1
+
+
+async def test_death_and_return_are_logged(memory: Memory, settings: Settings) -> None:
+    """The log names who died, as which process and of what, and as which process it is back; nothing empty."""
+    with structlog.testing.capture_logs() as logs:
+        async with kept(memory, settings, OBEDIENT) as watched:
+            await watched.until(ActorState.READY)
+            first = watched.child.pid
+            watched.child.kill()
+            await watched.until(ActorState.READY, 2)
+            second = watched.child.pid
+    died, back = (line for line in logs if line["event"] in {"actor died", "actor is back"})
+    assert died == {
+        "event": "actor died",
+        "log_level": "error",
+        "name": "publisher",
+        "dead_pid": first,
+        "death": "SIGKILL",
+        "reason": None,
+    }
+    assert (back["name"], back["new_pid"], back["restart_count"]) == ("publisher", second, 1)
 
 
 async def test_death_is_shown_with_its_reason(memory: Memory, settings: Settings) -> None:
