@@ -11,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 T = TypeVar("T")
 
@@ -52,7 +52,10 @@ class Order(Struct, frozen=True, kw_only=True):
 
 
 class Trade(Struct, frozen=True, kw_only=True):
-    """A trade. The fields from ``order_id`` on are there for own trades, order ids for those who may see them."""
+    """A trade. Order ids are for those who may see them; ``order_id`` to ``settlement_status`` are of own trades.
+
+    An imported trade was made elsewhere: it has no fees and no sequence.
+    """
 
     id: str
     symbol: str
@@ -70,6 +73,7 @@ class Trade(Struct, frozen=True, kw_only=True):
     fee: Decimal | None = None
     liquidity: str | None = None
     settlement_status: str | None = None
+    imported: bool = False
 
 
 class OrderAndTrades(Struct, frozen=True):
@@ -189,6 +193,24 @@ class Candle(Struct, frozen=True, kw_only=True):
     volume: Decimal
     quote_volume: Decimal
     trades: int
+
+
+class DayStatistics(Struct, frozen=True, kw_only=True):
+    """The trades of the 24 hours up to ``to``. change_percent: of ``open``. None: there was no trade."""
+
+    symbol: str
+    since: datetime = field(name="from")
+    to: datetime
+    open: Decimal | None
+    high: Decimal | None
+    low: Decimal | None
+    last: Decimal | None
+    volume: Decimal
+    quote_volume: Decimal
+    trades: int
+    change: Decimal | None
+    change_percent: Decimal | None
+    weighted_average_price: Decimal | None
 
 
 class Health(Struct, frozen=True):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Self, Unpack
+from typing import Final, Literal, Self, TypeAlias, Unpack
 
 from tradeengine.client.envelope import Token
 from tradeengine.client.errors import ApiError, NoAnswer
@@ -19,7 +19,10 @@ from tradeengine.client.fields import NewOrder, OrderChange, Time, in_path, orde
 from tradeengine.client.models import (
     Balance,
     CancelledOrders,
+    Candle,
     CheckedOrder,
+    DayStatistics,
+    DepthSnapshot,
     Health,
     Order,
     OrderAndTrades,
@@ -36,6 +39,7 @@ from tradeengine.client.repeating import repeat
 from tradeengine.client.transport import Transport
 
 PAGE_SIZE: Final = 500
+TimeFrame: TypeAlias = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
 
 
 class Client:
@@ -178,6 +182,40 @@ class Client:
     async def ticker(self, symbol: str) -> Ticker:
         """Look at the touch, the last trade and the last 24 hours."""
         return await self._transport.call(Ticker, "GET", f"/markets/{in_path(symbol)}/ticker")
+
+    async def candles(
+        self,
+        symbol: str,
+        time_frame: TimeFrame,
+        *,
+        start: Time | None = None,
+        end: Time | None = None,
+        count_max: int = 1000,
+        fill: bool = False,
+    ) -> list[Candle]:
+        """List candles, oldest first, the present one included.
+
+        With ``start`` the first ones that begin at or after it, without it the newest ones before ``end``; up to 1000.
+        fill: also those without trades, at the last price before them.
+        """
+        query = {"tf": time_frame, "start": start, "end": end, "limit": count_max, "fill": "true" if fill else None}
+        return await self._transport.call(list[Candle], "GET", f"/candles/{in_path(symbol)}", query=query)
+
+    def historical_trades(
+        self, symbol: str, *, start: Time | None = None, end: Time | None = None, page_size: int = PAGE_SIZE
+    ) -> Pages[Trade]:
+        """List trades of a symbol, oldest first, imported ones included."""
+        query = {"start": start, "end": end, "limit": page_size}
+        return self._transport.pages(list[Trade], f"/historical/trades/{in_path(symbol)}", query)
+
+    async def day_statistics(self, symbol: str) -> DayStatistics:
+        """Look at the last 24 hours, exact to the last trade."""
+        return await self._transport.call(DayStatistics, "GET", f"/statistics/24h/{in_path(symbol)}")
+
+    async def depth_snapshot(self, symbol: str, at: Time | None = None) -> DepthSnapshot:
+        """Look at the depth stored at or just before a time; without one, at the latest. ``NOT_FOUND``: none is."""
+        query = {"time": at}
+        return await self._transport.call(DepthSnapshot, "GET", f"/snapshots/{in_path(symbol)}", query=query)
 
     async def health(self) -> Health:
         """Ask whether the engine's front answers."""
