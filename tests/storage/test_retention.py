@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from typing import Any
 
 import psycopg
@@ -161,3 +162,33 @@ def test_table_in_use_is_given_up_soon(dsn: str, connection: Connection, partiti
     assert connection.execute("SHOW lock_timeout").fetchone() == ("0",)
     assert drop_partition(connection, old)
     assert old.name not in names(connection, "trades")
+
+
+def test_writers_do_not_queue_behind_a_drop_that_waits(
+    dsn: str, connection: Connection, partitions: Partitions
+) -> None:
+    """While the table is read for long, and a drop is tried again and again, rows go in all the time."""
+    finished = threading.Event()
+    tries: list[str] = []
+
+    def drop() -> None:
+        with psycopg.connect(dsn, autocommit=True) as own:
+            while not finished.is_set():
+                try:
+                    drop_partition(own, OldPartition("trades", "trades_2026_11_20"))
+                except psycopg.errors.LockNotAvailable:
+                    tries.append("in use")
+
+    dropping = threading.Thread(target=drop)
+    with psycopg.connect(dsn) as reader:
+        reader.execute("SELECT count(*) FROM trades")
+        dropping.start()
+        connection.execute("SET lock_timeout = '5s'")
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'trades'::regclass"
+        for hour in range(3):
+            while connection.execute(waiting).fetchone() == (0,):
+                assert dropping.is_alive()
+            insert_trade(connection, ms(2026, 11, 21, hour))
+        finished.set()
+        dropping.join()
+    assert len(tries) >= 3
