@@ -33,7 +33,7 @@ def placed(front: Front, events: Records, client_order_id: str) -> Outcome | Non
     if first["kind"] == EventKind.REPEATED:
         return None
     if first["kind"] == EventKind.REFUSED:
-        raise reason_error(Reason(first["reason"]), {"client_order_id": client_order_id})
+        raise _refusal(front, events, {"client_order_id": client_order_id})
     order_id = int(first["order_id"])
     return Outcome(_from_events(front, events, _fold(events, order_id)), created=True)
 
@@ -50,14 +50,16 @@ async def repeated(front: Front, account_id: int, events: Records) -> Outcome:
     return Outcome(schemas.OrderAndTrades(order_view(content, spec), shown), created=False)
 
 
-def changed(front: Front, events: Records, order_id: int) -> Outcome | None:
-    """Answer a CANCEL or AMEND from its events; None: history knows more, see ``looked_up``. Raises ApiError."""
+def changed(front: Front, events: Records, order_id: int, amend: schemas.AmendOrder | None = None) -> Outcome | None:
+    """Answer a CANCEL or AMEND from its events; None: history knows more, see ``looked_up``. Raises ApiError.
+
+    amend: what was asked for, so that a refusal can name the field.
+    """
     first = events[0]
     if first["kind"] == EventKind.REFUSED:
-        reason = Reason(first["reason"])
-        if reason == Reason.ORDER_NOT_FOUND:
+        if first["reason"] == Reason.ORDER_NOT_FOUND:
             return None
-        raise reason_error(reason, {"order_id": str(order_id)})
+        raise _refusal(front, events, {"order_id": str(order_id)}, amend)
     content = _fold(events, order_id)
     if was_triggered_before(events, content):
         return None
@@ -104,6 +106,28 @@ def _from_events(front: Front, events: Records, content: OrderRow) -> schemas.Or
     spec = front.symbol_by_id(content.symbol_id)
     trades = [own_trade_view(trade, spec, order_id, "pending") for trade in trades_of(events, order_id)]
     return schemas.OrderAndTrades(order_view(content, spec), trades)
+
+
+def _refusal(
+    front: Front, events: Records, details: dict[str, Any], amend: schemas.AmendOrder | None = None
+) -> ApiError:
+    """Turn the engine's refusal of a command into an answer that names, where it can, the field and the bound."""
+    reason = Reason(events[0]["reason"])
+    given = [name for name in ("quantity", "price", "stop_price") if amend is not None and getattr(amend, name)]
+    error = reason_error(reason, details)
+    if reason == Reason.BELOW_MIN_NOTIONAL:
+        spec = front.symbol_by_id(int(events[0]["symbol_id"]))
+        minimum = spec.quote.format(spec.notional_units_min)
+        error.message = f"price times quantity must be at least {minimum} {spec.quote.name}."
+        error.details |= {"field": (given or ["quantity"])[0], "minimum": minimum}
+    elif reason == Reason.QUANTITY_NOT_ABOVE_FILLED:
+        error.details["field"] = "quantity"
+    elif reason == Reason.INVALID_COMBINATION and (wrong := [name for name in given if name != "quantity"]):
+        error.message = (
+            f"This order has no {' and '.join(wrong)} to change; a stop that has triggered is none any more."
+        )
+        error.details |= {"field": wrong[-1], "fields": wrong}
+    return error
 
 
 def _rejection(content: OrderRow) -> ApiError:

@@ -196,6 +196,12 @@ def test_amend_changes_what_it_says(alice: User) -> None:
     assert Decimal(dearer["price"]) == Decimal("10.5")
     poor = alice.call("PATCH", f"/orders/{order['id']}", status=422, json={"quantity": "99000", "price": "10000"})
     assert poor["code"] == "INSUFFICIENT_BALANCE"
+    for body, code, field in (
+        ({"stop_price": "11"}, "INVALID_COMBINATION", "stop_price"),
+        ({"price": "0.9"}, "BELOW_MIN_NOTIONAL", "price"),
+    ):
+        wrong = alice.call("PATCH", f"/orders/{order['id']}", status=400, json=body)
+        assert (wrong["code"], wrong["details"]["field"]) == (code, field)
     shown = alice.order(order["id"])
     assert Decimal(shown["price"]) == Decimal("10.5")
     alice.call("DELETE", f"/orders/{order['id']}")

@@ -467,6 +467,36 @@ async def test_amend_below_filled_is_a_conflict(bench: Bench) -> None:
     assert (await answer.get_json())["error"]["code"] == "QUANTITY_NOT_ABOVE_FILLED"
 
 
+@pytest.mark.parametrize(
+    ("body", "reason", "details"),
+    [
+        ({"stop_price": "50000"}, Reason.INVALID_COMBINATION, {"field": "stop_price"}),
+        ({"price": "50000", "quantity": "1"}, Reason.INVALID_COMBINATION, {"field": "price"}),
+        ({"price": "1"}, Reason.BELOW_MIN_NOTIONAL, {"field": "price", "minimum": "5.000000"}),
+        ({"quantity": "0.0001"}, Reason.BELOW_MIN_NOTIONAL, {"field": "quantity", "minimum": "5.000000"}),
+        ({"quantity": "0.3"}, Reason.QUANTITY_NOT_ABOVE_FILLED, {"field": "quantity"}),
+    ],
+)
+async def test_refused_amend_names_the_field(
+    bench: Bench, body: dict[str, str], reason: Reason, details: dict[str, str]
+) -> None:
+    """What only the engine can refuse, because it knows the order, is answered with field and bound all the same."""
+    bench.history.contents[ORDER_ID] = content()
+    async with make_running(bench, reason):
+        answer = await bench.client.patch(f"/api/v1/orders/{ORDER_ID}", json=body, headers=bearer())
+    error = (await answer.get_json())["error"]
+    assert error["code"] == reason.name
+    assert error["details"].items() >= {"order_id": str(ORDER_ID), **details}.items()
+
+
+async def test_minimum_is_told_where_only_the_engine_knows_the_price(bench: Bench) -> None:
+    """A market order that is too small at the present price is refused with the bound that it broke."""
+    async with make_running(bench, Reason.BELOW_MIN_NOTIONAL):
+        _, body = await post(bench, {"symbol": "BTC/USDT", "side": "buy", "type": "market", "quantity": "0.0001"})
+    assert body["error"]["details"].items() >= {"field": "quantity", "minimum": "5.000000"}.items()
+    assert "5.000000 USDT" in body["error"]["message"]
+
+
 async def test_mass_cancel_counts_and_names_what_it_ended(bench: Bench) -> None:
     """Cancelling all answers with the number and the ids of the orders that it ended."""
 

@@ -130,7 +130,7 @@ async def amend_order(order_id: str) -> Response:
     spec = front.symbol_by_id(content.symbol_id)
     command = placing.amend_command(wanted, spec, account_id, number, time.time_ns(), front.command_timeout_ms)
     events = await front.ask(command, order_id=order_id)
-    return await _answer_change(front, events, account_id, number)
+    return await _answer_change(front, events, account_id, number, wanted)
 
 
 @blueprint.delete("/orders")
@@ -154,6 +154,10 @@ async def cancel_all_orders() -> Response:
     )
 
 
-async def _answer_change(front: Front, events: Records, account_id: int, order_id: int) -> Response:
-    outcome = trading.changed(front, events, order_id) or await trading.looked_up(front, account_id, events, order_id)
+async def _answer_change(
+    front: Front, events: Records, account_id: int, order_id: int, amend: schemas.AmendOrder | None = None
+) -> Response:
+    outcome = trading.changed(front, events, order_id, amend)
+    if outcome is None:
+        outcome = await trading.looked_up(front, account_id, events, order_id)
     return success(outcome.data)

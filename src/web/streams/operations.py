@@ -248,7 +248,7 @@ class Operations:
             time.time_ns(),
             self._front.command_timeout_ms,
         )
-        self._send_change(session, request_id, command, order_id)
+        self._send_change(session, request_id, command, order_id, wanted)
 
     async def _cancel(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
         caller = _caller(session)
@@ -256,13 +256,20 @@ class Operations:
         command = placing.cancel_command(caller.account_id, order_id, time.time_ns(), self._front.command_timeout_ms)
         self._send_change(session, request_id, command, order_id)
 
-    def _send_change(self, session: Session, request_id: RequestId, command: placing.Command, order_id: int) -> None:
+    def _send_change(
+        self,
+        session: Session,
+        request_id: RequestId,
+        command: placing.Command,
+        order_id: int,
+        amend: schemas.AmendOrder | None = None,
+    ) -> None:
         account_id = _caller(session).account_id
         self._send(
             session,
             request_id,
             command,
-            lambda events: trading.changed(self._front, events, order_id),
+            lambda events: trading.changed(self._front, events, order_id, amend),
             lambda events: trading.looked_up(self._front, account_id, events, order_id),
             {"order_id": str(order_id)},
         )
