@@ -23,6 +23,7 @@ from typing import Any, Final
 import httpx2
 
 from tradeengine.actors.data_dir import read_secret
+from tradeengine.ipc.client import ask
 from tradeengine.storage.embedded import running_embedded
 from tradeengine.web.auth import issue_token
 
@@ -200,6 +201,34 @@ def wait_restarted(engine: Engine, name: str, first_pid: int) -> None:
     while engine.actors().get(name, first_pid) == first_pid or not _accepts_orders(engine):
         assert time.monotonic() < deadline_s, f"{name} did not come back; the engine said:\n{''.join(engine.errors)}"
         time.sleep(0.02)
+
+
+@contextmanager
+def database_away(engine: Engine) -> Iterator[None]:
+    """End the embedded database, and let no start of it succeed before the block ends."""
+    server = running_embedded(engine.data_dir)
+    assert server is not None
+    configuration = server.directory / "tradeengine.conf"
+    configuration.unlink()
+    configuration.mkdir()
+    os.kill(server.pid, signal.SIGINT)
+    try:
+        yield
+    finally:
+        configuration.rmdir()
+
+
+def wait_database_restarted(engine: Engine, first_pid: int) -> None:
+    """Wait until another process than ``first_pid`` is the embedded database, and everything is ready again."""
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    while _database_pid(engine) in {0, first_pid} or not _accepts_orders(engine):
+        assert time.monotonic() < deadline_s, f"no database; the engine said:\n{''.join(engine.errors)}"
+        time.sleep(0.02)
+
+
+def _database_pid(engine: Engine) -> int:
+    actors = ask(engine.data_dir, "status")["actors"]
+    return next(int(actor["pid"]) for actor in actors if actor["name"] == "database")
 
 
 def _accepts_orders(engine: Engine) -> bool:

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -23,6 +22,7 @@ import msgspec
 import structlog
 import trio
 
+from tradeengine.actors.deaths import Deaths
 from tradeengine.core.tables import ActorState
 from tradeengine.ipc.crashpoints import VARIABLE as CRASH_VARIABLE
 from tradeengine.ipc.handoff import MESSAGE_BYTES_MAX, close_descriptors, send_handoff
@@ -73,7 +73,9 @@ class Child:
     ended: trio.Event = field(default_factory=trio.Event)
     """Its last process was reaped."""
     _stop_asked: trio.Event = field(default_factory=trio.Event)
-    _deaths: deque[float] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self._deaths = Deaths(self.policy)
 
     @property
     def pid(self) -> int:
@@ -181,20 +183,16 @@ class Child:
 
     async def _pause_after(self, pid: int, status: int) -> bool:
         """Wait before the next process; returns whether there shall be one. pid: of the process that died."""
-        now_s = time.monotonic()
-        self._deaths.append(now_s)
-        while now_s - self._deaths[0] > self.policy.restart_window_s:
-            self._deaths.popleft()
+        death_count = self._deaths.add()
         death = _signal_name(-status) if status < 0 else f"exit status {status}"
         # Beside it stands the supervisor's own ``pid``, as in all its lines.
         logger.error("actor died", name=self.actor.name, dead_pid=pid, death=death, reason=self.message or None)
         why = f"{death}, {self.message}" if self.message else death
-        if len(self._deaths) > self.policy.restart_count_max:
-            self._set(ActorState.FAILED, f"died {len(self._deaths)} times, last: {why}")
+        if death_count > self.policy.restart_count_max:
+            self._set(ActorState.FAILED, f"died {death_count} times, last: {why}")
             return False
         self._set(ActorState.RESTARTING, why)
-        backoff_ms = self.policy.restart_backoff_ms * 2 ** (len(self._deaths) - 1)
-        with trio.move_on_after(min(backoff_ms, self.policy.restart_backoff_ms_max) / 1000):
+        with trio.move_on_after(self._deaths.pause_s()):
             await self._stop_asked.wait()
         self.restart_count += 1
         return True

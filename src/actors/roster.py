@@ -1,4 +1,4 @@
-"""The roster: how every actor is doing, for the fronts as a table and for the owner as an answer on the control socket.
+"""The roster: how each process is doing, for fronts as a table and for the owner as an answer on the control socket.
 
 Rule 1: it shows what the supervisor knows and what lies in shared memory, and asks no actor anything.
 It refuses to know why an actor is as it is.
@@ -9,51 +9,66 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from tradeengine.core.tables import ACTOR_MESSAGE_BYTES_MAX, ActorState, actor_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
-    from tradeengine.actors.children import Child
     from tradeengine.actors.memory import Memory
+    from tradeengine.actors.topology import Actor
     from tradeengine.ipc.ring import RingStatistics
+
+
+class Process(Protocol):
+    """What is told of a process that the supervisor keeps."""
+
+    actor: Actor
+    state: ActorState
+    message: str
+    restart_count: int
+    started_ns: int
+
+    @property
+    def pid(self) -> int:
+        """Process id, 0 when there is no process."""
 
 
 @dataclass
 class Roster:
-    """All children of one engine; ``show`` writes a child's row of the table ``actors``."""
+    """All processes of one engine; ``show`` writes a process's row of the table ``actors``."""
 
-    children: Mapping[str, Child]
+    processes: Sequence[Process]
     memory: Memory
     started_s: float = field(default_factory=time.monotonic)
     heartbeats: dict[str, Heartbeat] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._places = {name: place for place, name in enumerate(self.children)}
-        self.heartbeats = {name: Heartbeat() for name in self.children}
-        for child in self.children.values():
-            self.show(child)
+        self._places = {process.actor.name: place for place, process in enumerate(self.processes)}
+        self.heartbeats = {name: Heartbeat() for name in self._places}
+        for process in self.processes:
+            self.show(process)
 
-    def heartbeat_age_s(self, child: Child) -> float:
-        """Tell how long a child's heartbeat has stood still."""
-        name = child.actor.name
-        return self.heartbeats[name].age_s(child.pid, self.memory.metrics[name].heartbeat_ns)
+    def heartbeat_age_s(self, process: Process) -> float:
+        """Tell how long a heartbeat has stood still; 0 for the database, which has none."""
+        name = process.actor.name
+        page = self.memory.metrics.get(name)
+        return self.heartbeats[name].age_s(process.pid, page.heartbeat_ns) if page is not None else 0.0
 
-    def show(self, child: Child) -> None:
-        """Write a child's row."""
+    def show(self, process: Process) -> None:
+        """Write a process's row."""
         record = np.zeros(1, actor_dtype)
-        record["name"] = child.actor.name.encode()
-        record["message"] = child.message.encode()[:ACTOR_MESSAGE_BYTES_MAX]
-        record["pid"] = child.pid
-        record["state"] = child.state
-        record["restart_count"] = child.restart_count
-        record["started_ns"] = child.started_ns
-        record["heartbeat_age_ms"] = int(self.heartbeat_age_s(child) * 1000)
-        self.memory.tables["actors"].write_rows((self._places[child.actor.name],), record)
+        record["name"] = process.actor.name.encode()
+        record["message"] = process.message.encode()[:ACTOR_MESSAGE_BYTES_MAX]
+        record["pid"] = process.pid
+        record["state"] = process.state
+        record["restart_count"] = process.restart_count
+        record["started_ns"] = process.started_ns
+        record["heartbeat_age_ms"] = int(self.heartbeat_age_s(process) * 1000)
+        self.memory.tables["actors"].write_rows((self._places[process.actor.name],), record)
 
     def status(self) -> dict[str, Any]:
         """Give actors and rings as plain values, for an answer on the control socket."""
@@ -61,24 +76,25 @@ class Roster:
             "pid": os.getpid(),
             "uptime_s": time.monotonic() - self.started_s,
             "memory_bytes": self.memory.bytes_total(),
-            "actors": [self._actor_status(child) for child in self.children.values()],
+            "actors": [self._status_of(process) for process in self.processes],
             "rings": [
                 _ring_status(ring, self.memory.rings[ring.name].first_sequence)
                 for ring in self.memory.ring_statistics()
             ],
         }
 
-    def _actor_status(self, child: Child) -> dict[str, Any]:
-        runs = child.pid != 0
+    def _status_of(self, process: Process) -> dict[str, Any]:
+        runs = process.pid != 0
+        beats = process.actor.name in self.memory.metrics
         return {
-            "name": child.actor.name,
-            "role": child.actor.role,
-            "pid": child.pid,
-            "state": ActorState(child.state).name.lower(),
-            "restart_count": child.restart_count,
-            "uptime_s": (time.time_ns() - child.started_ns) / 1e9 if runs else 0.0,
-            "heartbeat_age_s": self.heartbeat_age_s(child) if runs else 0.0,
-            "message": child.message,
+            "name": process.actor.name,
+            "role": process.actor.role,
+            "pid": process.pid,
+            "state": ActorState(process.state).name.lower(),
+            "restart_count": process.restart_count,
+            "uptime_s": (time.time_ns() - process.started_ns) / 1e9 if runs else 0.0,
+            "heartbeat_age_s": (self.heartbeat_age_s(process) if runs else 0.0) if beats else None,
+            "message": process.message,
         }
 
 

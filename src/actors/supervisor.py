@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from collections.abc import Set as AbstractSet
 
+    from tradeengine.actors.embedded_server import EmbeddedServer
     from tradeengine.actors.memory import Memory
     from tradeengine.actors.operator import Operator
     from tradeengine.actors.roster import Roster
@@ -122,7 +123,8 @@ class Supervisor:
     memory: Memory | None = None
     roster: Roster | None = None
     operator: Operator | None = None
-    embedded: bool = False
+    database: EmbeddedServer | None = None
+    """The embedded one; None when another is set."""
     failure: StartError | None = None
     _handoff_possible: trio.Event = field(default_factory=trio.Event)
     _stop_asked: trio.Event = field(default_factory=trio.Event)
@@ -153,6 +155,8 @@ class Supervisor:
             running = await self._start()
         if self._stop_asked.is_set():
             return
+        if self.database is not None:
+            await nursery.start(self.database.keep)
         nursery.start_soon(self._watch)
         await nursery.start(self._serve)
         self.announce(running)
@@ -163,8 +167,7 @@ class Supervisor:
 
     async def _start(self) -> Running:
         """Bring everything up. Raises StartError."""
-        self.embedded = not self.settings.database.dsn
-        dsn = await trio.to_thread.run_sync(_open_database, self.settings)
+        dsn = await trio.to_thread.run_sync(self._open_database)
         self.settings = with_database(self.settings, dsn)
         # Here and not above: by now another thread has imported them, while the database started.
         from tradeengine.actors.demo_accounts import fund_demo_accounts
@@ -176,7 +179,8 @@ class Supervisor:
         prepared = await trio.to_thread.run_sync(prepare, self.settings, dsn, self.topology.ingress_rings)
         self.memory = Memory(self.topology, self.settings, prepared.first_sequences)
         self.operator = Operator(self.memory.operator_wiring(), prepared.directory, dsn)
-        self.roster = Roster(self.children, self.memory, self.started_s)
+        database = [self.database] if self.database is not None else []
+        self.roster = Roster((*self.children.values(), *database), self.memory, self.started_s)
         self._handoff_possible.set()
         await self._until_ready({"risk", "matcher", "settlement"})
         await self.operator.list_pending()
@@ -249,11 +253,11 @@ class Supervisor:
     async def _end(self) -> None:
         """End whatever still runs, the embedded database last."""
         await self._stop_children({child.actor.role for child in self.children.values()}, KILL_AFTER_S)
-        if self.embedded:
-            from tradeengine.storage.embedded import EmbeddedError, stop_embedded
+        if self.database is not None:
+            from tradeengine.storage.embedded import EmbeddedError
 
             with suppress(EmbeddedError):
-                await trio.to_thread.run_sync(stop_embedded, self.settings.data_dir)
+                await self.database.stop()
 
     async def _stop_children(self, roles: set[str], timeout_s: float) -> None:
         async with trio.open_nursery() as nursery:
@@ -277,11 +281,33 @@ class Supervisor:
                 self.roster.show(child)
             await trio.sleep(WATCH_INTERVAL_S)
 
+    def _open_database(self) -> str:
+        """Start the embedded database unless another is set, and import meanwhile what is needed next; returns the DSN.
+
+        Raises StartError.
+        """
+        importing = threading.Thread(target=_import_parts)
+        importing.start()
+        settings = self.settings
+        try:
+            if settings.database.dsn:
+                return settings.database.dsn
+            from tradeengine.actors.embedded_server import EmbeddedServer
+            from tradeengine.storage.embedded import EmbeddedError
+
+            self.database = EmbeddedServer(settings.data_dir, settings.supervisor, self.child_changed)
+            try:
+                return self.database.start()
+            except EmbeddedError as error:
+                raise StartError(str(error)) from None
+        finally:
+            importing.join()
+
     def _handoff(self, child: Child) -> Handoff:
         assert self.memory is not None
         return self.memory.handoff(child.actor, self.listener)
 
-    def child_changed(self, child: Child) -> None:
+    def child_changed(self, child: Child | EmbeddedServer) -> None:
         """Show a child's new state; wake everyone when one died."""
         news, self._news = self._news, trio.Event()
         news.set()
@@ -289,23 +315,6 @@ class Supervisor:
             self.roster.show(child)
             if child.state in {ActorState.RESTARTING, ActorState.FAILED}:
                 self.roster.memory.ring_all_bells()
-
-
-def _open_database(settings: Settings) -> str:
-    """Start the embedded database unless another is set, and import meanwhile what is needed next; returns the DSN."""
-    importing = threading.Thread(target=_import_parts)
-    importing.start()
-    try:
-        if settings.database.dsn:
-            return settings.database.dsn
-        from tradeengine.storage.embedded import EmbeddedError, start_embedded
-
-        try:
-            return start_embedded(settings.data_dir).dsn
-        except EmbeddedError as error:
-            raise StartError(str(error)) from None
-    finally:
-        importing.join()
 
 
 def _import_parts() -> None:

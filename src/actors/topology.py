@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
     from tradeengine.settings import Limits, Settings
 
-Role = Literal["front", "risk", "matcher", "settlement", "publisher", "shadow", "keeper", "operator", "client"]
+Role = Literal[
+    "front", "risk", "matcher", "settlement", "publisher", "shadow", "keeper", "operator", "client", "database"
+]
 
 RISK: Final = "risk"
 SETTLEMENT: Final = "settlement"
@@ -216,7 +218,7 @@ def _tables(
     """Lay out what is: pages that one actor keeps and others read at any moment."""
     limits = settings.limits
     watchers = (*_names(fronts), OPERATOR, *_names(clients))
-    actor_count = len(matchers) + len(fronts) + 6  # risk, settlement, publisher, shadow, keeper, demo traders
+    actor_count = len(matchers) + len(fronts) + 7  # risk, settlement, publisher, shadow, keeper, demo traders, database
     per_shard = tuple(
         plan
         for matcher in matchers

@@ -52,7 +52,7 @@ def _actors(actors: list[Mapping[str, Any]]) -> Table:
             f"[{style}]{actor['state']}[/{style}]",
             str(actor["pid"]) if runs else "–",
             _duration(actor["uptime_s"]) if runs else "–",
-            f"{actor['heartbeat_age_s']:.1f} s" if runs else "–",
+            f"{actor['heartbeat_age_s']:.1f} s" if runs and actor["heartbeat_age_s"] is not None else "–",
             str(actor["restart_count"]),
             escape(actor["message"]),
         )

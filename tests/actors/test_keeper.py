@@ -10,12 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.engines import READY_TIMEOUT_S, Engine, running_engine
+from tests.engines import READY_TIMEOUT_S, Engine, database_away, running_engine
 from tests.storage.rows import insert_order, insert_trade
 
 from tradeengine.core.ids import first_id_at
 from tradeengine.ipc.client import ask
-from tradeengine.storage.embedded import start_embedded, stop_embedded
 from tradeengine.storage.partitions import Partitions
 
 ENVIRONMENT = {
@@ -167,11 +166,8 @@ def test_database_that_refuses_the_keeper_disturbs_nobody(kept: Engine) -> None:
 def test_database_away_and_back(kept: Engine) -> None:
     """While PostgreSQL is down the keeper lives and says so; when it is back the same process goes on."""
     pid = kept.actors()["keeper"]
-    stop_embedded(kept.data_dir)
-    try:
+    with database_away(kept):
         wait_until(lambda: keeper_status(kept)["state"] == "blocked", kept)
-    finally:
-        start_embedded(kept.data_dir)
     rounds = metric(kept, "depth_latency_ms_count")
     wait_until(lambda: keeper_status(kept)["state"] == "ready", kept)
     wait_until(lambda: metric(kept, "depth_latency_ms_count") > rounds, kept)

@@ -12,14 +12,13 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.engines import READY_TIMEOUT_S, Engine, run_command, running_engine, wait_restarted
+from tests.engines import READY_TIMEOUT_S, Engine, database_away, run_command, running_engine, wait_restarted
 
 from tradeengine.actors.errors import StartError
 from tradeengine.actors.supervisor import make_supervisor
 from tradeengine.core.tables import ActorState
 from tradeengine.ipc.client import ask
 from tradeengine.settings import load_settings
-from tradeengine.storage.embedded import running_embedded
 from tradeengine.storage.journal_format import GROUP_HEADER_BYTES, SEGMENT_HEADER_BYTES
 
 HEARTBEAT = 'tradeengine_actor_heartbeat_seconds{actor="operator"}'
@@ -102,17 +101,16 @@ def test_publisher_is_ready_while_the_database_is_away(data_dir: Path) -> None:
     """A publisher that starts while no database answers does not wait for the past of its tickers: books are shown."""
     with running_engine(data_dir) as engine:
         place(engine)
-        server = running_embedded(data_dir)
-        assert server is not None
-        os.kill(server.pid, signal.SIGQUIT)
-        first = engine.actors()["publisher"]
-        engine.kill_actor("publisher")
-        deadline_s = time.monotonic() + READY_TIMEOUT_S
-        while (status := actor_status(engine, "publisher"))["pid"] in {0, first} or status["state"] != "ready":
-            assert time.monotonic() < deadline_s, status
-            time.sleep(0.02)
-        with engine.client() as client:
-            assert client.get("/orderbook/BTC-USDT").json()["data"]["bids"] == [["40000.00", "0.50000"]]
+        with database_away(engine):
+            wait_state(engine, "database", "restarting")
+            first = engine.actors()["publisher"]
+            engine.kill_actor("publisher")
+            deadline_s = time.monotonic() + READY_TIMEOUT_S
+            while (status := actor_status(engine, "publisher"))["pid"] in {0, first} or status["state"] != "ready":
+                assert time.monotonic() < deadline_s, status
+                time.sleep(0.02)
+            with engine.client() as client:
+                assert client.get("/orderbook/BTC-USDT").json()["data"]["bids"] == [["40000.00", "0.50000"]]
 
 
 async def test_start_fails_with_a_publisher_and_not_with_a_keeper() -> None:

@@ -7,14 +7,18 @@ from pathlib import Path
 
 from tests.engines import Engine, run_command
 
+from tradeengine.storage.embedded import running_embedded
+
 
 def test_status_shows_every_actor_and_ring(engine: Engine) -> None:
-    """Each actor is there with its process and state, each ring with its readers; the tables name them all."""
+    """Actors and database are there with process and state, rings with their readers; the tables name them all."""
     result = engine.command("status", "--json")
     assert result.returncode == 0, result.stderr
     status = json.loads(result.stdout)
     assert status["pid"] == engine.process.pid
-    assert {actor["name"]: actor["pid"] for actor in status["actors"]} == engine.actors()
+    server = running_embedded(engine.data_dir)
+    assert server is not None
+    assert {actor["name"]: actor["pid"] for actor in status["actors"]} == engine.actors() | {"database": server.pid}
     # Those work in the background, and no start waits for them.
     states = {actor["name"]: actor["state"] for actor in status["actors"] if actor["name"] not in {"shadow", "keeper"}}
     assert set(states.values()) == {"ready"}

@@ -1,4 +1,4 @@
-"""Each actor that an order passes is killed while traders trade; nobody loses an order or a unit of money."""
+"""Each process that an order passes is killed while traders trade; nobody loses an order or a unit of money."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pathlib import Path
 import psycopg
 import pytest
 from tests.e2e.users import connect_database, make_user, sign_in
-from tests.engines import Engine, running_engine, wait_restarted
+from tests.engines import Engine, running_engine, wait_database_restarted, wait_restarted
 from tests.faults.load import SYMBOL, Trader, audit
+
+from tradeengine.storage.embedded import running_embedded
 
 FUNDS = {"USDT": "1000000", "SOL": "10000"}
 TRADERS = 3
@@ -34,6 +36,23 @@ def test_killed_actor_loses_nothing_that_was_acknowledged(victim: Engine, name: 
     """An actor killed under load leaves every acknowledged order in place, once, and the ledger whole."""
     traders = [Trader(make_user(victim, f"{name}-{number}", FUNDS), seed=number) for number in range(TRADERS)]
     trade_around(victim, traders, name)
+    for trader in traders:
+        trader.settle_unknown()
+        assert trader.refused == []
+        assert_balances_agree(victim, trader)
+    with connect_database(victim) as connection:
+        audit(connection, traders)
+    for trader in traders:
+        trader.user.http.close()
+
+
+def test_killed_database_is_started_again_and_misses_nothing(victim: Engine) -> None:
+    """PostgreSQL killed under load is started again; orders go on meanwhile, and history has them all afterwards."""
+    traders = [Trader(make_user(victim, f"database-{number}", FUNDS), seed=number) for number in range(TRADERS)]
+    server = running_embedded(victim.data_dir)
+    assert server is not None
+    run_until(victim, traders, lambda: os.kill(server.pid, signal.SIGKILL), acknowledged_after=ACKNOWLEDGED_AFTER)
+    wait_database_restarted(victim, server.pid)
     for trader in traders:
         trader.settle_unknown()
         assert trader.refused == []
