@@ -1,11 +1,24 @@
-"""Where a request comes from: the peer's address, or, behind proxies that we trust, what they say.
+"""Where a request comes from: the peer's address, or, behind proxies that we trust, what they say. And what a host is.
 
 It refuses to know what the address is used for.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
+from typing import Final
+
+_HOST: Final = re.compile(
+    r"(?P<name>[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]{2,45}\])?(:[0-9]{0,5})?", re.ASCII
+)
+HOST_CHARACTERS_MAX: Final = 253
+
+
+def is_host(text: str) -> bool:
+    """Whether a ``Host`` header names a host: a name or an address, with a port or without. None at all is allowed."""
+    match = _HOST.fullmatch(text)
+    return match is not None and len(match["name"] or "") <= HOST_CHARACTERS_MAX
 
 
 def client_address(peer: str, forwarded_for: str, trusted_proxies: Collection[str]) -> str:

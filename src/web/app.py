@@ -5,7 +5,7 @@ It refuses to know sockets, rings and SQL: it is given a ``Front`` that does.
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import structlog
 from quart import Response, current_app, request
@@ -13,13 +13,18 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from tradeengine.web import caching, openapi
+from tradeengine.web.address import is_host
 from tradeengine.web.connection import BODY_TIMEOUT_S, FrontRequest, HttpConnection
 from tradeengine.web.envelope import failure, request_id
-from tradeengine.web.errors import ApiError
+from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.front import Front
 from tradeengine.web.measure import RequestMeter
 from tradeengine.web.routes import account, history, market, orders, snapshots, system
 from tradeengine.web.streams.endpoint import StreamConnection
+
+if TYPE_CHECKING:
+    from quart.wrappers.base import BaseRequestWebsocket
+    from werkzeug.routing import MapAdapter
 
 PREFIX: Final = "/api/v1"
 _log = structlog.get_logger()
@@ -32,6 +37,12 @@ class FrontApp(QuartTrio):
     asgi_http_class = HttpConnection
     asgi_websocket_class = StreamConnection  # type: ignore[assignment]  # is made and called as Quart's own would be
     request_class = FrontRequest
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        """Match by method and path alone: no route depends on the Host, which may be anything that a client writes."""
+        if request is None:
+            return super().create_url_adapter(request)
+        return self.url_map.bind("front", path_info=request.path, default_method=request.method)
 
 
 def create_app(front: Front) -> FrontApp:
@@ -51,11 +62,18 @@ def create_app(front: Front) -> FrontApp:
     app.after_request(caching.forbid_storing)
     meter = RequestMeter(front.metrics, front.settings)
     app.before_request(meter.begin)
+    app.before_request(_check_host)
     app.after_request(meter.end)
     if front.settings.http.cors_origins:
         app.after_request(_allow_origin)
     system.describe_app(app, openapi.attach(app))
     return app
+
+
+async def _check_host() -> None:
+    """Refuse a Host that names no host. Raises ApiError."""
+    if not is_host(request.headers.get("Host", "")):
+        raise invalid_field("Host", "The Host header must name a host, with a port if need be.")
 
 
 async def _answer_api_error(error: ApiError) -> Response:

@@ -115,6 +115,24 @@ async def test_object_with_too_many_fields_is_refused_for_that(bench: Bench) -> 
     assert check_failure(await answer.get_json(), "INVALID_REQUEST") == {"field": "body", "maximum": FIELDS_MAX}
 
 
+@pytest.mark.parametrize("path", ["/health", "/api/v1/nothing", "/ws/stream"])
+@pytest.mark.parametrize("host", ["..", "a" * 300, "a." * 130, f"a.{'b' * 64}.c", "x:y:z", "::1", "a b", "x/../y", "é"])
+async def test_host_that_names_none_is_a_clear_400(bench: Bench, host: str, path: str) -> None:
+    """A Host header that is no name and no address is refused by its name, wherever it goes."""
+    answer = await bench.client.get(path, headers={"Host": host})
+    assert answer.status_code == 400
+    assert check_failure(await answer.get_json(), "INVALID_REQUEST") == {"field": "Host"}
+
+
+@pytest.mark.parametrize(
+    "host", ["", "x", "X.example:8240", "127.0.0.1:8240", "[::1]:8240", "trade_engine", "xn--caf-dma.example.", "x:"]
+)
+async def test_any_host_is_served(bench: Bench, host: str) -> None:
+    """A front serves under whatever name it is reached."""
+    answer = await bench.client.get("/health", headers={"Host": host})
+    assert answer.status_code == 200
+
+
 async def test_oversized_body_is_413_with_the_bound(bench: Bench) -> None:
     """A body beyond the limit is BODY_TOO_LARGE and says how large one may be."""
     maximum = bench.front.settings.http.body_bytes_max
