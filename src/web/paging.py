@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Final
 
 from tradeengine.web.errors import STATUS_OF_CODE, ApiError, invalid_field
+from tradeengine.web.schemas import CLIENT_ORDER_ID_PATTERN
 
 _ID_MAX: Final = 2**63 - 1
 _ID_DIGITS_MAX: Final = 19
@@ -21,6 +23,17 @@ def parse_id(text: str, code: str) -> int:
     if text.isascii() and text.isdecimal() and len(text) <= _ID_DIGITS_MAX and 0 < int(text) <= _ID_MAX:
         return int(text)
     raise ApiError(code, "There is nothing with this id; ids are strings of digits.", {"field": "id"})
+
+
+def parse_client_order_id(text: str) -> str:
+    """Read a client order id of a path. Raises ApiError ORDER_NOT_FOUND for what cannot be one: it names nothing."""
+    if re.match(CLIENT_ORDER_ID_PATTERN, text):
+        return text
+    raise ApiError(
+        "ORDER_NOT_FOUND",
+        "There is no such order: a client_order_id is 1 to 36 of A-Z a-z 0-9 _ . : -",
+        {"field": "client_order_id"},
+    )
 
 
 def encode_cursor(last_id: int) -> str:

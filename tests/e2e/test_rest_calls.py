@@ -36,6 +36,7 @@ def description(engine: Engine) -> Any:
         ("GET", "/api/v1/orders?limit=0", None),
         ("GET", "/api/v1/orders/1", None),
         ("GET", "/api/v1/orders/by-client-id/unknown", None),
+        ("GET", "/api/v1/orders/by-client-id/%00", None),
         ("DELETE", "/api/v1/orders/1", None),
         ("DELETE", "/api/v1/orders?symbol=ETH-USDT", None),
         ("DELETE", "/api/v1/orders?symbol=NO-SUCH", None),

@@ -110,6 +110,7 @@ class FakeHistory:
 
     async def order_by_client_id(self, _account_id: int, client_order_id: str) -> OrderRow | None:
         """Look at one order."""
+        assert "\0" not in client_order_id, "PostgreSQL has no such text"
         return next((c for c in self.contents.values() if c.client_order_id == client_order_id), None)
 
     async def trades_of_order(self, order_id: int) -> list[TradeRow]:

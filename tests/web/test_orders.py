@@ -416,6 +416,14 @@ async def test_impossible_id_names_nothing(bench: Bench, order_id: str) -> None:
         assert (await answer.get_json())["error"]["code"] == "ORDER_NOT_FOUND"
 
 
+@pytest.mark.parametrize("client_order_id", ["%00", "a%00", "a%0A", "a" * 37, "%20", "caf%C3%A9", "a%2Fb"])
+async def test_impossible_client_order_id_names_nothing(bench: Bench, client_order_id: str) -> None:
+    """A client order id that no order can have is 404, and the database is not asked for it."""
+    answer = await bench.client.get(f"/api/v1/orders/by-client-id/{client_order_id}", headers=bearer())
+    assert answer.status_code == 404
+    assert (await answer.get_json())["error"]["code"] in {"ORDER_NOT_FOUND", "NOT_FOUND"}
+
+
 async def test_amend_sends_what_changes(bench: Bench) -> None:
     """An amend sends the new values, zero for what stays, and answers with the amended order."""
     bench.history.contents[ORDER_ID] = content()

@@ -13,7 +13,7 @@ from tradeengine.web.envelope import success
 from tradeengine.web.errors import reason_error
 from tradeengine.web.front import Front, current_front, read_json
 from tradeengine.web.openapi import describe
-from tradeengine.web.paging import decode_cursor, encode_cursor, parse_id
+from tradeengine.web.paging import decode_cursor, encode_cursor, parse_client_order_id, parse_id
 from tradeengine.web.times import parse_ns
 from tradeengine.web.validation import read_query
 from tradeengine.web.views import Records
@@ -98,7 +98,7 @@ async def get_order_by_client_id(client_order_id: str) -> Response:
     """Look at one own order by its client_order_id; the latest, should an old one have been used again."""
     front = current_front()
     account_id = await front.account_id(front.identify().name)
-    content = await front.history.order_by_client_id(account_id, client_order_id)
+    content = await front.history.order_by_client_id(account_id, parse_client_order_id(client_order_id))
     return success(schemas.OrderOnly(trading.show(front, trading.found(content))))
 
 
