@@ -29,7 +29,7 @@ from tradeengine.cli.trade_file import (
 )
 from tradeengine.core.times import format_ms
 from tradeengine.storage.directory import load_directory
-from tradeengine.storage.imports import ImportRows, ImportStopped, TradeImport, history_end_ms
+from tradeengine.storage.imports import ImportRows, ImportStopped, TradeImport, history_end_ms, open_import
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,8 +60,7 @@ def run_import(settings: Settings, file: Path, symbol: str) -> int:
     try:
         with connect_or_start(settings) as connection:
             spec = _listed(connection, symbol)
-            trades = TradeImport(connection, spec.symbol_id)
-            with _progress() as progress:
+            with open_import(connection, spec.symbol_id) as trades, _progress() as progress:
                 _Reader(spec, *_end_of_history(connection, spec), counts, progress).stage(file, trades)
                 task = progress.add_task("add", total=counts.read - counts.bad)
                 for looked_at, added in trades.add():

@@ -12,6 +12,7 @@ It refuses to know files.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -60,16 +61,28 @@ def history_end_ms(connection: Connection, symbol_id: int) -> int | None:
     return minute_ms - 1
 
 
+@contextmanager
+def open_import(connection: Connection, symbol_id: int) -> Iterator[TradeImport]:
+    """Begin an import on a connection of its own in autocommit. Raises ImportStopped when another one runs."""
+    lock = (_LOCK_CLASS, symbol_id)
+    if connection.execute("SELECT pg_try_advisory_lock(%s, %s)", lock).fetchone() != (True,):
+        raise ImportStopped("another import into this symbol runs: wait for its end")
+    try:
+        connection.execute(_MAKE_STAGE)
+        yield TradeImport(connection, symbol_id)
+    finally:
+        # The server would do both a moment after the connection's end; who repeats the command is quicker.
+        if not connection.broken:
+            connection.execute("DROP TABLE IF EXISTS pg_temp.staged_trades")
+            connection.execute("SELECT pg_advisory_unlock(%s, %s)", lock)
+
+
 class TradeImport:
-    """One import into one symbol, on a connection of its own in autocommit. Stage everything, then add it."""
+    """One import into one symbol. Stage everything, then add it."""
 
     def __init__(self, connection: Connection, symbol_id: int) -> None:
-        """Begin. Raises ImportStopped when another import into the symbol runs."""
         self._connection = connection
         self._symbol_id = symbol_id
-        if connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (_LOCK_CLASS, symbol_id)).fetchone() != (True,):
-            raise ImportStopped("another import into this symbol runs: wait for its end")
-        connection.execute(_MAKE_STAGE)
 
     def stage(self, rows: ImportRows) -> None:
         """Take rows in; nothing is visible yet."""
