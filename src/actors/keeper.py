@@ -40,6 +40,8 @@ Connection = psycopg.Connection[Any]
 MAINTENANCE_INTERVAL_S: Final = 3600.0
 RETRY_S_MIN: Final = 0.5
 RETRY_S_MAX: Final = 10.0
+AFTER_LOCK_TIMEOUT_S: Final = 1.0
+"""Who queued behind a drop that got no lock has so long before the next one is tried."""
 SILENCE_S_MAX: Final = 60.0
 """A server that says nothing for so long counts as gone."""
 HANGING_MS_MAX: Final = 5000
@@ -197,6 +199,7 @@ def maintain(connection: Connection, wanted: KeeperSettings, done: Round) -> Non
         except psycopg.errors.LockNotAvailable:
             logger.info("partition in use", name=old.name)
             done.in_use.append(old.name)
+            time.sleep(AFTER_LOCK_TIMEOUT_S)
             continue
         if dropped:
             logger.info("partition dropped", name=old.name)
