@@ -34,11 +34,16 @@ def read_body(raw: dict[str, Any], kind: type[T]) -> T:
 
 
 def read_query(arguments: MultiDict[str, str], kind: type[T]) -> T:
-    """Check query parameters, which are all text. Raises ApiError naming the parameter."""
+    """Check query parameters, which are all text. Raises ApiError naming the parameter.
+
+    An empty value is a wrong one: a client that left it empty did not mean that everything is meant.
+    """
     shape = _shape_of(kind)
     raw: dict[str, Any] = {}
     for name in arguments:
         values = arguments.getlist(name)
+        if "" in values and name in shape.names:
+            raise invalid_field(name, f"The parameter {name} is empty; leave it out, or give it a value.")
         if name in shape.lists:
             raw[name] = values
         elif len(values) > 1:

@@ -69,7 +69,7 @@ async def test_book_shows_best_levels_first(bench: Bench) -> None:
     assert data["timestamp"] == "2026-05-28T20:26:40.000Z"
 
 
-@pytest.mark.parametrize("depth", ["0", "1001", "-1", "x", "", "1.5"])
+@pytest.mark.parametrize("depth", ["0", "1001", "-1", "x", "1.5"])
 async def test_depth_out_of_range_is_refused(bench: Bench, depth: str) -> None:
     """A depth outside 1 to 1000 is refused with both bounds."""
     answer = await bench.client.get(f"/api/v1/orderbook/BTC-USDT?depth={depth}")

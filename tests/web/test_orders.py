@@ -524,6 +524,16 @@ async def test_mass_cancel_counts_and_names_what_it_ended(bench: Bench) -> None:
     assert [command["symbol_id"] for command in bench.commands] == [0, SYMBOL_ID_ALL]
 
 
+@pytest.mark.parametrize("query", ["symbol=", "symbol", "symbol=&symbol=", "symbol=BTC-USDT&symbol="])
+async def test_mass_cancel_of_an_empty_symbol_cancels_nothing(bench: Bench, query: str) -> None:
+    """A symbol that was left empty is refused: it does not mean every symbol."""
+    async with bench.engine(accept(bench)):
+        answer = await bench.client.delete(f"/api/v1/orders?{query}", headers=bearer())
+    assert answer.status_code == 400
+    assert (await answer.get_json())["error"]["details"]["field"] == "symbol"
+    assert bench.commands == []
+
+
 async def test_order_list_pages_through_all(bench: Bench) -> None:
     """Following next_cursor shows every order once, newest first, and ends with null."""
     bench.history.contents = {ORDER_ID + n: content(order_id=ORDER_ID + n) for n in range(5)}
@@ -561,6 +571,14 @@ async def test_order_filters_reach_history(bench: Bench) -> None:
         ("side=both", "INVALID_REQUEST", "side"),
         ("start=yesterday", "INVALID_REQUEST", "start"),
         ("colour=red", "INVALID_REQUEST", "colour"),
+        ("colour=", "INVALID_REQUEST", "colour"),
+        ("symbol=", "INVALID_REQUEST", "symbol"),
+        ("symbol", "INVALID_REQUEST", "symbol"),
+        ("status=open&status=", "INVALID_REQUEST", "status"),
+        ("start=", "INVALID_REQUEST", "start"),
+        ("end=", "INVALID_REQUEST", "end"),
+        ("limit=", "INVALID_REQUEST", "limit"),
+        ("cursor=", "INVALID_REQUEST", "cursor"),
         ("symbol=NO-SUCH", "SYMBOL_NOT_FOUND", "symbol"),
     ],
 )
