@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias, Unpack
 
+import msgspec
+
 from tradeengine.client.envelope import Token
 from tradeengine.client.errors import ApiError, NoAnswer
 from tradeengine.client.fields import NewOrder, OrderChange, Time, in_path, order_fields, written
@@ -223,4 +225,9 @@ class Client:
 
     async def ready(self) -> Readiness:
         """Ask whether orders are accepted; an engine that is not ready is an answer, not an error."""
-        return await self._transport.call(Readiness, "GET", "/ready", root="")
+        try:
+            return await self._transport.call(Readiness, "GET", "/ready", root="")
+        except ApiError as error:
+            if error.code != "NOT_READY":
+                raise
+            return msgspec.convert(error.details, Readiness)

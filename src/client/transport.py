@@ -104,7 +104,7 @@ class Transport:
 
 
 def _read(response: httpx2.Response, kind: type[T]) -> Answer[T]:
-    """Read an answer; raise ApiError for what is none. An engine that is not ready answers 503, but with data."""
+    """Read an answer; raise ApiError for what is none."""
     wanted: type[Answer[T]] = Answer[kind]  # type: ignore[valid-type]
     try:
         return msgspec.json.decode(response.content, type=wanted)

@@ -64,6 +64,7 @@ def create_app(front: Front) -> FrontApp:
     app.before_request(meter.begin)
     app.before_request(_check_host)
     app.after_request(meter.end)
+    app.after_request(_answer_options)
     if front.settings.http.cors_origins:
         app.after_request(_allow_origin)
     system.describe_app(app, openapi.attach(app))
@@ -111,6 +112,15 @@ def _from_http(error: HTTPException) -> ApiError:
             )
         case _:
             return ApiError("INVALID_REQUEST", str(error.description))
+
+
+async def _answer_options(response: Response) -> Response:
+    """Answer which methods a path takes by the header alone: there is no body, so none of a type."""
+    if request.method == "OPTIONS" and response.status_code == 200:
+        response.status_code = 204
+        response.headers.pop("Content-Type", None)
+        response.headers.pop("Content-Length", None)
+    return response
 
 
 async def _allow_origin(response: Response) -> Response:

@@ -42,6 +42,7 @@ STATUS_OF_CODE: Final[dict[str, int]] = {
     "SETTLEMENT_BACKLOG": 503,
     "DATABASE_UNAVAILABLE": 503,
     "SHUTTING_DOWN": 503,
+    "NOT_READY": 503,
     "OUTCOME_UNKNOWN": 504,
 }
 

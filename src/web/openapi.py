@@ -17,7 +17,8 @@ from quart_schema.openapi import HttpSecurityScheme, Info, OpenAPIProvider
 
 from tradeengine import __version__
 from tradeengine.web.errors import STATUS_OF_CODE
-from tradeengine.web.schemas import ErrorAnswer
+from tradeengine.web.fields import ClientOrderId, Id, SymbolInPath
+from tradeengine.web.schemas import AmendOrder, ErrorAnswer, PlaceOrder
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -26,15 +27,36 @@ if TYPE_CHECKING:
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 Schema = dict[str, Any]
 
+_EXAMPLES: Final[dict[type[msgspec.Struct], Schema]] = {
+    PlaceOrder: {
+        "symbol": "BTC/USDT",
+        "side": "buy",
+        "type": "limit",
+        "quantity": "0.01000",
+        "price": "49000.00",
+        "client_order_id": "my-order-1",
+    },
+    AmendOrder: {"quantity": "0.00500"},
+}
+"""Bodies to begin with: of what is needed always alone no order can be made."""
+_PATH_PARAMETERS: Final[dict[str, Any]] = {
+    "symbol": SymbolInPath,
+    "order_id": Id,
+    "trade_id": Id,
+    "client_order_id": ClientOrderId,
+}
 _REFERENCE: Final = "#/components/schemas/{name}"
 _BEARER: Final = "bearer"
 _DESCRIPTION: Final = (
     "Every answer is an envelope: `success`, then `data` or `error`, and `meta`. Prices, quantities, fees and balances "
-    "are decimal strings both ways. `error.code` is stable; `error.details` names the field and the bound.\n\n"
+    "are decimal strings both ways. Enumerations are read in any letter case and answered in lower case. `error.code` "
+    "is stable; `error.details` names the field and the bound.\n\n"
+    "In a path a symbol is written `BTC-USDT`, `BTC%2FUSDT` or `BTC/USDT`; in bodies and parameters `BTC/USDT`, or "
+    "`BTC-USDT`.\n\n"
     "Order ids grow with time. A `POST /api/v1/orders` may be repeated with the same `client_order_id`: the same order "
-    "is answered with 200 and nothing is placed twice.\n\nError codes: "
-    + ", ".join(f"`{code}` ({status})" for code, status in STATUS_OF_CODE.items())
-    + "."
+    "is answered with 200 and nothing is placed twice.\n\n"
+    "Beside the calls below there is `GET /metrics`: counters and latencies of every process as Prometheus text.\n\n"
+    "Error codes: " + ", ".join(f"`{code}` ({status})" for code, status in STATUS_OF_CODE.items()) + "."
 )
 
 
@@ -90,6 +112,9 @@ class _Provider(OpenAPIProvider):
         error, error_components = self.build_response_object(ErrorAnswer, None)
         for operations in paths.values():
             for operation in operations.values():
+                for parameter in operation.get("parameters", ()):
+                    if parameter["in"] == "path":
+                        _describe_path_parameter(parameter)
                 operation["responses"] = {str(status): answer for status, answer in operation["responses"].items()}
                 operation["responses"]["default"] = error
         return paths, components | error_components
@@ -108,7 +133,8 @@ class _Provider(OpenAPIProvider):
     ) -> tuple[Schema, Schema]:
         """Refer to the request's schema by name."""
         reference, components = _reference(model)
-        return {"required": True, "content": {"application/json": {"schema": reference}}}, components
+        content = {"schema": reference} | ({"example": _EXAMPLES[model]} if model in _EXAMPLES else {})
+        return {"required": True, "content": {"application/json": content}}, components
 
     def build_querystring_parameters(self, model: Any) -> tuple[list[Schema], Schema]:
         """Describe each field of a query struct as a parameter."""
@@ -122,9 +148,26 @@ class _Provider(OpenAPIProvider):
         return parameters, components
 
 
+def _describe_path_parameter(parameter: Schema) -> None:
+    """Say of a part of a path what its kind is; routes know only that it is text."""
+    schema = _ecmascript(msgspec.json.schema(_PATH_PARAMETERS[parameter["name"]]))
+    parameter["description"] = schema.pop("description")
+    parameter["schema"] = schema
+
+
 def _reference(model: Any) -> tuple[Schema, Schema]:
     (reference,), components = schema_components([model], ref_template=_REFERENCE)
-    return reference, dict(components)
+    return reference, _ecmascript(dict(components))
+
+
+def _ecmascript(part: Any) -> Any:
+    r"""Write patterns as a schema's readers know them: their ``$`` is what Python calls ``\Z``."""
+    if isinstance(part, dict):
+        made = {name: _ecmascript(inner) for name, inner in part.items()}
+        if isinstance(made.get("pattern"), str):
+            made["pattern"] = made["pattern"].replace(r"\Z", "$")
+        return made
+    return [_ecmascript(inner) for inner in part] if isinstance(part, list) else part
 
 
 def _without_null(schema: Schema) -> Schema:

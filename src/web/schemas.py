@@ -12,45 +12,28 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct, field
 
-CLIENT_ORDER_ID_PATTERN: Final = r"^[A-Za-z0-9_.:-]{1,36}\Z"
+from tradeengine.web.fields import (
+    AmountText,
+    ChangeText,
+    ClientOrderId,
+    FractionText,
+    Id,
+    PriceText,
+    QuantityText,
+    SelfTradePreventionName,
+    SideName,
+    StatusName,
+    StatusReason,
+    SymbolName,
+    Time,
+    TimeInForceName,
+    TypeName,
+)
+
 LIMIT_DEFAULT: Final = 50
 LIMIT_MAX: Final = 1000
 DEPTH_DEFAULT: Final = 50
 DEPTH_MAX: Final = 1000
-
-# Checked where the symbol is known, so that the answer can name its tick, lot and bounds: hence no ``pattern`` here.
-DecimalText: TypeAlias = Annotated[
-    str,
-    Meta(
-        description="A plain decimal as a string: no exponent, no sign, at most 64 characters.",
-        examples=["50000.00"],
-        extra_json_schema={"pattern": r"^-?[0-9]+(\.[0-9]+)?$"},
-    ),
-]
-Time: TypeAlias = Annotated[
-    str,
-    Meta(
-        description="RFC 3339, UTC.", examples=["2026-11-24T10:30:45.234Z"], extra_json_schema={"format": "date-time"}
-    ),
-]
-Id: TypeAlias = Annotated[
-    str,
-    Meta(
-        description="Digits; later ids are larger.",
-        examples=["95482301847207936"],
-        extra_json_schema={"pattern": "^[0-9]+$"},
-    ),
-]
-SymbolName: TypeAlias = Annotated[str, Meta(description="Base and quote asset.", examples=["BTC/USDT"])]
-ClientOrderId: TypeAlias = Annotated[
-    str, Meta(description="1 to 36 of A-Z a-z 0-9 _ . : -", pattern=CLIENT_ORDER_ID_PATTERN, examples=["my-order-1"])
-]
-
-SideName: TypeAlias = Literal["buy", "sell"]
-TypeName: TypeAlias = Literal["limit", "market", "stop", "stop_limit"]
-TimeInForceName: TypeAlias = Literal["gtc", "ioc", "fok", "gtd"]
-SelfTradePreventionName: TypeAlias = Literal["cancel_taker", "cancel_maker", "cancel_both"]
-StatusName: TypeAlias = Literal["pending", "open", "partially_filled", "filled", "cancelled", "rejected"]
 
 
 class PlaceOrder(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -59,25 +42,33 @@ class PlaceOrder(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     symbol: SymbolName
     side: SideName
     type: TypeName
-    quantity: DecimalText | None = None
-    quote_quantity: Annotated[
-        str | None, Meta(description="Market buy only, instead of quantity: what to spend, fees included.")
+    quantity: Annotated[
+        QuantityText | None, Meta(description="A multiple of the lot; needed unless quote_quantity is given.")
     ] = None
-    price: Annotated[DecimalText | None, Meta(description="limit and stop_limit.")] = None
-    stop_price: Annotated[DecimalText | None, Meta(description="stop and stop_limit.")] = None
+    quote_quantity: Annotated[
+        AmountText | None, Meta(description="Market buy only, instead of quantity: what to spend, fees included.")
+    ] = None
+    price: Annotated[PriceText | None, Meta(description="limit and stop_limit: a multiple of the tick.")] = None
+    stop_price: Annotated[
+        PriceText | None, Meta(description="stop and stop_limit: a buy triggers at or above it, a sell at or below.")
+    ] = None
     time_in_force: Annotated[TimeInForceName | None, Meta(description="Default gtc; market orders: ioc.")] = None
     expires_at: Annotated[Time | None, Meta(description="With gtd: when the order ends.")] = None
-    post_only: bool = False
-    client_order_id: ClientOrderId | None = None
-    self_trade_prevention: SelfTradePreventionName = "cancel_taker"
+    post_only: Annotated[bool, Meta(description="limit: refused where it would trade at once.")] = False
+    client_order_id: Annotated[
+        ClientOrderId | None, Meta(description="Makes a repeat harmless; one is made where none is given.")
+    ] = None
+    self_trade_prevention: Annotated[
+        SelfTradePreventionName, Meta(description="Which orders end where two of one account would trade.")
+    ] = "cancel_taker"
 
 
 class AmendOrder(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """What to change of an open order; at least one field. Less quantity alone keeps its place in the queue."""
 
-    quantity: Annotated[DecimalText | None, Meta(description="The new total, what is filled included.")] = None
-    price: DecimalText | None = None
-    stop_price: DecimalText | None = None
+    quantity: Annotated[QuantityText | None, Meta(description="The new total, what is filled included.")] = None
+    price: PriceText | None = None
+    stop_price: PriceText | None = None
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -91,15 +82,15 @@ class Order(Struct, frozen=True, kw_only=True):
     time_in_force: TimeInForceName
     post_only: bool
     self_trade_prevention: SelfTradePreventionName
-    quantity: Annotated[DecimalText | None, Meta(description="null: a market buy by quote_quantity.")]
-    price: DecimalText | None
-    stop_price: DecimalText | None
-    filled_quantity: DecimalText
-    remaining_quantity: DecimalText
-    average_price: Annotated[DecimalText | None, Meta(description="Of its fills, rounded half-even; null: none.")]
-    fee_paid: Annotated[DecimalText, Meta(description="In the quote asset.")]
+    quantity: Annotated[QuantityText | None, Meta(description="null: a market buy by quote_quantity.")]
+    price: PriceText | None
+    stop_price: PriceText | None
+    filled_quantity: QuantityText
+    remaining_quantity: QuantityText
+    average_price: Annotated[PriceText | None, Meta(description="Of its fills, rounded half-even; null: none.")]
+    fee_paid: Annotated[AmountText, Meta(description="In the quote asset.")]
     status: StatusName
-    status_reason: Annotated[str | None, Meta(description="Why it ended, e.g. USER, EXPIRED, COLLAR, SELF_TRADE.")]
+    status_reason: StatusReason | None
     sequence: Annotated[int, Meta(description="Of the event that last changed it.")]
     created_at: Time
     updated_at: Time
@@ -113,18 +104,18 @@ class Trade(Struct, frozen=True, kw_only=True):
 
     id: Id
     symbol: SymbolName
-    price: DecimalText
-    quantity: DecimalText
+    price: PriceText
+    quantity: QuantityText
     taker_side: SideName
-    buyer_fee: DecimalText
-    seller_fee: DecimalText
+    buyer_fee: AmountText
+    seller_fee: AmountText
     sequence: int
     timestamp: Time
     buy_order_id: Annotated[Id | UnsetType, Meta(description="For the two parties and admins.")] = UNSET
     sell_order_id: Annotated[Id | UnsetType, Meta(description="For the two parties and admins.")] = UNSET
     order_id: Annotated[Id | UnsetType, Meta(description="Own trades: the caller's order.")] = UNSET
     side: Annotated[SideName | UnsetType, Meta(description="Own trades: the caller's side.")] = UNSET
-    fee: Annotated[DecimalText | UnsetType, Meta(description="Own trades: what the caller paid.")] = UNSET
+    fee: Annotated[AmountText | UnsetType, Meta(description="Own trades: what the caller paid.")] = UNSET
     liquidity: Annotated[Literal["maker", "taker"] | UnsetType, Meta(description="Own trades.")] = UNSET
     settlement_status: Annotated[
         Literal["pending", "settled", "failed"] | UnsetType, Meta(description="Own trades.")
@@ -148,8 +139,8 @@ class CheckedOrder(Struct, frozen=True, kw_only=True):
     """What ``/orders/test`` found: the order would be sent to the engine as it is."""
 
     valid: Literal[True]
-    notional: Annotated[DecimalText | None, Meta(description="Price times quantity; null without a price.")]
-    fee_max: Annotated[DecimalText | None, Meta(description="The most that its fee can be; null without a price.")]
+    notional: Annotated[AmountText | None, Meta(description="Price times quantity; null without a price.")]
+    fee_max: Annotated[AmountText | None, Meta(description="The most that its fee can be; null without a price.")]
 
 
 class CancelledOrders(Struct, frozen=True, kw_only=True):
@@ -164,9 +155,9 @@ class Balance(Struct, frozen=True, kw_only=True):
     """One asset of an account."""
 
     asset: str
-    total: DecimalText
-    available: Annotated[DecimalText, Meta(description="total - held")]
-    held: Annotated[DecimalText, Meta(description="By open orders and pending withdrawals.")]
+    total: AmountText
+    available: Annotated[AmountText, Meta(description="total - held.")]
+    held: Annotated[AmountText, Meta(description="By open orders and pending withdrawals.")]
 
 
 class OrderBook(Struct, frozen=True, kw_only=True):
@@ -174,8 +165,8 @@ class OrderBook(Struct, frozen=True, kw_only=True):
 
     symbol: SymbolName
     sequence: int
-    bids: list[tuple[str, str]]
-    asks: list[tuple[str, str]]
+    bids: list[tuple[PriceText, QuantityText]]
+    asks: list[tuple[PriceText, QuantityText]]
     timestamp: Time
 
 
@@ -183,18 +174,18 @@ class Ticker(Struct, frozen=True, kw_only=True):
     """The touch and the last 24 hours. null: there is none."""
 
     symbol: SymbolName
-    best_bid: DecimalText | None
-    best_bid_quantity: DecimalText | None
-    best_ask: DecimalText | None
-    best_ask_quantity: DecimalText | None
-    last: DecimalText | None
-    last_quantity: DecimalText | None
-    open: DecimalText | None
-    high: DecimalText | None
-    low: DecimalText | None
-    volume: DecimalText
-    quote_volume: DecimalText
-    change: Annotated[DecimalText | None, Meta(description="last - open")]
+    best_bid: PriceText | None
+    best_bid_quantity: QuantityText | None
+    best_ask: PriceText | None
+    best_ask_quantity: QuantityText | None
+    last: PriceText | None
+    last_quantity: QuantityText | None
+    open: PriceText | None
+    high: PriceText | None
+    low: PriceText | None
+    volume: QuantityText
+    quote_volume: AmountText
+    change: Annotated[ChangeText | None, Meta(description="last - open")]
     trades: int
     sequence: int
     timestamp: Time
@@ -208,17 +199,30 @@ class Symbol(Struct, frozen=True, kw_only=True):
     quote_asset: str
     base_places: int
     quote_places: int
-    tick: DecimalText
-    lot: DecimalText
-    price_max: DecimalText
-    quantity_min: DecimalText
-    quantity_max: DecimalText
-    min_notional: DecimalText
-    max_price_deviation: Annotated[DecimalText | None, Meta(description="The collar as a fraction; null: none.")]
-    maker_fee: Annotated[DecimalText, Meta(description="As a fraction: 0.001 is 0.1 %.")]
-    taker_fee: DecimalText
+    tick: PriceText
+    lot: QuantityText
+    price_max: PriceText
+    quantity_min: QuantityText
+    quantity_max: QuantityText
+    min_notional: AmountText
+    max_price_deviation: Annotated[FractionText | None, Meta(description="The collar as a fraction; null: none.")]
+    maker_fee: Annotated[FractionText, Meta(description="As a fraction: 0.001 is 0.1 %.")]
+    taker_fee: FractionText
     status: Literal["open", "cancel_only", "halted", "unlisted"]
     shard: int
+
+
+class EntryPoints(Struct, frozen=True, kw_only=True):
+    """What is where: paths on this server."""
+
+    name: Literal["tradeengine"]
+    version: str
+    docs: Annotated[str, Meta(description="The API for people, with calls to try out.")]
+    openapi: Annotated[str, Meta(description="The API for programs.")]
+    api: Annotated[str, Meta(description="What all its calls begin with.")]
+    health: str
+    ready: str
+    metrics: Annotated[str, Meta(description="Every actor and ring, as Prometheus text.")]
 
 
 class ServerTime(Struct, frozen=True, kw_only=True):
@@ -237,9 +241,11 @@ class Health(Struct, frozen=True):
 
 
 class Readiness(Struct, frozen=True):
-    """Whether orders are accepted, and what is wrong if anything is."""
+    """Orders are accepted, and what is wrong if anything is."""
 
-    status: Literal["ready", "degraded", "unready"]
+    status: Annotated[
+        Literal["ready", "degraded"], Meta(description="Else the answer is 503 NOT_READY, and its details say as much.")
+    ]
     degraded: Annotated[list[str], Meta(description="What does not work as it should, one sentence each.")]
 
 
@@ -291,6 +297,7 @@ OrderBookAnswer = _answer("OrderBookAnswer", OrderBook)
 TickerAnswer = _answer("TickerAnswer", Ticker)
 SymbolsAnswer = _answer("SymbolsAnswer", list[Symbol])
 ServerTimeAnswer = _answer("ServerTimeAnswer", ServerTime)
+EntryPointsAnswer = _answer("EntryPointsAnswer", EntryPoints)
 HealthAnswer = _answer("HealthAnswer", Health)
 ReadinessAnswer = _answer("ReadinessAnswer", Readiness)
 
@@ -341,8 +348,8 @@ class DepthSnapshot(Struct, frozen=True, kw_only=True):
     symbol: SymbolName
     time: Annotated[Time, Meta(description="When the book was looked at.")]
     sequence: Annotated[int, Meta(description="Of the last event in it.")]
-    bids: list[tuple[str, str]]
-    asks: list[tuple[str, str]]
+    bids: list[tuple[PriceText, QuantityText]]
+    asks: list[tuple[PriceText, QuantityText]]
 
 
 DepthSnapshotAnswer = _answer("DepthSnapshotAnswer", DepthSnapshot)
@@ -361,12 +368,12 @@ class Candle(Struct, frozen=True, kw_only=True):
     """What was traded from ``time`` on for the length of the time frame."""
 
     time: Annotated[Time, Meta(description="When it begins.")]
-    open: DecimalText
-    high: DecimalText
-    low: DecimalText
-    close: DecimalText
-    volume: Annotated[DecimalText, Meta(description="In the base asset.")]
-    quote_volume: Annotated[DecimalText, Meta(description="In the quote asset.")]
+    open: PriceText
+    high: PriceText
+    low: PriceText
+    close: PriceText
+    volume: Annotated[QuantityText, Meta(description="In the base asset.")]
+    quote_volume: Annotated[AmountText, Meta(description="In the quote asset.")]
     trades: int
 
 
@@ -375,11 +382,11 @@ class PastTrade(Struct, frozen=True, kw_only=True):
 
     id: Annotated[Id, Meta(description="Later trades of a symbol have larger ids; unique within the symbol.")]
     symbol: SymbolName
-    price: DecimalText
-    quantity: DecimalText
+    price: PriceText
+    quantity: QuantityText
     taker_side: SideName
-    buyer_fee: Annotated[DecimalText | None, Meta(description="null: imported.")]
-    seller_fee: Annotated[DecimalText | None, Meta(description="null: imported.")]
+    buyer_fee: Annotated[AmountText | None, Meta(description="null: imported.")]
+    seller_fee: Annotated[AmountText | None, Meta(description="null: imported.")]
     sequence: Annotated[int | None, Meta(description="null: imported.")]
     timestamp: Time
     imported: Annotated[bool, Meta(description="Whether it was made elsewhere, before the engine's first trade.")]
@@ -391,16 +398,16 @@ class DayStatistics(Struct, frozen=True, kw_only=True):
     symbol: SymbolName
     from_: Annotated[Time, Meta(description="24 hours before to.")] = field(name="from")
     to: Annotated[Time, Meta(description="When it was asked.")]
-    open: DecimalText | None
-    high: DecimalText | None
-    low: DecimalText | None
-    last: DecimalText | None
-    volume: Annotated[DecimalText, Meta(description="In the base asset.")]
-    quote_volume: Annotated[DecimalText, Meta(description="In the quote asset.")]
+    open: PriceText | None
+    high: PriceText | None
+    low: PriceText | None
+    last: PriceText | None
+    volume: Annotated[QuantityText, Meta(description="In the base asset.")]
+    quote_volume: Annotated[AmountText, Meta(description="In the quote asset.")]
     trades: int
-    change: Annotated[DecimalText | None, Meta(description="last - open")]
-    change_percent: Annotated[DecimalText | None, Meta(description="change in hundredths of open, four places.")]
-    weighted_average_price: Annotated[DecimalText | None, Meta(description="quote_volume / volume")]
+    change: Annotated[ChangeText | None, Meta(description="last - open")]
+    change_percent: Annotated[ChangeText | None, Meta(description="change in hundredths of open, four places.")]
+    weighted_average_price: Annotated[PriceText | None, Meta(description="quote_volume / volume")]
 
 
 CandlesAnswer = _answer("CandlesAnswer", list[Candle])

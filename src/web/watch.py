@@ -14,6 +14,7 @@ from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import Ring
 from tradeengine.ipc.seqlock import SeqlockBusy, SeqlockTable
 from tradeengine.web.barrier import Barrier
+from tradeengine.web.errors import ApiError
 from tradeengine.web.schemas import Readiness
 
 _SERVING: Final = frozenset({ActorState.READY, ActorState.STALLED})
@@ -50,7 +51,7 @@ class Watch:
         self.rings = rings
 
     def readiness(self) -> Readiness:
-        """Say whether orders are accepted (``ready`` or ``degraded``) or not, and why."""
+        """Say that orders are accepted, and what is wrong all the same. Raises ApiError NOT_READY when they are not."""
         states = self._states()
         troubles = [
             _sentence(name, *state)
@@ -61,7 +62,8 @@ class Watch:
         if lag > self._backlog_events_max * _LAG_DEGRADED_SHARE:
             troubles.append(f"settlement is {lag} events behind")
         if not self._accepts_orders({name: state for name, (state, _) in states.items()}, lag):
-            return Readiness("unready", troubles)
+            message = f"Orders are not accepted now: {'; '.join(troubles)}."
+            raise ApiError("NOT_READY", message, {"status": "unready", "degraded": troubles})
         return Readiness("degraded" if troubles else "ready", troubles)
 
     def _accepts_orders(self, states: Mapping[str, ActorState], lag: int) -> bool:

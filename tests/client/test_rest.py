@@ -189,7 +189,7 @@ async def test_pages_are_asked_for_as_they_are_used() -> None:
 
 async def test_unready_engine_is_an_answer() -> None:
     """``ready`` gives what the engine says of itself, also when it says no."""
-    unready = success({"status": "unready", "degraded": ["no matcher"]})
+    unready = failure("NOT_READY", status="unready", degraded=["no matcher"])
     async with http_server((503, unready)) as server, client_of(server) as client:
         said = await client.ready()
     assert (said.status, said.degraded) == ("unready", ["no matcher"])

@@ -53,6 +53,7 @@ def description(engine: Engine) -> Any:
         ("GET", "/api/v1/trades?scope=mine&limit=2", None),
         ("GET", "/api/v1/trades", None),
         ("GET", "/api/v1/trades/1", None),
+        ("GET", "/", None),
         ("GET", "/health", None),
         ("GET", "/ready", None),
     ],
@@ -127,6 +128,16 @@ def test_odd_requests_are_answered_in_the_envelope(engine: Engine, request_: byt
     answered, body = exchange(engine, request_)
     assert answered == status
     assert json.loads(body)["success"] is False
+
+
+def test_methods_of_a_path_are_told_by_the_header_alone(engine: Engine) -> None:
+    """OPTIONS names the methods in Allow and has no body and no type; of an unknown path it is answered as any call."""
+    answer = httpx2.options(f"{engine.url}/api/v1/orders")
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert {"GET", "POST", "DELETE"} <= set(answer.headers["Allow"].split(", "))
+    assert "Content-Type" not in answer.headers
+    unknown = httpx2.options(f"{engine.url}/api/v1/nothing")
+    assert (unknown.status_code, unknown.headers["Content-Type"]) == (404, "application/json")
 
 
 def test_what_is_not_http_is_refused_and_harms_nobody(engine: Engine) -> None:

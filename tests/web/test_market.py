@@ -186,8 +186,11 @@ async def test_ready_says_what_is_wrong(bench: Bench) -> None:
         row = names.index(name)
         actors.write(row, (name.encode(), b"why", 1, state, 0, 0, 0))
         answer = await bench.client.get("/ready")
-        data = (await answer.get_json())["data"]
+        body = await answer.get_json()
+        data = body["data"] if body["success"] else body["error"]["details"]
+        assert body["success"] or body["error"]["code"] == "NOT_READY"
         actors.write(row, (name.encode(), b"", 1, ActorState.READY, 0, 0, 0))
+        assert ("Retry-After" in answer.headers) is not body["success"]
         return answer.status_code, data["status"], data["degraded"]
 
     assert await after("risk", ActorState.READY) == (200, "ready", [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -12,7 +13,7 @@ from tests.web.bench import Bench, Records, bearer, make_order_event
 from tests.web.test_market import TRADE_ID, make_trade
 from tests.web.test_orders import LIMIT, ORDER_ID, content
 
-from tradeengine.core.records import EventKind
+from tradeengine.core.records import EventKind, Reason
 from tradeengine.ipc.metric_names import FRONT_HANDLERS
 from tradeengine.storage.depth_snapshots import StoredDepth
 
@@ -37,6 +38,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("GET", "/api/v1/trades?symbol=BTC-USDT", None),
     ("GET", "/api/v1/trades?scope=mine", None),
     ("GET", f"/api/v1/trades/{TRADE_ID}", None),
+    ("GET", "/", None),
     ("GET", "/health", None),
     ("GET", "/ready", None),
 ]
@@ -140,6 +142,80 @@ async def test_examples_of_the_order_schema_are_orders(bench: Bench) -> None:
     for wrong in (LIMIT | {"price": 5}, LIMIT | {"price": "1e5"}, LIMIT | {"surprise": 1}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, schema)
+
+
+async def test_patterns_are_ecmascript_and_examples_fit(bench: Bench) -> None:
+    """Every pattern is of a kind that ECMAScript knows too, and every example and every default fits its schema."""
+    description = await describe(bench)
+    schemas: list[Any] = list(walk(description))
+    patterns = {schema["pattern"] for schema in schemas if isinstance(schema.get("pattern"), str)}
+    assert patterns
+    for pattern in patterns:
+        assert re.fullmatch(r"\^(\[[^\]]+\]|\\\.|[-(){},?+0-9])+\$", pattern), pattern
+    for schema in schemas:
+        examples = schema.get("examples", [])
+        for example in examples if isinstance(examples, list) else ():
+            jsonschema.validate(example, schema, cls=jsonschema.Draft202012Validator)
+
+
+async def test_examples_of_bodies_are_taken(bench: Bench) -> None:
+    """The example of an order's body, as the page offers it, is an order that the call takes."""
+    description = await describe(bench)
+    for path in ("/api/v1/orders", "/api/v1/orders/test"):
+        example = description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
+        answer = await bench.client.post("/api/v1/orders/test", json=example, headers=bearer())
+        assert answer.status_code == 200
+
+
+async def test_decimals_of_the_description_are_what_is_taken(bench: Bench) -> None:
+    """A sign, an exponent or too many digits do not fit the schema of a price, as they are not taken in one."""
+    description = await describe(bench)
+    schema = {"components": description["components"], "$ref": "#/components/schemas/PlaceOrder"}
+    for wrong in ("-1", "+1", "1e5", ".5", "1.", "1" * 65):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(LIMIT | {"price": wrong}, schema)
+        answer = await bench.client.post("/api/v1/orders/test", json=LIMIT | {"price": wrong}, headers=bearer())
+        assert answer.status_code == 400
+    change = description["components"]["schemas"]["Ticker"]["properties"]["change"]
+    jsonschema.validate("-120.50", change)
+
+
+async def test_every_status_reason_is_described(bench: Bench) -> None:
+    """The description of an order says what each reason means for which an order can end, and only those."""
+    description = await describe(bench)
+    choices = description["components"]["schemas"]["Order"]["properties"]["status_reason"]["anyOf"]
+    (reasons,) = (choice for choice in choices if choice["type"] == "string")
+    assert set(reasons["enum"]) == {r.name for r in Reason if Reason.NONE < r < Reason.INVALID_REQUEST}
+    for name in reasons["enum"]:
+        assert f"- `{name}`: " in reasons["description"]
+
+
+async def test_path_forms_of_a_symbol_are_described_and_work(bench: Bench) -> None:
+    """Each way in which the description writes a symbol in a path finds it."""
+    description = await describe(bench)
+    (parameter,) = (
+        p for p in description["paths"]["/api/v1/orderbook/{symbol}"]["get"]["parameters"] if p["in"] == "path"
+    )
+    for form in ("BTC-USDT", "BTC%2FUSDT", "BTC/USDT"):
+        assert form in parameter["description"]
+        assert (await bench.client.get(f"/api/v1/orderbook/{form}")).status_code == 200
+
+
+async def test_root_says_what_is_where(bench: Bench) -> None:
+    """Each path that the root names is answered."""
+    told = (await (await bench.client.get("/")).get_json())["data"]
+    paths = [value for name, value in told.items() if value.startswith("/") and name != "api"]
+    assert len(paths) == 5
+    for path in paths:
+        assert (await bench.client.get(path)).status_code == 200, path
+
+
+def walk(part: Any) -> Iterator[dict[str, Any]]:
+    """Give every object of a description."""
+    if isinstance(part, dict):
+        yield part
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from walk(inner)
 
 
 async def test_docs_page_needs_nothing_from_elsewhere(bench: Bench) -> None:

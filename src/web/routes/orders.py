@@ -33,6 +33,17 @@ async def place_order() -> Response:
 
     Answered once it is durable: 201 with the order and the trades it made at once; 200 when it is the repeat of an
     order that exists. OUTCOME_UNKNOWN (504): repeat the request with the client_order_id in the details.
+
+    What an order holds until it ends: a sell its quantity, a buy at most price times quantity and the fee on it, a buy
+    by quote_quantity that amount. A market buy by quantity counts with the best ask, a stop buy with its stop_price; it
+    holds what its quantity costs at max_price_deviation above that, fee included, or all there is if that is less, and
+    is refused when even the best ask, or the stop_price, cannot be paid. No order spends more than it holds: what is
+    left of it then is cancelled (BUDGET).
+
+    A stop waits as pending. It triggers when the last trade price reaches its stop_price, and one that is due already
+    when it arrives triggers at once. Then it is a market order, or with a price (stop_limit) a limit order.
+
+    Why an order ended is in status_reason; the schema Order has the full list.
     """
     front = current_front()
     identity = front.identify()

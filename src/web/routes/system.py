@@ -15,7 +15,7 @@ from quart_schema.openapi import OpenAPIProvider
 
 from tradeengine import __version__
 from tradeengine.web import metrics, schemas
-from tradeengine.web.envelope import JSON_TYPE, success
+from tradeengine.web.envelope import JSON_TYPE, failure, success
 from tradeengine.web.errors import ApiError
 from tradeengine.web.front import current_front
 from tradeengine.web.openapi import describe
@@ -30,6 +30,24 @@ def describe_app(app: Any, provider: OpenAPIProvider) -> None:
     app.extensions[_PROVIDER] = provider
 
 
+@blueprint.get("/")
+@describe(tags=_TAG, answers={200: schemas.EntryPointsAnswer}, token=False)
+async def show_entry_points() -> Response:
+    """Say what is where."""
+    return success(
+        schemas.EntryPoints(
+            name="tradeengine",
+            version=__version__,
+            docs="/docs",
+            openapi="/openapi.json",
+            api="/api/v1",
+            health="/health",
+            ready="/ready",
+            metrics="/metrics",
+        )
+    )
+
+
 @blueprint.get("/health")
 @describe(tags=_TAG, answers={200: schemas.HealthAnswer}, token=False)
 async def show_health() -> Response:
@@ -39,14 +57,14 @@ async def show_health() -> Response:
 
 
 @blueprint.get("/ready")
-@describe(tags=_TAG, answers={200: schemas.ReadinessAnswer, 503: schemas.ReadinessAnswer}, token=False)
+@describe(tags=_TAG, answers={200: schemas.ReadinessAnswer, 503: schemas.ErrorAnswer}, token=False)
 async def show_readiness() -> Response:
     """Say whether orders are accepted: 200 while they are, and what is degraded; else 503 and why."""
-    readiness = current_front().watch.readiness()
-    response = success(readiness, 503 if readiness.status == "unready" else 200)
-    if readiness.status == "unready":
-        response.headers["Retry-After"] = "1"
-    return response
+    try:
+        return success(current_front().watch.readiness())
+    except ApiError as error:
+        # An answer and not a fault: who asks every second shall not fill the log.
+        return failure(error)
 
 
 @blueprint.get("/metrics")
