@@ -86,7 +86,8 @@ def test_newest_candles_are_found_behind_a_gap(time_frame: TimeFrame, past: Past
     """Looking back passes over a year without a trade, and the oldest candle of the page is whole."""
     early = [Made(BEGIN_MS + number * 47 * MINUTE_MS, PRICE + number, 2) for number in range(70)]
     late = [Made(BEGIN_MS + 400 * DAY_MS, PRICE, 3), Made(BEGIN_MS + 401 * DAY_MS, PRICE, 4)]
-    past.trade(early + late)
+    for piece in (early, late[:1], late[1:]):
+        past.trade(piece)
     expected = candles_of(early + late, past.spec, time_frame * MINUTE_MS)
     for limit in range(1, 6):
         assert ask(time_frame, limit) == expected[-limit:]
