@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from tradeengine.core.records import Reason
 
+CLIENT_ORDER_ID_PATTERN: Final = r"^[A-Za-z0-9_.:-]{1,36}\Z"
 _PLAIN: Final = "A plain decimal as a string: no exponent, no sign, at most 64 characters."
 _DIGITS: Final = {"pattern": r"^[0-9]+(\.[0-9]+)?$", "maxLength": 64}
 
@@ -52,7 +53,7 @@ ClientOrderId: TypeAlias = Annotated[
     str,
     Meta(
         description="1 to 36 of A-Z a-z 0-9 _ . : -",
-        pattern=r"^[A-Za-z0-9_.:-]{1,36}\Z",
+        pattern=CLIENT_ORDER_ID_PATTERN,
         examples=["my-order-1"],
     ),
 ]

@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 from tradeengine.web.errors import STATUS_OF_CODE, ApiError, invalid_field
-from tradeengine.web.schemas import CLIENT_ORDER_ID_PATTERN
+from tradeengine.web.fields import CLIENT_ORDER_ID_PATTERN
 
 _ID_MAX: Final = 2**63 - 1
 _ID_DIGITS_MAX: Final = 19
