@@ -1,5 +1,7 @@
 """Names of what each role counts and measures: the supervisor lays out the metric pages by them.
 
+What each means is in ``ipc.metric_help``.
+
 Every name ends in its unit. ``/metrics`` shows them as ``tradeengine_<role>_<name>``. A role asks its page for a name
 (``page.counter("commands")``) and gets its place; a name that is not here is an error at the actor's start.
 """

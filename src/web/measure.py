@@ -6,18 +6,16 @@ It refuses to know what an endpoint does.
 from __future__ import annotations
 
 import time
-from typing import Final
 
 import structlog
 from quart import Response, g, request
 
+from tradeengine.ipc.metric_help import ENDPOINT_PREFIX, ENDPOINT_SUFFIX
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.settings import Settings
 from tradeengine.web.address import client_address
 from tradeengine.web.envelope import request_id
 
-ENDPOINT_PREFIX: Final = "endpoint_"
-ENDPOINT_SUFFIX: Final = "_latency_us"
 _log = structlog.get_logger()
 
 

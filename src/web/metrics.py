@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from tradeengine.core.tables import ActorState
+from tradeengine.ipc.metric_help import metric_help
 from tradeengine.ipc.metrics import BUCKET_BOUNDS, MetricPage, MetricSnapshot
 from tradeengine.ipc.ring import Ring
 from tradeengine.web.watch import ActorRow
@@ -80,9 +81,7 @@ def _supervised(actors: Iterable[ActorRow]) -> Iterator[Metric]:
 
 def _counters(role: str, snapshots: list[MetricSnapshot]) -> Iterator[Metric]:
     for name in snapshots[0].counters:
-        family = CounterMetricFamily(
-            f"{_PREFIX}_{role}_{name}", f"{_words(name)}, counted by {role}.", labels=["actor"]
-        )
+        family = CounterMetricFamily(f"{_PREFIX}_{role}_{name}", metric_help(role, name), labels=["actor"])
         for snapshot in snapshots:
             family.add_metric([snapshot.name], snapshot.counters[name])
         yield family
@@ -90,7 +89,7 @@ def _counters(role: str, snapshots: list[MetricSnapshot]) -> Iterator[Metric]:
 
 def _gauges(role: str, snapshots: list[MetricSnapshot]) -> Iterator[Metric]:
     for name in snapshots[0].gauges:
-        family = GaugeMetricFamily(f"{_PREFIX}_{role}_{name}", f"{_words(name)} of {role}.", labels=["actor"])
+        family = GaugeMetricFamily(f"{_PREFIX}_{role}_{name}", metric_help(role, name), labels=["actor"])
         for snapshot in snapshots:
             family.add_metric([snapshot.name], snapshot.gauges[name])
         yield family
@@ -98,7 +97,7 @@ def _gauges(role: str, snapshots: list[MetricSnapshot]) -> Iterator[Metric]:
 
 def _histograms(role: str, snapshots: list[MetricSnapshot]) -> Iterator[Metric]:
     for name in snapshots[0].histograms:
-        family = HistogramMetricFamily(f"{_PREFIX}_{role}_{name}", f"{_words(name)} of {role}.", labels=["actor"])
+        family = HistogramMetricFamily(f"{_PREFIX}_{role}_{name}", metric_help(role, name), labels=["actor"])
         for snapshot in snapshots:
             histogram = snapshot.histograms[name]
             cumulated = np.cumsum(histogram.buckets)
@@ -114,9 +113,15 @@ def _histograms(role: str, snapshots: list[MetricSnapshot]) -> Iterator[Metric]:
 
 
 def _ring_cursors(rings: Mapping[str, Ring]) -> Iterator[Metric]:
-    head = CounterMetricFamily(f"{_PREFIX}_ring_records", "Records published on the ring.", labels=["ring"])
+    head = CounterMetricFamily(
+        f"{_PREFIX}_ring_records",
+        "Sequence of the ring's next record: what it grows by was published.",
+        labels=["ring"],
+    )
     lag = GaugeMetricFamily(
-        f"{_PREFIX}_ring_lag_records", "Records that a gating reader has yet to pass.", labels=["ring", "reader"]
+        f"{_PREFIX}_ring_lag_records",
+        "Records published and not yet passed by a reader that holds the writer back.",
+        labels=["ring", "reader"],
     )
     for name, ring in rings.items():
         statistics = ring.statistics()
@@ -125,7 +130,3 @@ def _ring_cursors(rings: Mapping[str, Ring]) -> Iterator[Metric]:
             if reader.gating:
                 lag.add_metric([name, reader.name], reader.lag)
     yield from (head, lag)
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").capitalize()

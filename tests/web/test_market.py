@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from tests.web.bench import ACCOUNT_ID, BTC_USDT, Bench, bearer, make_bench, sma
 from tradeengine.core.ids import first_id_at
 from tradeengine.core.records import Side, TradingState
 from tradeengine.core.tables import ActorState, balances_dtype, depth_dtype, ticker_dtype
+from tradeengine.ipc.metric_help import METRIC_HELP, metric_help
+from tradeengine.ipc.metric_names import ROLE_METRICS
 from tradeengine.storage.queries import TradeRow
 from tradeengine.web.app import create_app
 
@@ -235,6 +239,16 @@ async def test_metrics_say_what_the_supervisor_knows(bench: Bench) -> None:
     assert (values["state"]["risk"], values["restarts"]["risk"]) == (ActorState.READY, 0)
     for state in ActorState:
         assert f"{int(state)} {state.name.lower()}" in families["tradeengine_actor_state"].documentation
+
+
+def test_every_metric_has_a_help_text() -> None:
+    """Each metric of each role is described by a sentence, and nothing is described that there is not."""
+    for role, kinds in ROLE_METRICS.items():
+        names = {name for names in kinds for name in names}
+        for name in names:
+            text = metric_help(role, name)
+            assert re.fullmatch(r"[A-Z1].*\.", text), text
+        assert METRIC_HELP[role].keys() <= names
 
 
 async def test_metrics_token_is_asked_for_when_configured() -> None:
