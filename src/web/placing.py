@@ -47,7 +47,8 @@ _STOPPED: Final = frozenset({OrderType.STOP, OrderType.STOP_LIMIT})
 def place_command(request: PlaceOrder, spec: SymbolSpec, account_id: int, now_ns: int, deadline_ms: int) -> Command:
     """Make the PLACE command of a request.
 
-    A client order id is made where the client sent none, so that a lost answer can always be asked for again.
+    A client order id is made where the client sent none, so that a lost answer can always be asked for again. Whether
+    ``expires_at`` has passed is not asked here but by risk, which knows the ids: a repeat is answered all the same.
     Raises ApiError: INVALID_COMBINATION, INVALID_REQUEST, PRICE_NOT_ON_TICK, QUANTITY_NOT_ON_LOT,
     NUMBER_OUT_OF_RANGE, BELOW_MIN_NOTIONAL.
     """
@@ -85,7 +86,7 @@ def place_command(request: PlaceOrder, spec: SymbolSpec, account_id: int, now_ns
     record["stop_price_ticks"] = stop_price_ticks
     record["quantity_lots"] = quantity_lots
     record["hold_units"] = budget_units
-    record["expires_at_ns"] = _expires_at_ns(request, now_ns)
+    record["expires_at_ns"] = _expires_at_ns(request)
     record["client_order_id"] = request.client_order_id or make_client_order_id()
     return command
 
@@ -131,6 +132,17 @@ def check_order(command: Command, spec: SymbolSpec) -> CheckedOrder:
     return CheckedOrder(
         valid=True, notional=spec.quote.format(notional_units), fee_max=spec.quote.format(fee_max_units)
     )
+
+
+def check_expiry(command: Command, now_ns: int) -> None:
+    """Refuse an order whose end has passed. Raises ApiError."""
+    if 0 < int(command[0]["expires_at_ns"]) <= now_ns:
+        raise invalid_field("expires_at", "expires_at must be in the future.", "NUMBER_OUT_OF_RANGE")
+
+
+def client_order_id_of(command: Command) -> str:
+    """Give the client order id of a PLACE, chosen by the client or made here."""
+    return bytes(command[0]["client_order_id"]).decode()
 
 
 def make_client_order_id() -> str:
@@ -246,10 +258,8 @@ def _check_notional(spec: SymbolSpec, notional_units: int, field: str, what: str
         raise invalid_field(field, message, "BELOW_MIN_NOTIONAL", minimum=minimum)
 
 
-def _expires_at_ns(request: PlaceOrder, now_ns: int) -> int:
+def _expires_at_ns(request: PlaceOrder) -> int:
     if request.expires_at is None:
         return 0
-    expires_at_ns = parse_ns("expires_at", request.expires_at)
-    if expires_at_ns <= now_ns:
-        raise invalid_field("expires_at", "expires_at must be in the future.", "NUMBER_OUT_OF_RANGE")
-    return expires_at_ns
+    # 0 says that there is no end, so 1970 itself is a nanosecond later.
+    return max(parse_ns("expires_at", request.expires_at), 1)

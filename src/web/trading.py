@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tradeengine.core.records import EventKind, Reason
-from tradeengine.web import schemas
+from tradeengine.web import placing, schemas
 from tradeengine.web.errors import ApiError, reason_error
 from tradeengine.web.views import Records, fold_order, order_view, own_trade_view, trades_of, was_triggered_before
 
@@ -27,13 +27,15 @@ class Outcome:
     created: bool
 
 
-def placed(front: Front, events: Records, client_order_id: str) -> Outcome | None:
+def placed(front: Front, command: placing.Command, events: Records) -> Outcome | None:
     """Answer a PLACE from its events; None: it is a repeat, see ``repeated``. Raises ApiError."""
     first = events[0]
     if first["kind"] == EventKind.REPEATED:
         return None
     if first["kind"] == EventKind.REFUSED:
-        raise _refusal(front, events, {"client_order_id": client_order_id})
+        if first["reason"] == Reason.NUMBER_OUT_OF_RANGE:
+            placing.check_expiry(command, int(first["timestamp_ns"]))
+        raise _refusal(front, events, {"client_order_id": placing.client_order_id_of(command)})
     order_id = int(first["order_id"])
     return Outcome(_from_events(front, events, _fold(events, order_id)), created=True)
 

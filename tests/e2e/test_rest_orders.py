@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.e2e.users import NewUser, User
+from tests.e2e.users import Json, NewUser, User
 
 
 def test_an_orders_life(alice: User) -> None:
@@ -153,18 +153,21 @@ def test_stop_waits_triggers_and_trades(alice: User, bob: User) -> None:
 
 
 def test_gtd_order_expires_by_itself(alice: User) -> None:
-    """An order with an end ends then, with reason EXPIRED, and gives its hold back."""
+    """An order with an end ends then, with reason EXPIRED, gives its hold back, and its repeat is answered with it."""
     ends = datetime.now(UTC) + timedelta(seconds=1.2)
     held = alice.balances()["USDT"][2]
-    order = alice.place(symbol="LINK/USDT", quantity="1", price="10", time_in_force="gtd", expires_at=ends.isoformat())[
-        "order"
-    ]
+    wanted: Json = {"symbol": "LINK/USDT", "quantity": "1", "price": "10", "client_order_id": "gtd-1"}
+    wanted |= {"time_in_force": "gtd", "expires_at": ends.isoformat()}
+    order = alice.place(**wanted)["order"]
     assert order["expires_at"] is not None
     deadline = time.monotonic() + 20
     while (now := alice.order(order["id"]))["status"] == "open":
         assert time.monotonic() < deadline
     assert (now["status"], now["status_reason"]) == ("cancelled", "EXPIRED")
     assert alice.balances()["USDT"][2] == held
+    assert alice.place(200, **wanted)["order"] == now
+    late = alice.place(400, **wanted | {"client_order_id": "gtd-2"})
+    assert (late["code"], late["details"]["field"]) == ("NUMBER_OUT_OF_RANGE", "expires_at")
 
 
 @pytest.mark.parametrize(

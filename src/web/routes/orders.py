@@ -51,9 +51,8 @@ async def place_order() -> Response:
     spec = front.symbol(wanted.symbol)
     account_id = await front.account_id(identity.name)
     command = placing.place_command(wanted, spec, account_id, time.time_ns(), front.command_timeout_ms)
-    client_order_id = bytes(command[0]["client_order_id"]).decode()
-    events = await front.ask(command, client_order_id=client_order_id)
-    outcome = trading.placed(front, events, client_order_id) or await trading.repeated(front, account_id, events)
+    events = await front.ask(command, client_order_id=placing.client_order_id_of(command))
+    outcome = trading.placed(front, command, events) or await trading.repeated(front, account_id, events)
     return success(outcome.data, 201 if outcome.created else 200)
 
 
@@ -65,7 +64,9 @@ async def test_order() -> Response:
     front.identify()
     wanted = await read_json(schemas.PlaceOrder)
     spec = front.symbol(wanted.symbol)
-    command = placing.place_command(wanted, spec, 0, time.time_ns(), front.command_timeout_ms)
+    now_ns = time.time_ns()
+    command = placing.place_command(wanted, spec, 0, now_ns, front.command_timeout_ms)
+    placing.check_expiry(command, now_ns)
     return success(placing.check_order(command, spec))
 
 

@@ -222,16 +222,16 @@ class Operations:
         wanted = read_body(raw, schemas.PlaceOrder)
         spec = self._front.symbol(wanted.symbol)
         command = placing.place_command(wanted, spec, caller.account_id, time.time_ns(), self._front.command_timeout_ms)
-        client_order_id = bytes(command[0]["client_order_id"]).decode()
 
         def answer(events: Records) -> trading.Outcome | None:
-            outcome = trading.placed(self._front, events, client_order_id)
+            outcome = trading.placed(self._front, command, events)
             if outcome is not None:
                 _remember(session, int(outcome.data.order.id), spec.symbol_id)
             return outcome
 
         later = partial(trading.repeated, self._front, caller.account_id)
-        self._send(session, request_id, command, answer, later, {"client_order_id": client_order_id})
+        details = {"client_order_id": placing.client_order_id_of(command)}
+        self._send(session, request_id, command, answer, later, details)
 
     async def _amend(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
         caller = _caller(session)
