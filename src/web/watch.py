@@ -20,6 +20,8 @@ from tradeengine.web.schemas import Readiness
 _SERVING: Final = frozenset({ActorState.READY, ActorState.STALLED})
 _ASIDE: Final = frozenset({"keeper"})
 """Actors that no caller misses, whatever their state; status and metrics show it."""
+SILENCE_MS_MAX: Final = 3000
+"""Whoever orders pass beats many times a second; without a heartbeat for so long it passes none."""
 _LAG_DEGRADED_SHARE: Final = 0.5
 """Settlement counts as degraded when it has this share of the backlog to settle at which orders are refused."""
 
@@ -31,6 +33,12 @@ class ActorRow(NamedTuple):
     state: ActorState
     message: str
     restart_count: int
+    heartbeat_age_ms: int = 0
+
+    @property
+    def serves(self) -> bool:
+        """Whether it does its duty, as far as can be seen."""
+        return self.state in _SERVING and self.heartbeat_age_ms <= SILENCE_MS_MAX
 
 
 class Watch:
@@ -52,31 +60,24 @@ class Watch:
 
     def readiness(self) -> Readiness:
         """Say that orders are accepted, and what is wrong all the same. Raises ApiError NOT_READY when they are not."""
-        states = self._states()
+        actors = self.actors()
         troubles = [
-            _sentence(name, *state)
-            for name, state in states.items()
-            if state[0] != ActorState.READY and name not in _ASIDE
+            _sentence(actor) for actor in actors if actor.state != ActorState.READY and actor.name not in _ASIDE
+        ]
+        passed = [actor for actor in actors if actor.name == "risk" or actor.name.startswith("matcher-")]
+        troubles += [
+            f"{actor.name} has been silent for {actor.heartbeat_age_ms / 1000:.1f} s"
+            for actor in passed
+            if actor.state in _SERVING and not actor.serves
         ]
         lag = self._settled.lag()
         if lag > self._backlog_events_max * _LAG_DEGRADED_SHARE:
             troubles.append(f"settlement is {lag} events behind")
-        if not self._accepts_orders({name: state for name, (state, _) in states.items()}, lag):
+        serving = {actor.name for actor in passed if actor.serves}
+        if not ("risk" in serving and len(serving) > 1 and lag <= self._backlog_events_max):
             message = f"Orders are not accepted now: {'; '.join(troubles)}."
             raise ApiError("NOT_READY", message, {"status": "unready", "degraded": troubles})
         return Readiness("degraded" if troubles else "ready", troubles)
-
-    def _accepts_orders(self, states: Mapping[str, ActorState], lag: int) -> bool:
-        matchers = [state for name, state in states.items() if name.startswith("matcher-")]
-        return (
-            states.get("risk") in _SERVING
-            and any(state in _SERVING for state in matchers)
-            and lag <= self._backlog_events_max
-        )
-
-    def _states(self) -> dict[str, tuple[ActorState, str]]:
-        """State and message of every actor by name; what cannot be read is stalled."""
-        return {actor.name: (actor.state, actor.message) for actor in self.actors()}
 
     def actors(self) -> list[ActorRow]:
         """Copy what the supervisor knows of each actor; what cannot be read is stalled."""
@@ -89,10 +90,17 @@ class Watch:
                 continue
             name = bytes(actor["name"]).decode()
             if name:
-                message = bytes(actor["message"]).decode(errors="replace")
-                actors.append(ActorRow(name, ActorState(int(actor["state"])), message, int(actor["restart_count"])))
+                actors.append(
+                    ActorRow(
+                        name,
+                        ActorState(int(actor["state"])),
+                        bytes(actor["message"]).decode(errors="replace"),
+                        int(actor["restart_count"]),
+                        int(actor["heartbeat_age_ms"]),
+                    )
+                )
         return actors
 
 
-def _sentence(name: str, state: ActorState, message: str) -> str:
-    return f"{name} is {state.name.lower()}" + (f": {message}" if message else "")
+def _sentence(actor: ActorRow) -> str:
+    return f"{actor.name} is {actor.state.name.lower()}" + (f": {actor.message}" if actor.message else "")

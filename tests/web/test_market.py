@@ -186,9 +186,9 @@ async def test_ready_says_what_is_wrong(bench: Bench) -> None:
     actors = bench.memory.tables["actors"]
     names = [actor.name for actor in bench.memory.topology.actors]
 
-    async def after(name: str, state: ActorState) -> tuple[int, str, list[str]]:
+    async def after(name: str, state: ActorState, silent_ms: int = 0) -> tuple[int, str, list[str]]:
         row = names.index(name)
-        actors.write(row, (name.encode(), b"why", 1, state, 0, 0, 0))
+        actors.write(row, (name.encode(), b"why", 1, state, 0, 0, silent_ms))
         answer = await bench.client.get("/ready")
         body = await answer.get_json()
         data = body["data"] if body["success"] else body["error"]["details"]
@@ -202,6 +202,14 @@ async def test_ready_says_what_is_wrong(bench: Bench) -> None:
     assert (await after("risk", ActorState.RESTARTING))[:2] == (503, "unready")
     assert (await after("matcher-0", ActorState.FAILED))[:2] == (503, "unready")
     assert (await after("settlement", ActorState.BLOCKED))[:2] == (200, "degraded")
+    # Long before the supervisor takes a process for hanging, nobody gets an order through it.
+    assert await after("risk", ActorState.READY, 4000) == (503, "unready", ["risk has been silent for 4.0 s"])
+    assert await after("matcher-0", ActorState.STALLED, 12_000) == (
+        503,
+        "unready",
+        ["matcher-0 is stalled: why", "matcher-0 has been silent for 12.0 s"],
+    )
+    assert await after("publisher", ActorState.READY, 4000) == (200, "ready", [])
     # The keeper is on nobody's way, and nobody misses it.
     assert await after("keeper", ActorState.FAILED) == (200, "ready", [])
 
