@@ -68,7 +68,7 @@ async def list_past_trades(symbol: str) -> Response:
     query = read_query(request.args, schemas.PastTradesQuery)
     spec = front.symbol(symbol)
     start_ns, end_ns = _range(query.start, query.end)
-    after_id = decode_cursor(query.cursor) if query.cursor else None
+    after_id = decode_cursor(query.cursor) if query.cursor is not None else None
     found = await front.history.past_trades(
         spec.symbol_id, limit=query.limit + 1, start_ns=start_ns, end_ns=end_ns, after_id=after_id
     )
@@ -92,7 +92,10 @@ async def show_day(symbol: str) -> Response:
 
 
 def _range(start: str | None, end: str | None) -> tuple[int | None, int | None]:
-    return (parse_ns("start", start) if start else None, parse_ns("end", end) if end else None)
+    return (
+        parse_ns("start", start) if start is not None else None,
+        parse_ns("end", end) if end is not None else None,
+    )
 
 
 def _candle_view(candle: Candle, spec: SymbolSpec) -> schemas.Candle:
