@@ -1,0 +1,310 @@
+"""The client against a running engine: every call, books that move, orders over the socket, and a front that dies."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import trio
+from tests.client.scripted import BACK_S
+from tests.e2e.users import deposit_all
+from tests.engines import Engine, running_engine
+
+from tradeengine.actors.data_dir import read_secret
+from tradeengine.client import ApiError, BookView, Client, LocalBook, LocalOrders, Stream
+from tradeengine.client.messages import (
+    BalancesChanged,
+    OrderbookSnapshot,
+    OrderbookUpdate,
+    OrderUpdate,
+    Reconnected,
+    Resumed,
+    TradeExecuted,
+)
+from tradeengine.client.models import Order
+from tradeengine.web.auth import issue_token
+
+FUNDS = {"USDT": "10000000", "BTC": "100", "ETH": "1000"}
+CALLS = {
+    "DELETE /api/v1/orders": "cancel_all",
+    "DELETE /api/v1/orders/{order_id}": "cancel",
+    "GET /api/v1/balances": "balances",
+    "GET /api/v1/candles/{symbol}": "candles",
+    "GET /api/v1/historical/trades/{symbol}": "historical_trades",
+    "GET /api/v1/markets/{symbol}/ticker": "ticker",
+    "GET /api/v1/orderbook/{symbol}": "order_book",
+    "GET /api/v1/orders": "orders",
+    "GET /api/v1/orders/by-client-id/{client_order_id}": "order_by_client_id",
+    "GET /api/v1/orders/{order_id}": "order",
+    "GET /api/v1/snapshots/{symbol}": "depth_snapshot",
+    "GET /api/v1/statistics/24h/{symbol}": "day_statistics",
+    "GET /api/v1/symbols": "symbols",
+    "GET /api/v1/time": "time",
+    "GET /api/v1/trades": "trades",
+    "GET /api/v1/trades/{trade_id}": "trade",
+    "GET /health": "health",
+    "GET /ready": "ready",
+    "PATCH /api/v1/orders/{order_id}": "amend",
+    "POST /api/v1/orders": "place",
+    "POST /api/v1/orders/test": "test_order",
+}
+"""The client's method for each operation of ``/openapi.json``."""
+
+
+@pytest.fixture(scope="module")
+def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Run an engine of these tests' own, whose fronts they may kill, with two rich users."""
+    with running_engine(tmp_path_factory.mktemp("venue")) as running:
+        for user in ("alice", "bob"):
+            deposit_all(running, user, FUNDS)
+        yield running
+
+
+def token(venue: Engine, user: str) -> str:
+    """Make a token for a user."""
+    return issue_token(read_secret(venue.data_dir).encode(), user, "user", 3600)
+
+
+def client_of(venue: Engine, user: str) -> Client:
+    """Give a user's client."""
+    return Client(venue.url, token=token(venue, user))
+
+
+def stream_of(venue: Engine, user: str, **options: Any) -> Stream:
+    """Give a user's stream."""
+    return Stream(venue.url, token=token(venue, user), pause_first_s=0.02, **options)
+
+
+async def next_of(stream: Stream, kind: type[Any]) -> Any:
+    """Read until a message of this kind comes."""
+    with trio.fail_after(BACK_S):
+        async for message in stream:
+            if isinstance(message, kind):
+                return message
+    raise AssertionError("the stream has ended")
+
+
+async def agree(view: BookView, client: Client, sequence: int = -1) -> LocalBook:
+    """Wait until a followed book, of this event or later, is what the engine shows of it."""
+    with trio.fail_after(BACK_S):
+        if view.book.sequence is None:
+            await anext(view)
+        while True:
+            shown = await client.order_book(view.book.symbol, depth=1000)
+            is_new = view.book.sequence is not None and min(view.book.sequence, shown.sequence) >= sequence
+            if is_new and view.book.depth(1000) == (shown.bids, shown.asks):
+                return view.book
+            await trio.sleep(0.01)  # neither of the two tells when it has caught up with the other
+
+
+async def test_every_call_has_a_method(venue: Engine) -> None:
+    """Each operation that the engine describes has its method in the client, and no method is for one that is gone."""
+    with venue.client() as http:
+        paths = http.get(f"{venue.url}/openapi.json").json()["paths"]
+    described = {f"{method.upper()} {path}" for path, operations in paths.items() for method in operations}
+    wanted = {operation for operation in described if "/api/v1/" in operation and "/admin/" not in operation}
+    assert wanted | {"GET /health", "GET /ready"} == set(CALLS)
+    assert set(CALLS) <= described
+    assert all(callable(getattr(Client, name)) for name in CALLS.values())
+
+
+async def test_life_of_an_order(venue: Engine) -> None:
+    """An order is checked, placed, repeated, found, changed, listed and cancelled, with exact numbers all the way."""
+    async with client_of(venue, "alice") as alice:
+        wanted: Any = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.5", "price": 20000}
+        checked = await alice.test_order(**wanted)
+        assert checked.notional == 10_000
+        placed = (await alice.place(**wanted, client_order_id="life-1")).order
+        assert (await alice.place(**wanted, client_order_id="life-1")).order.id == placed.id
+        assert (await alice.order(placed.id)).price == 20_000
+        assert (await alice.order_by_client_id("life-1")).id == placed.id
+        held = {balance.asset: balance.held for balance in await alice.balances()}
+        assert held["USDT"] >= 10_000
+        amended = (await alice.amend(placed.id, quantity=Decimal("0.25"), price="20000.01")).order
+        assert (amended.quantity, amended.price) == (Decimal("0.25"), Decimal("20000.01"))
+        assert [order.id async for order in alice.orders(status=["open"], side="buy", type="limit")] == [placed.id]
+        assert (await alice.cancel(placed.id)).order.status == "cancelled"
+        with pytest.raises(ApiError, match="ORDER_NOT_OPEN") as caught:
+            await alice.cancel(placed.id)
+        assert (caught.value.status, caught.value.details["status"]) == (409, "cancelled")
+        for price in ("19000", "19001", "19002"):
+            await alice.place(**{**wanted, "price": price})
+        cancelled = await alice.cancel_all("BTC-USDT")
+        assert (cancelled.cancelled, len(cancelled.orders)) == (3, 3)
+        ids = [order.id async for order in alice.orders(symbol="BTC/USDT", page_size=2)]
+        assert ids == sorted(ids, key=int, reverse=True)
+        assert len(ids) == 4
+
+
+async def test_trades_are_seen_from_every_side(venue: Engine) -> None:
+    """A trade is in both parties' lists, in public ones, in candles and statistics, with the same numbers."""
+    async with client_of(venue, "alice") as alice, client_of(venue, "bob") as bob, Client(venue.url) as anyone:
+        before = datetime.now(UTC) - timedelta(minutes=1)
+        offer = await alice.place(symbol="ETH/USDT", side="sell", type="limit", quantity=2, price="3000")
+        bought = await bob.place(symbol="ETH/USDT", side="buy", type="market", quantity=2)
+        (trade,) = bought.trades
+        assert (str(trade.price), str(trade.quantity), trade.liquidity) == ("3000.00", "2.0000", "taker")
+        assert bought.order.average_price == 3000
+        (own,) = await alice.own_trades(symbol="ETH/USDT", start=before).take(10)
+        assert (own.id, own.order_id, own.side, own.liquidity) == (trade.id, offer.order.id, "sell", "maker")
+        assert (await anyone.trade(trade.id)).buy_order_id is None
+        assert (await alice.trade(trade.id)).sell_order_id == offer.order.id
+        for pages in (anyone.trades("ETH/USDT"), anyone.historical_trades("ETH/USDT", start=before)):
+            assert [found.id for found in await pages.take(10)] == [trade.id]
+        (candle,) = await anyone.candles("ETH/USDT", "1d")
+        assert candle.open == candle.close == 3000
+        assert (candle.volume, candle.trades) == (Decimal(2), 1)
+        day = await anyone.day_statistics("ETH/USDT")
+        assert (day.volume, day.weighted_average_price) == (Decimal(2), Decimal(3000))
+        assert day.to - day.since == timedelta(hours=24)
+
+
+async def test_public_calls_need_no_token(venue: Engine) -> None:
+    """Symbols, clock, book, ticker, health and readiness are there for everyone; orders are not."""
+    async with Client(venue.url) as anyone:
+        (symbol,) = [found for found in await anyone.symbols() if found.symbol == "BTC/USDT"]
+        assert symbol.tick == Decimal("0.01")
+        assert abs((await anyone.time()).time - datetime.now(UTC)) < timedelta(seconds=5)
+        assert (await anyone.order_book("BTC/USDT", depth=5)).symbol == "BTC/USDT"
+        assert (await anyone.ticker("BTC/USDT")).symbol == "BTC/USDT"
+        assert (await anyone.health()).status == "ok"
+        assert (await anyone.ready()).status in {"ready", "degraded"}
+        with pytest.raises(ApiError, match="NOT_FOUND"):
+            await anyone.depth_snapshot("BTC/USDT", at="2020-01-01T00:00:00Z")
+        with pytest.raises(ApiError) as caught:
+            await anyone.balances()
+        assert (caught.value.code, caught.value.status) == ("UNAUTHORIZED", 401)
+        assert caught.value.request_id
+
+
+@pytest.mark.parametrize("options", [{}, {"msgpack": True}, {"batch": True}, {"msgpack": True, "batch": True}])
+async def test_followed_book_is_the_engines(venue: Engine, options: dict[str, bool]) -> None:
+    """A book that a stream keeps equals the engine's after any orders, in every encoding."""
+    numbers = random.Random(7)
+    async with (
+        client_of(venue, "alice") as alice,
+        stream_of(venue, "alice") as trading,
+        stream_of(venue, "bob", **options) as watching,
+    ):
+        view = watching.book("SOL/USDT" if options else "XRP/USDT")
+        symbol = view.book.symbol
+        placed: list[Order] = []
+        await agree(view, alice)
+        for _ in range(60):
+            cents = numbers.randint(100, 140)
+            last = await trading.place(
+                symbol=symbol, side="buy", type="limit", quantity=numbers.randint(10, 50), price=f"{cents / 100:.2f}"
+            )
+            placed.append(last.order)
+            if len(placed) > 20:
+                last = await trading.cancel(placed.pop(numbers.randrange(len(placed))).id)
+        book = await agree(view, alice, last.order.sequence)
+        assert sum(level.quantity for level in book.depth(1000)[0]) == sum(order.remaining_quantity for order in placed)
+        for order in placed:
+            last = await trading.cancel(order.id)
+        assert (await agree(view, alice, last.order.sequence)).depth(1) == ([], [])
+
+
+async def test_reader_of_a_book_needs_no_snapshot_again(venue: Engine) -> None:
+    """The messages of a book as they come chain without a gap, and say the best prices that the book then has."""
+    async with stream_of(venue, "alice") as stream:
+        await stream.subscribe("book:ADA/USDT")
+        book = LocalBook("ADA/USDT")
+        assert book.apply(await next_of(stream, OrderbookSnapshot))
+        for number in range(1, 21):
+            price = Decimal(number) / 100
+            placed = await stream.place(symbol="ADA/USDT", side="buy", type="limit", quantity=1000, price=price)
+            while book.sequence is None or book.sequence < placed.order.sequence:
+                message = await next_of(stream, OrderbookUpdate)
+                assert book.apply(message)
+                best = book.best_bid
+                assert (message.best_bid, message.bid_quantity) == (best.price, best.quantity) if best else (None, None)
+        assert [level.price for level in book.depth(3)[0]] == [Decimal("0.20"), Decimal("0.19"), Decimal("0.18")]
+
+
+async def test_orders_over_the_socket(venue: Engine) -> None:
+    """Orders that are placed, changed and cancelled over the socket come back as updates and balances."""
+    async with stream_of(venue, "alice") as alice, stream_of(venue, "bob", msgpack=True, batch=True) as bob:
+        orders = LocalOrders()
+        await bob.subscribe("orders", "balances", "trades:LTC/USDT")
+        assert {balance.asset for balance in (await next_of(bob, BalancesChanged)).balances} >= {"BTC", "USDT"}
+        bid = (await bob.place(symbol="LTC/USDT", side="buy", type="limit", quantity=3, price="80")).order
+        orders.apply(await next_of(bob, OrderUpdate))
+        assert orders.open[bid.id].remaining_quantity == 3
+        await bob.amend(bid.id, price="81")
+        orders.apply(await next_of(bob, OrderUpdate))
+        assert orders.open[bid.id].price == 81
+        with pytest.raises(ApiError, match="INSUFFICIENT_BALANCE"):
+            await alice.place(symbol="LTC/USDT", side="sell", type="limit", quantity=1, price="81")
+        offer = await alice.place(symbol="ETH/USDT", side="buy", type="limit", quantity=1, price="81", post_only=True)
+        assert offer.order.status == "open"
+        await alice.cancel(offer.order.id)
+        cancelled = await bob.cancel(bid.id)
+        assert cancelled.order.status_reason == "USER"
+        orders.apply(await next_of(bob, OrderUpdate))
+        assert orders.open == {}
+        with pytest.raises(ApiError, match="PRICE_NOT_ON_TICK") as caught:
+            await bob.place(symbol="LTC/USDT", side="buy", type="limit", quantity=1, price="0.0001")
+        assert caught.value.details["field"] == "price"
+
+
+async def test_many_orders_are_on_their_way_at_once(venue: Engine) -> None:
+    """A hundred orders placed at once over one socket are all placed, each once and each answered as its own."""
+    async with stream_of(venue, "alice") as stream, client_of(venue, "alice") as alice:
+        found: dict[str, str] = {}
+
+        async def place(number: int) -> None:
+            order = await stream.place(
+                symbol="DOGE/USDT",
+                side="buy",
+                type="limit",
+                quantity=1000,
+                price=Decimal(number) / 100,
+                client_order_id=f"many-{number}",
+            )
+            assert order.order.client_order_id == f"many-{number}"
+            found[order.order.id] = f"many-{number}"
+
+        async with trio.open_nursery() as nursery:
+            for number in range(1, 101):
+                nursery.start_soon(place, number)
+        listed = {order.id: order.client_order_id async for order in alice.orders(symbol="DOGE/USDT")}
+        assert listed == found
+        assert (await alice.cancel_all("DOGE/USDT")).cancelled == 100
+
+
+async def test_stream_outlives_its_front(venue: Engine) -> None:
+    """A front that is killed costs the reader nothing: own orders resume, the book begins anew, placing goes on."""
+    async with client_of(venue, "bob") as bob, stream_of(venue, "alice") as stream:
+        orders = LocalOrders()
+        view = stream.book("LINK/USDT")
+        await stream.subscribe("orders", "trades:LINK/USDT")
+        wanted: Any = {"symbol": "LINK/USDT", "side": "buy", "type": "limit", "quantity": 10}
+        first = await stream.place(**wanted, price="10")
+        orders.apply(await next_of(stream, OrderUpdate))
+        await agree(view, bob)
+        venue.kill_actor("front-0")
+        second = await stream.place(**wanted, price="11", client_order_id="after-1")
+        with trio.fail_after(BACK_S):
+            async for message in stream:
+                orders.apply(message)
+                if isinstance(message, Resumed):
+                    break
+                assert isinstance(message, Reconnected) or orders.open
+        third = await stream.place(**wanted, price="12")
+        while third.order.id not in orders.open:
+            orders.apply(await next_of(stream, OrderUpdate))
+        assert set(orders.open) == {first.order.id, second.order.id, third.order.id}
+        book = await agree(view, bob, third.order.sequence)
+        assert book.best_bid is not None
+        assert book.best_bid.price == 12
+        await stream.place(symbol="BTC/USDT", side="sell", type="limit", quantity="0.001", price="60000")
+        await bob.place(symbol="BTC/USDT", side="buy", type="market", quantity="0.001")
+        await stream.subscribe("trades:BTC/USDT")
+        await stream.place(symbol="BTC/USDT", side="sell", type="limit", quantity="0.001", price="60000")
+        await bob.place(symbol="BTC/USDT", side="buy", type="market", quantity="0.001")
+        assert (await next_of(stream, TradeExecuted)).price == 60_000
