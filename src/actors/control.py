@@ -55,13 +55,15 @@ async def serve_control(
     memory: Memory,
     places: Sequence[Actor],
     handlers: Mapping[str, Handler],
+    taken: dict[str, int] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled. places: the topology's clients that may be given out; handlers: by ``op``.
 
+    taken: kept up to date with who has which place, as process ids by the place's name.
     Raises OSError when the socket cannot be made.
     """
-    control = Control(memory, list(places), handlers)
+    control = Control(memory, list(places), handlers, {} if taken is None else taken)
     with open_socket(data_dir) as listener:
         async with trio.open_nursery() as nursery:
             task_status.started()
@@ -97,11 +99,15 @@ def open_socket(data_dir: Path) -> Iterator[socket.socket]:
 
 @dataclass
 class Control:
-    """Answers connections. ``free_places``: clients that nobody is, in the order in which they are given out."""
+    """Answers connections. ``free_places``: clients that nobody is, in the order in which they are given out.
+
+    ``taken``: process ids of those who are one, by name, until the place is free again.
+    """
 
     memory: Memory
     free_places: list[Actor]
     handlers: Mapping[str, Handler]
+    taken: dict[str, int]
 
     async def serve(self, line: socket.socket) -> None:
         """Answer one connection and close it."""
@@ -144,6 +150,7 @@ class Control:
             )
             return
         place = self.free_places.pop(0)
+        self.taken[place.name] = peer_pid(line)
         try:
             await self._hand_over(line, place)
             await _end_of(line)
@@ -151,6 +158,7 @@ class Control:
             # Closed before waiting: a client that only shut down its side of the line sees ours.
             line.close()
             await self._until_drained(place)
+            del self.taken[place.name]
             self.free_places.append(place)
 
     async def _hand_over(self, line: socket.socket, place: Actor) -> None:
@@ -175,10 +183,20 @@ class Control:
         line.send(msgspec.json.encode(reply))
 
 
+def peer_pid(line: socket.socket) -> int:
+    """Process id of who connected, by the kernel's word."""
+    return _peer(line)[0]
+
+
 def peer_uid(line: socket.socket) -> int:
     """User id of the process that connected, by the kernel's word."""
+    return _peer(line)[1]
+
+
+def _peer(line: socket.socket) -> tuple[int, int]:
     credentials = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(credentials)[1])
+    pid, uid, _ = _CREDENTIALS.unpack(credentials)
+    return pid, uid
 
 
 async def _end_of(line: socket.socket) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -45,6 +46,8 @@ class Roster:
     memory: Memory
     started_s: float = field(default_factory=time.monotonic)
     heartbeats: dict[str, Heartbeat] = field(default_factory=dict)
+    clients: dict[str, int] = field(default_factory=dict)
+    """Local clients that joined by the control socket: process ids by the place that they have."""
 
     def __post_init__(self) -> None:
         self._places = {process.actor.name: place for place, process in enumerate(self.processes)}
@@ -71,12 +74,18 @@ class Roster:
         self.memory.tables["actors"].write_rows((self._places[process.actor.name],), record)
 
     def status(self) -> dict[str, Any]:
-        """Give actors and rings as plain values, for an answer on the control socket."""
+        """Give actors, local clients and rings as plain values, for an answer on the control socket."""
+        ours = {process.actor.name: process.pid for process in self.processes if process.actor.role == "client"}
         return {
             "pid": os.getpid(),
             "uptime_s": time.monotonic() - self.started_s,
             "memory_bytes": self.memory.bytes_total(),
             "actors": [self._status_of(process) for process in self.processes],
+            "client_places": len(self.memory.topology.clients),
+            "clients": [
+                {"name": name, "pid": pid, "command": _command_of(pid)}
+                for name, pid in sorted((ours | self.clients).items())
+            ],
             "rings": [
                 _ring_status(ring, self.memory.rings[ring.name].first_sequence)
                 for ring in self.memory.ring_statistics()
@@ -111,6 +120,14 @@ class Heartbeat:
             self.seen = (pid, heartbeat_ns)
             self.since_s = time.monotonic()
         return time.monotonic() - self.since_s
+
+
+def _command_of(pid: int) -> list[str]:
+    """Words with which a process was started; none when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace").split("\0")[:-1]
+    except OSError:
+        return []
 
 
 def _ring_status(ring: RingStatistics, first_sequence: int) -> dict[str, Any]:

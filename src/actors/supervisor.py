@@ -202,7 +202,7 @@ class Supervisor:
         with self._serving:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(operator.keep_directory)
-                await nursery.start(serve_control, self.settings.data_dir, memory, places, handlers)
+                await nursery.start(serve_control, self.settings.data_dir, memory, places, handlers, roster.clients)
                 task_status.started()
 
     async def _until_ready(self, roles: AbstractSet[str]) -> None:

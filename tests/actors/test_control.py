@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 import trio
+import trio.testing
 from tests.ipc.processes import child, kill_self
 
 from tradeengine.actors import control
@@ -118,6 +119,24 @@ def _fill_places(data_dir: Path) -> None:
                 pass
         with _open_soon(data_dir) as third:
             assert third.name == "client-1"
+
+
+async def test_who_has_a_place_is_known(memory: Memory) -> None:
+    """While a client has a place its process is told by the kernel's word, and nobody's when it has left."""
+    taken: dict[str, int] = {}
+    async with trio.open_nursery() as nursery:
+        data_dir = memory.settings.data_dir
+        await nursery.start(serve_control, data_dir, memory, memory.topology.clients, {}, taken)
+
+        def look() -> dict[str, int]:
+            with open_client(data_dir):
+                return dict(taken)
+
+        assert await run(look) == {"client-0": os.getpid()}
+        with trio.fail_after(WAIT_S):
+            while taken:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.cancel_scope.cancel()
 
 
 async def test_place_is_free_only_when_risk_has_taken_all(memory: Memory) -> None:

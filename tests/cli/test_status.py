@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from tests.engines import Engine, run_command
 
+from tradeengine.ipc.client import open_client
 from tradeengine.storage.embedded import running_embedded
 
 
@@ -28,6 +30,31 @@ def test_status_shows_every_actor_and_ring(engine: Engine) -> None:
     shown = engine.command("status")
     assert shown.returncode == 0, shown.stderr
     assert all(name in shown.stdout for name in (*engine.actors(), *rings))
+
+
+def test_status_shows_who_sits_in_a_place(engine: Engine) -> None:
+    """A local client is told with its process and its program while it is attached, and the number of places."""
+    with open_client(engine.data_dir) as wiring:
+        status = json.loads(engine.command("status", "--json").stdout)
+        (client,) = status["clients"]
+        assert (client["name"], client["pid"]) == (wiring.name, os.getpid())
+        assert client["command"][0]
+        shown = engine.command("status").stdout
+        assert f"local clients: 1 of {status['client_places']} places are taken" in shown
+        assert str(os.getpid()) in shown
+
+
+def test_status_fits_80_columns(engine: Engine) -> None:
+    """In a terminal of 80 columns no line is longer, and every actor and every ring has a line of its own."""
+    environment = {"COLUMNS": "80"}
+    shown = run_command("status", "--data-dir", str(engine.data_dir), **environment).stdout.splitlines()
+    assert max(map(len, shown)) <= 80
+    status = json.loads(engine.command("status", "--json").stdout)
+    for part in ("actors", "rings"):
+        for row in status[part]:
+            (line,) = (line for line in shown if line.split()[:1] == [row["name"]])
+            for reader in row.get("readers", ()):
+                assert f"{reader['name']} " in line
 
 
 def test_no_status_without_an_engine(tmp_path: Path) -> None:
