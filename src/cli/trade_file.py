@@ -83,7 +83,7 @@ def read_header(cells: list[str]) -> Columns | None:
 def split_line(line: bytes) -> list[str]:
     """Cut a line into its cells; none for an empty one. Raises LineError."""
     try:
-        text = line.decode("utf-8-sig").rstrip("\r\n")
+        text = line.decode().removeprefix("\ufeff").rstrip("\r\n")
     except UnicodeDecodeError:
         raise LineError("is not text in UTF-8") from None
     if '"' not in text:
@@ -129,14 +129,18 @@ class TradeParser:
 
     def _parse_price(self, text: str) -> int:
         spec = self._spec
-        ticks = _steps("price", text, spec.price_places, spec.price_step, f"tick {spec.tick}")
+        ticks = _steps("price", text, spec.price_places, spec.price_step)
+        if ticks is None:
+            raise LineError(f"price {text} is not a multiple of the tick {spec.tick}")
         if ticks > PRICE_TICKS_MAX:
             raise LineError(f"price {_shown(text)} is too large")
         return ticks
 
     def _parse_quantity(self, text: str) -> int:
         spec = self._spec
-        lots = _steps("quantity", text, spec.quantity_places, spec.quantity_step, f"lot {spec.lot}")
+        lots = _steps("quantity", text, spec.quantity_places, spec.quantity_step)
+        if lots is None:
+            raise LineError(f"quantity {text} is not a multiple of the lot {spec.lot}")
         if lots * spec.lot_units > UNITS_MAX:
             raise LineError(f"quantity {_shown(text)} is too large")
         return lots
@@ -161,17 +165,18 @@ def parse_time(text: str, *, in_ms: bool = False) -> int:
     return time_ms
 
 
-def _steps(field: str, text: str, places: int, step: int, step_name: str) -> int:
+def _steps(field: str, text: str, places: int, step: int) -> int | None:
+    """How many steps of ``step × 10**-places`` a decimal is, more than 0; None when it lies between two."""
     try:
         coefficient, scale = parse_decimal(text)
     except NumberError as error:
         raise LineError(f"{field} {_shown(text)} is wrong: {error.message}") from None
-    steps, rest = divmod(coefficient * 10 ** max(places - scale, 0), step) if scale <= places else (0, 1)
-    if rest:
-        raise LineError(f"{field} {text} is not a multiple of the {step_name}")
-    if steps == 0:
+    if scale > places:
+        return None
+    steps, rest = divmod(coefficient * 10 ** (places - scale), step)
+    if steps == rest == 0:
         raise LineError(f"{field} {text} is not more than 0")
-    return steps
+    return None if rest else steps
 
 
 def _shown(text: str) -> str:
