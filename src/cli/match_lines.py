@@ -38,7 +38,14 @@ HOLD_UNITS: Final = 2 * UNITS_MAX
 """Money is no object: as much as an order can need."""
 LINE_BYTES_MAX: Final = 1 << 16
 NAME_CHARACTERS_MAX: Final = 256
-_AMEND_FIELDS: Final = frozenset({"quantity", "price", "stop_price"})
+_COMMON_FIELDS: Final = ("op", "id", "account", "time", "symbol")
+_CHANGES: Final = ("quantity", "price", "stop_price")
+_FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    "new": (*_COMMON_FIELDS, *(name for name in PlaceOrder.__struct_fields__ if name != "symbol")),
+    "amend": (*_COMMON_FIELDS, *_CHANGES),
+    "cancel": _COMMON_FIELDS,
+}
+"""What a line may have, by its op."""
 _NUMBERS: Final = ("quantity", "quote_quantity", "price", "stop_price")
 
 
@@ -81,17 +88,21 @@ class LineReader:
             raise LineError(f"it is longer than {LINE_BYTES_MAX} bytes")
         fields = _decode(line)
         op = fields.pop("op", "new")
+        if not isinstance(op, str) or op not in _FIELDS:
+            raise LineError("op must be new, cancel or amend")
+        unknown = next((name for name in fields if name not in _FIELDS[op]), None)
+        if unknown is not None:
+            known = ", ".join(_FIELDS[op])
+            raise LineError(f"{printable(unknown)} is unknown here; known in a line with op {op} are: {known}")
         now_ns = self._time(fields.pop("time", None))
         symbol = self._check_symbol(fields.pop("symbol", None))
         try:
             if op == "new":
                 command, text = self._place(fields, now_ns, line_number)
-            elif op in ("cancel", "amend"):
-                command, text = self._change(op, fields, now_ns)
             else:
-                raise LineError("op must be new, cancel or amend")
+                command, text = self._change(op, fields, now_ns)
         except ApiError as error:
-            raise LineError(error.message.removesuffix(".")) from None
+            raise LineError(_in_line(error)) from None
         self.now_ns, self._symbol = now_ns, symbol
         return command, text
 
@@ -133,12 +144,7 @@ class LineReader:
             _name_text("account", account_name)
             account = self.names.accounts.get(_key(account_name), 0)
         if op == "cancel":
-            if fields:
-                raise LineError(f"{printable(next(iter(fields)))} is unknown here; a cancel takes id and account")
             return cancel_command(account, number, now_ns, 0), text
-        unknown = next((field for field in fields if field not in _AMEND_FIELDS), None)
-        if unknown is not None:
-            raise LineError(f"{printable(unknown)} is unknown here; an amend takes id, quantity, price, stop_price")
         _number_texts(fields)
         command = amend_command(read_body(fields, AmendOrder), self._spec, account, number, now_ns, 0)
         # A stop buy waits with all the money there is; to other orders the book gives back what they do not need.
@@ -153,7 +159,7 @@ class LineReader:
             try:
                 now_ns = parse_ns("time", value)
             except ApiError as error:
-                raise LineError(error.message.removesuffix(".")) from None
+                raise LineError(_in_line(error)) from None
         elif isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= TIME_MS_MAX:
             now_ns = value * 1_000_000
         else:
@@ -184,6 +190,12 @@ class LineReader:
         if name is not None:
             self.names.accounts[_key(name)] = account
         return account
+
+
+def _in_line(error: ApiError) -> str:
+    """Give a refusal of the API as it stands behind ``line 6:``."""
+    message = error.message.removesuffix(".")
+    return message[:1].lower() + message[1:]
 
 
 def _decode(line: bytes) -> dict[str, Any]:
