@@ -9,6 +9,7 @@ A client that goes away while its command is on the way changes nothing: the wai
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
@@ -19,6 +20,8 @@ from quart_trio.wrappers import TrioRequest
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hypercorn.typing import (
         ASGIReceiveCallable,
         ASGISendCallable,
@@ -28,6 +31,18 @@ if TYPE_CHECKING:
 
 BODY_TIMEOUT_S: Final = 20
 DISCARD_BYTES_MAX: Final = 1 << 24
+LENGTH_DIGITS_MAX: Final = 20
+"""As many as the server takes."""
+
+
+class BodyEnd(Enum):
+    """How the reading of a body ended."""
+
+    WHOLE = auto()
+    CUT = auto()
+    """There is more, which nobody wants."""
+    GONE = auto()
+    """The client hung up before the end, or broke it: what it wanted is not done, and nobody will read an answer."""
 
 
 class FrontRequest(TrioRequest):
@@ -59,7 +74,10 @@ class HttpConnection(TrioASGIHTTPConnection):
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Read, let the handler answer, send."""
         request = cast(FrontRequest, self._create_request_from_scope(send))
-        if await self._read_body(request, receive):
+        end = await self._read_body(request, receive)
+        if end is BodyEnd.GONE:
+            return
+        if end is BodyEnd.WHOLE:
             await self._answer(request, send)
             return
         async with trio.open_nursery() as nursery:
@@ -68,20 +86,23 @@ class HttpConnection(TrioASGIHTTPConnection):
             await self._answer(request, send)
             nursery.cancel_scope.cancel()
 
-    async def _read_body(self, request: FrontRequest, receive: ASGIReceiveCallable) -> bool:
-        """Give the request its body, or what is wrong with it; returns whether the body has come to its end.
+    async def _read_body(self, request: FrontRequest, receive: ASGIReceiveCallable) -> BodyEnd:
+        """Give the request its body, or what is wrong with it; returns how it ended.
 
         A body that is too large is read on for a while and thrown away: a client that is still sending when the
-        connection closes would never see the answer.
+        connection closes would never see the answer. Of one that says that it will be endless nothing is read.
         """
         body = bytearray()
         byte_count = 0
         maximum = self.app.config["MAX_CONTENT_LENGTH"]
+        if _told_length(self.scope["headers"]) > maximum + DISCARD_BYTES_MAX:
+            request.fail_body(RequestEntityTooLarge())
+            return BodyEnd.CUT
         with trio.move_on_after(BODY_TIMEOUT_S):
             while byte_count <= maximum + DISCARD_BYTES_MAX:
                 message = await receive()
                 if message["type"] != "http.request":
-                    return True  # the client has gone: nobody will read the answer
+                    return BodyEnd.GONE
                 part = message.get("body", b"")
                 byte_count += len(part)
                 if byte_count <= maximum:
@@ -91,9 +112,9 @@ class HttpConnection(TrioASGIHTTPConnection):
                         request.keep_body(bytes(body))
                     else:
                         request.fail_body(RequestEntityTooLarge())
-                    return True
+                    return BodyEnd.WHOLE
         request.fail_body(RequestEntityTooLarge() if byte_count > maximum else RequestTimeout())
-        return False
+        return BodyEnd.CUT
 
     async def _answer(self, request: FrontRequest, send: ASGISendCallable) -> None:
         response = cast(Response, await self.app.handle_request(request))
@@ -106,6 +127,12 @@ class HttpConnection(TrioASGIHTTPConnection):
         end: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": False}
         await send(start)
         await send(end)
+
+
+def _told_length(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Give the length that a request tells; 0 when it tells none. How a wrong one is refused is the server's to say."""
+    told = next((value for name, value in headers if name.lower() == b"content-length"), b"")
+    return int(told) if told.isdigit() and len(told) <= LENGTH_DIGITS_MAX else 0
 
 
 async def _discard(receive: ASGIReceiveCallable) -> None:

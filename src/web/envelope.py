@@ -20,6 +20,7 @@ from tradeengine.web.schemas import AnswerMeta, Error, ErrorAnswer
 
 JSON_TYPE: Final = "application/json"
 REQUEST_ID_HEADER: Final = "X-Request-ID"
+NS_PER_MS: Final = 10**6
 _SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -37,12 +38,20 @@ def success(data: Any, status: int = 200, *, next_cursor: str | UnsetType | None
 
 def failure(error: ApiError) -> Response:
     """Answer with what went wrong."""
-    body = ErrorAnswer(
-        success=False,
-        error=Error(code=error.code, message=error.message, details=error.details),
-        meta=_meta(UNSET),
-    )
-    return _response(_encode(body), error.status, error.headers)
+    return _response(_failure_body(error, _meta(UNSET)), error.status, error.headers)
+
+
+def bare_failure(error: ApiError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Answer with what went wrong where there is no request to answer in: status, headers and body."""
+    meta = AnswerMeta(request_id=secrets.token_hex(8), timestamp=format_ms(time.time_ns() // NS_PER_MS))
+    body = _failure_body(error, meta)
+    headers = {
+        "Content-Type": JSON_TYPE,
+        "Content-Length": str(len(body)),
+        REQUEST_ID_HEADER: meta.request_id,
+        **error.headers,
+    }
+    return error.status, [(name.lower().encode(), value.encode()) for name, value in headers.items()], body
 
 
 def request_id() -> str:
@@ -56,6 +65,11 @@ def request_id() -> str:
     return known
 
 
+def _failure_body(error: ApiError, meta: AnswerMeta) -> bytes:
+    told = Error(code=error.code, message=error.message, details=error.details)
+    return _encode(ErrorAnswer(success=False, error=told, meta=meta))
+
+
 def _response(body: bytes, status: int, headers: dict[str, str]) -> Response:
     response = Response(body, status, headers, content_type=JSON_TYPE)
     response.headers[REQUEST_ID_HEADER] = request_id()
@@ -63,5 +77,5 @@ def _response(body: bytes, status: int, headers: dict[str, str]) -> Response:
 
 
 def _meta(next_cursor: str | UnsetType | None) -> AnswerMeta:
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = time.time_ns() // NS_PER_MS
     return AnswerMeta(request_id=request_id(), timestamp=format_ms(now_ms), next_cursor=next_cursor)

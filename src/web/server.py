@@ -12,6 +12,7 @@ import math
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -19,16 +20,19 @@ import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.trio.lifespan import Lifespan
-from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, Framework
 from hypercorn.utils import wrap_app
 
-from tradeengine.web.websocket import CONNECTION_STATE, install
+from tradeengine.web import refusals, websocket
+from tradeengine.web.refusals import CONNECTION_STATE
+from tradeengine.web.websocket import LINGER_S
 
 CONNECTIONS_MAX: Final = 8192
 SEND_TIMEOUT_S: Final = 30.0
 """For one piece of an answer; streams have a shorter patience of their own."""
+LINGER_BYTES_MAX: Final = 1 << 24
 _SWEEP_INTERVAL_S: Final = 1.0
 
 
@@ -37,7 +41,8 @@ class Server:
 
     def __init__(self, app: Framework, config: Config, listener: socket.socket) -> None:
         """Serve ``app`` on a socket that already listens; TLS when ``config`` names a certificate."""
-        install()
+        refusals.install()
+        websocket.install()
         self._app: AppWrapper = wrap_app(app, config.wsgi_max_body_size, "asgi")
         self._config = config
         self._listener = listener
@@ -139,6 +144,15 @@ class _Connection(TCPServer):
             sent = len(self._rest)  # the client is gone; whoever reads from it will notice
         self._rest = self._rest[sent:]
         return not self._rest
+
+    async def linger(self) -> None:
+        """Let a client that is still sending see its answer: a connection that closes with unread bytes is reset."""
+        rest_bytes = LINGER_BYTES_MAX
+        with trio.move_on_after(LINGER_S), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            if self._socket is not None:
+                await self.stream.send_eof()
+            while rest_bytes > 0 and (data := await self.stream.receive_some(MAX_RECV)):
+                rest_bytes -= len(data)
 
     async def drain(self) -> None:
         """Wait until what ``write_now`` left is out."""

@@ -15,14 +15,15 @@ from typing import Any, Final, Protocol
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
 import trio
-from hypercorn.protocol.events import Data, Event, Request, StreamClosed
+from hypercorn.protocol.events import Body, Data, EndBody, Event, Request, Response, StreamClosed
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, FrameTooLargeError, WSStream
 from wsproto.connection import ConnectionState
 from wsproto.events import CloseConnection, Message, Ping
 from wsproto.frame_protocol import CloseReason
 
+from tradeengine.web.refusals import CONNECTION_STATE, refusal
+
 SOCKET_STATE: Final = "socket"
-CONNECTION_STATE: Final = "connection"
 LINGER_S: Final = 1.0
 
 
@@ -85,6 +86,15 @@ class ClientSocket(WSStream):
         """Drop the connection."""
         if self.transport is not None:
             await self.transport.abort()
+
+    async def _send_error_response(self, status_code: int) -> None:
+        status, headers, body = refusal(status_code)
+        await self.send(Response(stream_id=self.stream_id, status_code=status, headers=headers))
+        await self.send(Body(stream_id=self.stream_id, data=body))
+        await self.send(EndBody(stream_id=self.stream_id))
+        if self.app_put is None:
+            # No application was asked, so none will end the connection.
+            await self.send(StreamClosed(stream_id=self.stream_id))
 
     async def _accept(self, message: Any) -> None:
         self.handshake.extensions = None

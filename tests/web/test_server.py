@@ -173,6 +173,59 @@ async def test_slow_body_is_a_timeout(bench: Bench, monkeypatch: pytest.MonkeyPa
     assert (status, body["error"]["code"]) == (408, "REQUEST_TIMEOUT")
 
 
+TIME = b"GET /api/v1/time HTTP/1.1\r\n"
+POST = b"POST /api/v1/orders HTTP/1.1\r\nHost: x\r\nTOKEN\r\n"
+UPGRADE = b"GET /ws/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code", "said"),
+    [
+        (TIME + b"\r\n", 400, "INVALID_REQUEST", "Host"),
+        (TIME + b"Host: a\r\nHost: b\r\n\r\n", 400, "INVALID_REQUEST", "Host"),
+        (TIME + b"Host: x\r\nBad Header\r\n\r\n", 400, "INVALID_REQUEST", "Bad Header"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400, "INVALID_REQUEST", "request line"),
+        (POST + b"Content-Length: -5\r\n\r\n", 400, "INVALID_REQUEST", "Content-Length"),
+        (POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\n", 400, "INVALID_REQUEST", "Content-Length"),
+        (POST + b"Content-Length: 99999999999999999999\r\n\r\n{", 413, "BODY_TOO_LARGE", "larger"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\nabc", 400, "INVALID_REQUEST", "chunk"),
+        (POST + b"Transfer-Encoding: gzip\r\n\r\nabc", 501, "NOT_IMPLEMENTED", "Content-Length"),
+        (TIME + b"Host: x\r\nX: " + b"a" * 17_000, 431, "HEADERS_TOO_LARGE", "headers"),
+        (TIME + b"Host: x\r\nX: " + b"a" * 5_000_000 + b"\r\n\r\n", 431, "HEADERS_TOO_LARGE", "headers"),
+        (UPGRADE + b"\r\n", 400, "INVALID_REQUEST", "protocol"),
+        (UPGRADE + b"Sec-WebSocket-Version: 12\r\nSec-WebSocket-Key: x\r\n\r\n", 400, "INVALID_REQUEST", "protocol"),
+    ],
+)
+async def test_broken_protocol_is_refused_in_the_envelope(
+    bench: Bench, request_: bytes, status: int, code: str, said: str
+) -> None:
+    """What never reaches a handler is refused as all else is: code, a sentence, a request id; then it is closed."""
+    async with serving(bench) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(request_.replace(b"TOKEN", f"Authorization: {bearer()['Authorization']}".encode()))
+        with trio.fail_after(10):
+            answered, body = await read_answer(stream)
+            assert not await stream.receive_some()
+    assert (answered, body["success"], body["error"]["code"]) == (status, False, code)
+    assert said in body["error"]["message"]
+    assert body["meta"]["request_id"]
+
+
+async def test_request_whose_body_breaks_off_does_nothing(bench: Bench) -> None:
+    """A body that ends before it is whole, or is no body, leaves its request undone."""
+    head = f"DELETE /api/v1/orders HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer()['Authorization']}\r\n".encode()
+    async with serving(bench) as (served, port):
+        for rest in (b"Transfer-Encoding: chunked\r\n\r\nZZ\r\nabc", b"Content-Length: 5\r\n\r\nab"):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(head + rest)
+                await stream.send_eof()
+                with trio.fail_after(10):
+                    while await stream.receive_some():
+                        pass
+        while served.connection_count:
+            await trio.testing.wait_all_tasks_blocked()
+    assert bench.memory.rings["ingress.front-0"].head == 0
+
+
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_endless_body_is_cut_off(bench: Bench, monkeypatch: pytest.MonkeyPatch, chunked: bool) -> None:
     """A body without end is not read for ever: its connection ends, and what was kept of it is bounded."""

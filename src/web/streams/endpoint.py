@@ -8,22 +8,18 @@ It refuses to know what requests mean.
 
 from __future__ import annotations
 
-import secrets
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import msgspec
 import structlog
 import trio
 
-from tradeengine.core.times import format_ms
 from tradeengine.web.address import client_address
 from tradeengine.web.auth import bearer_token
+from tradeengine.web.envelope import bare_failure
 from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.jsonbody import printable
-from tradeengine.web.schemas import AnswerMeta, Error, ErrorAnswer
 from tradeengine.web.streams.channels import ORDERS
 from tradeengine.web.streams.operations import Operations, Subscribe
 from tradeengine.web.streams.session import Session
@@ -39,7 +35,6 @@ if TYPE_CHECKING:
 MSGPACK_PROTOCOL: Final = "tradeengine.msgpack"
 FINISH_S_MAX: Final = 2.0
 """For what waits when a session ends."""
-NS_PER_MS: Final = 10**6
 
 _log = structlog.get_logger()
 
@@ -209,22 +204,9 @@ def _check_origin(headers: _Headers, allowed: tuple[str, ...]) -> None:
 
 
 async def _refuse(send: ASGISendCallable, error: ApiError) -> None:
-    request_id = secrets.token_hex(8)
-    answer = ErrorAnswer(
-        success=False,
-        error=Error(code=error.code, message=error.message, details=error.details),
-        meta=AnswerMeta(request_id=request_id, timestamp=format_ms(time.time_ns() // NS_PER_MS)),
-    )
-    body = msgspec.json.encode(answer)
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        "x-request-id": request_id,
-        "connection": "close",
-        **error.headers,
-    }
-    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "websocket.http.response.start", "status": error.status, "headers": encoded})
+    error.headers["Connection"] = "close"
+    status, headers, body = bare_failure(error)
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
 
 

@@ -1,0 +1,77 @@
+"""What is refused below the application, answered in the envelope all the same.
+
+Hypercorn answers a request that breaks the protocol, and one whose application fails, with a bare status. Here these
+answers have the body that every other failure has, so that no client needs a second way to read one.
+It refuses to know what a right request is: that is h11's and wsproto's to say.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import h11
+import hypercorn.protocol
+import hypercorn.protocol.h2
+import hypercorn.protocol.h11
+from hypercorn.protocol.events import Body, EndBody, Response
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
+
+from tradeengine.web.envelope import bare_failure
+from tradeengine.web.errors import ApiError
+from tradeengine.web.jsonbody import printable
+
+CONNECTION_STATE: Final = "connection"
+"""In the state of a connection: the server's own end of it."""
+_CODES: Final = {
+    404: "NOT_FOUND",
+    431: "HEADERS_TOO_LARGE",
+    500: "INTERNAL",
+    501: "NOT_IMPLEMENTED",
+}
+"""Everything else is INVALID_REQUEST."""
+_MESSAGES: Final = {
+    "HEADERS_TOO_LARGE": "The request line and the headers are too large together.",
+    "INTERNAL": "The server made a mistake; quote the request id when you report it.",
+    "NOT_IMPLEMENTED": "The body must come as it is, with a Content-Length or in chunks.",
+}
+
+
+class EnvelopeProtocol(H11Protocol):
+    """One HTTP/1.1 connection."""
+
+    async def _send_error_response(self, status_code: int) -> None:
+        # Called while the error is being handled, which alone says what is wrong.
+        status, headers, body = refusal(status_code, sys.exception())
+        await self._send_h11_event(h11.Response(status_code=status, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+        await self.connection_state[CONNECTION_STATE].linger()
+
+
+class EnvelopeStream(HTTPStream):
+    """One request and its answer."""
+
+    async def _send_error_response(self, status_code: int) -> None:
+        status, headers, body = refusal(status_code)
+        await self.send(Response(stream_id=self.stream_id, headers=headers, status_code=status))
+        await self.send(Body(stream_id=self.stream_id, data=body))
+        await self.send(EndBody(stream_id=self.stream_id))
+        self.state = ASGIHTTPState.CLOSED
+
+
+def refusal(status_code: int, error: BaseException | None = None) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Put a refusal into words: status, headers, body. error: what the protocol's reader says."""
+    code = _CODES.get(status_code, "INVALID_REQUEST")
+    reason = printable(str(error)) if error is not None else ""
+    message = _MESSAGES.get(code, f"This is no request that can be read: {reason or 'it breaks the protocol'}.")
+    details = {"reason": reason} if reason else {}
+    return bare_failure(ApiError(code, message, details, {"Connection": "close"}))
+
+
+def install() -> None:
+    """Let Hypercorn make its connections and streams of ours; it offers no setting for that."""
+    hypercorn.protocol.H11Protocol = EnvelopeProtocol  # type: ignore[attr-defined]
+    hypercorn.protocol.h11.HTTPStream = EnvelopeStream  # type: ignore[attr-defined]
+    hypercorn.protocol.h2.HTTPStream = EnvelopeStream  # type: ignore[attr-defined]
