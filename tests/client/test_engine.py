@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import pytest
 import trio
@@ -28,6 +35,7 @@ from tradeengine.client.messages import (
 from tradeengine.client.models import Order
 from tradeengine.web.auth import issue_token
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "clients.md"
 FUNDS = {"USDT": "10000000", "BTC": "100", "ETH": "1000"}
 CALLS = {
     "DELETE /api/v1/orders": "cancel_all",
@@ -308,3 +316,49 @@ async def test_stream_outlives_its_front(venue: Engine) -> None:
         await stream.place(symbol="BTC/USDT", side="sell", type="limit", quantity="0.001", price="60000")
         await bob.place(symbol="BTC/USDT", side="buy", type="market", quantity="0.001")
         assert (await next_of(stream, TradeExecuted)).price == 60_000
+
+
+def test_python_of_the_document_runs(venue: Engine) -> None:
+    """The programs in ``docs/clients.md`` do what they are there for: one watches a book, the other an own order."""
+    watch, trade = blocks_of_document("python", venue)
+    with running([sys.executable, "-u", "-c", watch]) as process:
+        assert re.fullmatch(r"-?\d+ .+ .+\n", readable(process).readline().decode())
+    with running([sys.executable, "-u", "-c", trade], TOKEN=token(venue, "bob")) as process:
+        assert readable(process).read().decode() == "accepted open\ncancelled cancelled\n"
+
+
+def test_shell_of_the_document_runs(venue: Engine) -> None:
+    """The lines for a shell in ``docs/clients.md`` show a book: asked for again and again, and told."""
+    poll, listen, *_ = blocks_of_document("sh", venue)
+    with running(["sh", "-c", poll]) as process:
+        assert b'"sequence":' in readable(process).readline()
+    with running(["sh", "-c", f"exec {listen}"]) as process:
+        said = b""
+        while b'"orderbook_snapshot"' not in said:
+            said += readable(process).read1()  # type: ignore[attr-defined]
+
+
+def blocks_of_document(language: str, venue: Engine) -> list[str]:
+    """Give the blocks of a language in the document, about this engine."""
+    text = DOCUMENT.read_text(encoding="utf-8").replace("http://127.0.0.1:8000", venue.url)
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+@contextmanager
+def running(command: list[str], **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program, with children of its own, while the block runs."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, start_new_session=True, env={**os.environ, **environment}
+    )
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        readable(process).close()
+
+
+def readable(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    """Give what a program prints."""
+    assert process.stdout is not None
+    return process.stdout
