@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 import uuid
 from typing import Final
 
 import psycopg
 
 from tradeengine.actors.data_dir import DataDirError, owner_pid, read_secret
-from tradeengine.cli.database import connect
+from tradeengine.cli.database import connect, one_line
 from tradeengine.cli.errors import CommandError
 from tradeengine.core.money import NumberError
 from tradeengine.core.symbols import AssetSpec
@@ -43,10 +44,7 @@ def run_deposit(settings: Settings, user: str, asset_name: str, amount: str, ref
         raise CommandError("a user name is 1 to 64 characters of A-Z a-z 0-9 _ . : @ -")
     if owner_pid(settings.data_dir) is None:
         raise CommandError(f"no engine runs on {settings.data_dir}: start it with `tradeengine up`")
-    with connect(settings) as connection:
-        asset = _find_asset(connection, asset_name)
-        funding = _request(connection, settings, user, asset, amount, reference or f"cli:{uuid.uuid4()}")
-        settled = wait_funding(connection, funding, timeout_s=SETTLE_TIMEOUT_S)
+    asset, settled = _deposit(settings, user, asset_name, amount, reference or f"cli:{uuid.uuid4()}")
     if settled.status is FundingStatus.REFUSED:
         raise CommandError(f"deposit {settled.number} was refused: {settled.status_reason}")
     if settled.status is FundingStatus.PENDING:
@@ -55,8 +53,24 @@ def run_deposit(settings: Settings, user: str, asset_name: str, amount: str, ref
             f"and is made once the engine can: repeat with --reference {settled.reference} to wait again"
         )
     sys.stdout.write(
-        f"settled    deposit {settled.number}: {asset.format(funding.amount_units)} {asset.name} to {user}\n"
+        f"settled    deposit {settled.number}: {asset.format(settled.amount_units)} {asset.name} to {user}\n"
     )
+
+
+def _deposit(settings: Settings, user: str, asset_name: str, amount: str, reference: str) -> tuple[AssetSpec, Funding]:
+    deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
+    while True:
+        try:
+            with connect(settings) as connection:
+                asset = _find_asset(connection, asset_name)
+                funding = _request(connection, settings, user, asset, amount, reference)
+                return asset, wait_funding(connection, funding, timeout_s=SETTLE_TIMEOUT_S)
+        except psycopg.OperationalError as error:
+            # It may be started anew. Under its reference a deposit is made once, however often it is asked for.
+            if time.monotonic() > deadline_s:
+                raise CommandError(
+                    f"the database broke off: {one_line(error)}; repeat with --reference {reference}"
+                ) from None
 
 
 def _find_asset(connection: psycopg.Connection, name: str) -> AssetSpec:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
-from tradeengine.actors.data_dir import DataDirError, open_data_dir
+from tradeengine.actors.data_dir import DataDirError, open_data_dir, owner_pid
 from tradeengine.actors.outside import check_dsn
 from tradeengine.cli.errors import CommandError
 from tradeengine.storage.embedded import EmbeddedError, open_embedded, running_embedded
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tradeengine.settings import Settings
+
+
+START_TIMEOUT_S: Final = 10.0
+"""A database that a running engine starts, or starts anew, is waited for so long."""
+_PAUSE_S: Final = 0.05
 
 
 def run_migrate(settings: Settings) -> None:
@@ -38,18 +44,18 @@ def run_migrate(settings: Settings) -> None:
 
 @contextmanager
 def connect(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
-    """Connect to the database of a running engine. Raises CommandError, SettingsError."""
-    dsn = settings.database.dsn
-    check_dsn(dsn)
-    try:
-        if not dsn:
-            server = running_embedded(settings.data_dir)
-            if server is None:
-                raise CommandError(f"no engine runs on {settings.data_dir}: start it with `tradeengine up`")
-            dsn = server.dsn
-        connection = _open(settings, dsn)
-    except EmbeddedError as error:
-        raise CommandError(str(error)) from None
+    """Connect to the database of a running engine, which may be starting. Raises CommandError, SettingsError."""
+    check_dsn(settings.database.dsn)
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            connection = _open(settings, settings.database.dsn or _running_dsn(settings))
+        except (EmbeddedError, CommandError) as error:
+            if owner_pid(settings.data_dir) is None or time.monotonic() > deadline_s:
+                raise CommandError(str(error)) from None
+            time.sleep(_PAUSE_S)
+        else:
+            break
     with connection:
         yield connection
 
@@ -72,6 +78,15 @@ def connect_or_start(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
         except (MigrationError, DataDirError, EmbeddedError) as error:
             raise CommandError(str(error)) from None
         yield stack.enter_context(connection)
+
+
+def _running_dsn(settings: Settings) -> str:
+    server = running_embedded(settings.data_dir)
+    if server is not None:
+        return server.dsn
+    if owner_pid(settings.data_dir) is None:
+        raise CommandError(f"no engine runs on {settings.data_dir}: start it with `tradeengine up`")
+    raise CommandError(f"the database of the engine on {settings.data_dir} does not run; see the engine's log")
 
 
 def _open(settings: Settings, dsn: str) -> psycopg.Connection[Any]:

@@ -63,6 +63,18 @@ def test_killed_database_is_started_again_and_misses_nothing(victim: Engine) -> 
         trader.user.http.close()
 
 
+def test_deposit_waits_for_a_database_that_is_started_again(victim: Engine) -> None:
+    """A deposit that is asked for while the database is away is made once it is back."""
+    server = running_embedded(victim.data_dir)
+    assert server is not None
+    os.kill(server.pid, signal.SIGKILL)
+    victim.deposit("saver", "USDT", "12.5")
+    wait_database_restarted(victim, server.pid)
+    saver = sign_in(victim, "saver")
+    assert saver.balances()["USDT"][0] == Decimal("12.5")
+    saver.http.close()
+
+
 def test_whole_engine_killed_comes_back_with_orders_book_and_balances(tmp_path: Path) -> None:
     """An engine killed with all its actors under load is back with every acknowledged order and the same book."""
     with running_engine(tmp_path / "data") as engine:
