@@ -1,0 +1,194 @@
+"""Books on streams while whatever stands between them and the matcher is stopped, lapped and killed, under a storm.
+
+Rings are small here, so that a moment of standing still is a lap. Every client checks every message: a change follows
+the message before it, or a snapshot comes. In the end, with nothing more happening, each book is the engine's, and that
+is what the live orders in PostgreSQL add up to.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+
+import pytest
+import trio
+from tests.e2e.users import connect_database
+from tests.engines import Engine, running_engine, wait_restarted
+from tests.faults.book_clients import AGREE_S, LossyStream, RawBook, ShownBooks, State, assert_never_wrong, following
+from tests.faults.storm import Storm, open_storm
+
+from tradeengine.client import BookView
+
+SETTINGS = {
+    "TRADEENGINE_RINGS_FEED_SLOTS": "64",
+    "TRADEENGINE_RINGS_EVENTS_SLOTS": "2048",
+    "TRADEENGINE_SETTLEMENT_BACKLOG_EVENTS_MAX": "1024",
+    "TRADEENGINE_SUPERVISOR_RESTART_COUNT_MAX": "100",
+    "TRADEENGINE_SUPERVISOR_RESTART_BACKOFF_MS_MAX": "200",
+}
+BUSY, OTHER = "SOL/USDT", "LTC/USDT"
+STORM_COUNT = 800
+LAST_COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def harmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Run an engine with small rings, whose actors may be harmed."""
+    with running_engine(tmp_path_factory.mktemp("harmed"), environment=SETTINGS) as engine:
+        yield engine
+
+
+def lap_front(engine: Engine, storm: Storm, *symbols: str) -> None:
+    """Stop the front until the feed is two laps ahead of it."""
+    depth = storm.client.wiring.table("depth")
+    busy = storm.spec(BUSY).symbol_id
+    # Each time that the row is written its version goes up by two, and a change goes out.
+    end = depth.version(busy) + 2 * 2 * int(SETTINGS["TRADEENGINE_RINGS_FEED_SLOTS"])
+    with standing_still(engine, "front-0"):
+        storm.run_until(lambda: depth.version(busy) >= end, *(symbols or (BUSY, OTHER)))
+
+
+def lap_publisher(engine: Engine, storm: Storm, *symbols: str) -> None:
+    """Stop the publisher until the events are two laps ahead of it."""
+    ring = storm.client.wiring.ring("events.0")
+    end = ring.head + 2 * ring.capacity
+    with standing_still(engine, "publisher"):
+        storm.run_until(lambda: ring.head >= end, *(symbols or (BUSY, OTHER)))
+
+
+@contextmanager
+def standing_still(engine: Engine, name: str) -> Iterator[None]:
+    """Stop an actor while the block runs."""
+    pid = engine.actors()[name]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def kill(name: str) -> Callable[[Engine, Storm], None]:
+    """Make a fault: an actor is killed in the middle of a storm that goes on until it is back."""
+
+    def cause(engine: Engine, storm: Storm) -> None:
+        back = threading.Event()
+        blowing = threading.Thread(target=storm.run_until, args=(back.is_set, BUSY, OTHER))
+        blowing.start()
+        try:
+            pid = engine.actors()[name]
+            os.kill(pid, signal.SIGKILL)
+            wait_restarted(engine, name, pid)
+        finally:
+            back.set()
+            blowing.join()
+
+    return cause
+
+
+FAULTS = {
+    "nothing": lambda _engine, _storm: None,
+    "front lapped": lap_front,
+    "publisher lapped": lap_publisher,
+    "publisher killed": kill("publisher"),
+    "front killed": kill("front-0"),
+    "matcher killed": kill("matcher-0"),
+}
+LAPPED = {"front lapped": "front_stream_lapped", "publisher lapped": "publisher_lapped"}
+"""Faults that a metric has to show."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_books_never_skip_and_end_right(harmed: Engine, fault: str) -> None:
+    """Under a storm and each fault every client's book goes on without a silent gap, and ends as the engine's."""
+    books = [
+        RawBook(harmed.url, BUSY),
+        RawBook(harmed.url, BUSY, binary=True, batch=True),
+        RawBook(harmed.url, BUSY, lose_share=0.1),
+        RawBook(harmed.url, OTHER),
+    ]
+    with open_storm(harmed, seed=21) as storm:
+        async with following(harmed, books) as shown, packaged_client(harmed) as (stream, view):
+            await blow(storm.run, STORM_COUNT, BUSY, OTHER)
+            laps = lap_counts(harmed)
+            await blow(FAULTS[fault], harmed, storm)
+            await blow(storm.run, STORM_COUNT, BUSY, OTHER)
+            # What is lost shows with what comes next, so something comes that is not lost.
+            books[2].lose_share = stream.lose_share = 0
+            await blow(storm.run, LAST_COUNT, BUSY, OTHER)
+            await all_agree(harmed, storm, books, shown)
+            await view_agrees(view, shown)
+        if fault in LAPPED:
+            assert lap_counts(harmed)[LAPPED[fault]] > laps[LAPPED[fault]]
+        assert assert_never_wrong(books, shown) > 0
+    assert all(book.updates for book in books)
+    assert books[2].gaps > 0
+    assert stream.lost_count > 0
+
+
+def lap_counts(engine: Engine) -> dict[str, float]:
+    """Read how often actors were lapped."""
+    with engine.client() as client:
+        lines = client.get(f"{engine.url}/metrics").text.splitlines()
+    found = {}
+    for name in LAPPED.values():
+        (line,) = [line for line in lines if line.startswith(f"tradeengine_{name}_total")]
+        found[name] = float(line.rpartition(" ")[2])
+    return found
+
+
+@asynccontextmanager
+async def packaged_client(engine: Engine) -> AsyncIterator[tuple[LossyStream, BookView]]:
+    """Follow a book with the packaged client, which loses some of the changes."""
+    async with LossyStream(engine.url, pause_first_s=0.02, pause_longest_s=0.2) as stream:
+        stream.lose_share = 0.1
+        view = stream.book(BUSY)
+        with trio.fail_after(AGREE_S):
+            await anext(view)
+        yield stream, view
+
+
+async def blow(work: Callable[..., None], *arguments: object) -> None:
+    """Do something in a thread, so that clients go on meanwhile."""
+    await trio.to_thread.run_sync(partial(work, *arguments))
+
+
+async def all_agree(engine: Engine, storm: Storm, books: list[RawBook], shown: ShownBooks) -> None:
+    """Wait until every client's book and the one that is shown are what rests."""
+    for symbol in {book.symbol for book in books}:
+        resting = await trio.to_thread.run_sync(resting_orders, engine, storm, symbol)
+        for book in books:
+            if book.symbol == symbol:
+                await shown.agree(book, resting)
+
+
+async def view_agrees(view: BookView, shown: ShownBooks) -> None:
+    """Wait until a followed book is the one that is shown."""
+    sequence = 0
+    with trio.move_on_after(AGREE_S):
+        while True:
+            sequence, (bids, asks) = await shown.look(view.book.symbol)
+            followed = [
+                tuple((f"{level.price}", f"{level.quantity}") for level in side) for side in view.book.depth(1000)
+            ]
+            if view.book.sequence == sequence and followed == [bids, asks]:
+                return
+            await trio.sleep(0.01)
+    raise AssertionError(f"the followed book stays at {view.book.sequence}, the engine shows {sequence}")
+
+
+def resting_orders(engine: Engine, storm: Storm, symbol: str) -> State:
+    """Add up the live orders of a symbol, once everything that was published is settled."""
+    spec, ring = storm.spec(symbol), storm.client.wiring.ring("events.0")
+    with connect_database(engine) as connection:
+        while connection.execute("SELECT sequence FROM settlement_cursors WHERE shard = 0").fetchone() != (ring.head,):
+            pass
+        query = """SELECT side::text, price_ticks, sum(remaining_lots)::bigint FROM orders
+                   WHERE symbol_id = %s AND closed_at IS NULL GROUP BY 1, 2"""
+        rows = connection.execute(query, (spec.symbol_id,)).fetchall()
+    sides = [sorted(((price, lots) for name, price, lots in rows if name == side)) for side in ("buy", "sell")]
+    bids, asks = (tuple((spec.format_price(p), spec.format_quantity(q)) for p, q in side) for side in sides)
+    return bids[::-1], asks
