@@ -20,6 +20,8 @@ import jwt
 from tradeengine.web.errors import ApiError
 
 SUBJECT_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:@-]{1,64}\Z")
+_NOT_OURS: Final = "The token is not one of ours: its form, algorithm or signature is wrong."
+_TOKEN_FORM: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 ROLES: Final = ("user", "admin", "super_admin")
 ALGORITHMS: Final = ("HS256",)
 TOKEN_CHARACTERS_MAX: Final = 4096
@@ -114,6 +116,8 @@ def bearer_token(authorization: Sequence[str]) -> str:
 
 
 def _check(token: str, secret: bytes) -> _Checked:
+    if not _TOKEN_FORM.fullmatch(token):
+        _refuse(_NOT_OURS)  # PyJWT forgives padding, which no token has
     try:
         claims = jwt.decode(
             token,
@@ -132,7 +136,7 @@ def _check(token: str, secret: bytes) -> _Checked:
         _refuse(f"The token has no {error.claim}.")
     except (jwt.InvalidTokenError, ValueError):
         # ValueError: PyJWT passes on what a decoder says about odd numbers and odd base64.
-        _refuse("The token is not one of ours: its form, algorithm or signature is wrong.")
+        _refuse(_NOT_OURS)
     return _read_claims(claims)
 
 
