@@ -20,7 +20,9 @@ from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.front import Front
 from tradeengine.web.measure import RequestMeter
 from tradeengine.web.routes import account, history, market, orders, snapshots, system
+from tradeengine.web.schemas import NoQuery
 from tradeengine.web.streams.endpoint import StreamConnection
+from tradeengine.web.validation import read_query
 
 if TYPE_CHECKING:
     from quart.wrappers.base import BaseRequestWebsocket
@@ -63,6 +65,7 @@ def create_app(front: Front) -> FrontApp:
     meter = RequestMeter(front.metrics, front.settings)
     app.before_request(meter.begin)
     app.before_request(_check_host)
+    app.before_request(_check_query)
     app.after_request(meter.end)
     app.after_request(_answer_options)
     if front.settings.http.cors_origins:
@@ -75,6 +78,14 @@ async def _check_host() -> None:
     """Refuse a Host that names no host. Raises ApiError."""
     if not is_host(request.headers.get("Host", "")):
         raise invalid_field("Host", "The Host header must name a host, with a port if need be.")
+
+
+async def _check_query() -> None:
+    """Refuse the parameters of calls that take none. Raises ApiError."""
+    if not request.args or request.endpoint is None or not request.path.startswith(PREFIX):
+        return
+    if not openapi.takes_query(current_app.view_functions[request.endpoint]):
+        read_query(request.args, NoQuery)
 
 
 async def _answer_api_error(error: ApiError) -> Response:

@@ -97,12 +97,13 @@ class Front:
 
     def outcome_unknown(self, details: dict[str, str]) -> ApiError:
         """Tell that nobody knows what became of a command. details: what a caller needs to ask again."""
-        return ApiError(
-            "OUTCOME_UNKNOWN",
-            "The command was sent but its outcome did not come back in time. Repeat the same request: "
-            "with the same client_order_id nothing is done twice.",
-            dict(details),
-        )
+        advice = "Repeat the same request: what is done already is not done twice."
+        if "client_order_id" in details:
+            advice = "Repeat the same request with this client_order_id: nothing is done twice."
+        elif "order_id" in details:
+            advice = "Look at the order to see whether it was done before you repeat the request."
+        message = f"The command was sent but its outcome did not come back in time. {advice}"
+        return ApiError("OUTCOME_UNKNOWN", message, dict(details))
 
     def refuse_when_stopping(self) -> None:
         """Take no more commands when the server stops. Raises ApiError."""

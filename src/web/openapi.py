@@ -46,6 +46,7 @@ _PATH_PARAMETERS: Final[dict[str, Any]] = {
     "client_order_id": ClientOrderId,
 }
 _REFERENCE: Final = "#/components/schemas/{name}"
+_TAKES_QUERY: Final = "takes_query"
 _BEARER: Final = "bearer"
 _DESCRIPTION: Final = (
     "Every answer is an envelope: `success`, then `data` or `error`, and `meta`. Prices, quantities, fees and balances "
@@ -68,7 +69,7 @@ def describe(
     query: type[msgspec.Struct] | None = None,
     token: bool = True,
 ) -> Callable[[Handler], Handler]:
-    """Say what a handler takes and gives. token: whether it wants a bearer token."""
+    """Say what a handler takes and gives. token: whether it wants a bearer token. Without ``query`` it takes none."""
 
     def mark(handler: Handler) -> Handler:
         for status, answer in answers.items():
@@ -77,11 +78,17 @@ def describe(
             handler = document_request(body)(handler)
         if query is not None:
             handler = document_querystring(query)(handler)
+        setattr(handler, _TAKES_QUERY, query is not None)
         if token:
             handler = security_scheme([{_BEARER: []}])(handler)
         return tag([tags])(handler)
 
     return mark
+
+
+def takes_query(handler: Callable[..., Any]) -> bool:
+    """Whether a handler reads query parameters, and so says itself which ones are wrong."""
+    return bool(getattr(handler, _TAKES_QUERY, True))
 
 
 def attach(app: Quart) -> OpenAPIProvider:

@@ -270,6 +270,7 @@ async def test_unanswered_order_tells_how_to_ask_again(bench: Bench) -> None:
     assert body["error"]["code"] == "OUTCOME_UNKNOWN"
     sent = bytes(bench.commands[0]["client_order_id"]).decode()
     assert body["error"]["details"]["client_order_id"] == sent
+    assert "client_order_id" in body["error"]["message"]
     assert 0 < len(sent) <= 36
 
 
@@ -544,6 +545,16 @@ async def test_mass_cancel_counts_and_names_what_it_ended(bench: Bench) -> None:
     assert [command["symbol_id"] for command in bench.commands] == [0, SYMBOL_ID_ALL]
 
 
+async def test_unanswered_cancels_advise_what_can_be_done(bench: Bench) -> None:
+    """When no event comes for a cancel the advice is about what was sent, which had no client order id."""
+    async with bench.engine(lambda _command: []):
+        for path in ("", f"/{ORDER_ID}"):
+            answer = await bench.client.delete(f"/api/v1/orders{path}", headers=bearer())
+            error = (await answer.get_json())["error"]
+            assert (answer.status_code, error["code"]) == (504, "OUTCOME_UNKNOWN")
+            assert "client_order_id" not in error["message"]
+
+
 @pytest.mark.parametrize("query", ["symbol=", "symbol", "symbol=&symbol=", "symbol=BTC-USDT&symbol="])
 async def test_mass_cancel_of_an_empty_symbol_cancels_nothing(bench: Bench, query: str) -> None:
     """A symbol that was left empty is refused: it does not mean every symbol."""
@@ -607,6 +618,31 @@ async def test_wrong_filter_is_refused_by_name(bench: Bench, query: str, code: s
     answer = await bench.client.get(f"/api/v1/orders?{query}", headers=bearer())
     error = (await answer.get_json())["error"]
     assert (error["code"], error["details"]["field"]) == (code, field)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("get", "/time"),
+        ("get", "/symbols"),
+        ("get", "/balances"),
+        ("get", "/markets/BTC-USDT/ticker"),
+        ("get", "/statistics/24h/BTC-USDT"),
+        ("get", "/trades/1"),
+        ("get", f"/orders/{ORDER_ID}"),
+        ("get", "/orders/by-client-id/a-1"),
+        ("delete", f"/orders/{ORDER_ID}"),
+        ("patch", f"/orders/{ORDER_ID}"),
+        ("post", "/orders"),
+        ("post", "/orders/test"),
+    ],
+)
+async def test_call_without_parameters_refuses_them_by_name(bench: Bench, method: str, path: str) -> None:
+    """A parameter where none is read is refused, not passed over: it was meant to do something."""
+    answer = await getattr(bench.client, method)(f"/api/v1{path}?symbol=BTC-USDT", headers=bearer())
+    error = (await answer.get_json())["error"]
+    assert (answer.status_code, error["details"]["field"]) == (400, "symbol")
+    assert bench.memory.rings["ingress.front-0"].head == 0
 
 
 async def test_order_is_found_by_either_id(bench: Bench) -> None:

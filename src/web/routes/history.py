@@ -82,10 +82,9 @@ async def list_past_trades(symbol: str) -> Response:
 
 
 @blueprint.get("/statistics/24h/<path:symbol>")
-@describe(tags=_TAG, answers={200: schemas.DayStatisticsAnswer}, query=schemas.NoQuery, token=False)
+@describe(tags=_TAG, answers={200: schemas.DayStatisticsAnswer}, token=False)
 async def show_day(symbol: str) -> Response:
     """Show what was traded in the 24 hours before now, exact to the trade at both ends."""
-    read_query(request.args, schemas.NoQuery)
     front = current_front()
     spec = front.symbol(symbol)
     return success(_day_view(await front.history.day(spec.symbol_id), spec))

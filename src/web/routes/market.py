@@ -32,10 +32,9 @@ _PPM_PLACES = 6
 
 
 @blueprint.get("/symbols")
-@describe(tags=_TAG, answers={200: schemas.SymbolsAnswer}, query=schemas.NoQuery, token=False)
+@describe(tags=_TAG, answers={200: schemas.SymbolsAnswer}, token=False)
 async def list_symbols() -> Response:
     """List what may be traded, with ticks, lots, bounds, fees and state."""
-    read_query(request.args, schemas.NoQuery)
     front = current_front()
     specs = sorted(front.pages.directory().symbols.values(), key=lambda spec: spec.symbol_id)
     return success([_symbol_view(spec, _status(front, spec)) for spec in specs])
@@ -72,10 +71,9 @@ async def show_order_book(symbol: str) -> Response:
 
 
 @blueprint.get("/markets/<path:symbol>/ticker")
-@describe(tags=_TAG, answers={200: schemas.TickerAnswer}, query=schemas.NoQuery, token=False)
+@describe(tags=_TAG, answers={200: schemas.TickerAnswer}, token=False)
 async def show_ticker(symbol: str) -> Response:
     """Show best bid and ask, the last trade, and the last 24 hours."""
-    read_query(request.args, schemas.NoQuery)
     front = current_front()
     spec = front.symbol(symbol)
     return success(_ticker_view(spec, read_page(front.pages.tickers, spec.symbol_id)))
