@@ -36,9 +36,9 @@ class BookView:
         return self
 
     async def __anext__(self) -> LocalBook:
-        if not self._is_open:
-            self._is_open = True
+        if not self._is_open and not self._is_ended:
             await self._open(self)
+            self._is_open = True
         while not self._is_news or self.book.sequence is None:
             if self._fault is not None:
                 raise self._fault
@@ -52,6 +52,7 @@ class BookView:
         """Stop following; whoever iterates comes to the end."""
         self.end(None)
         if self._is_open:
+            self._is_open = False
             await self._close(self)
 
     def take(self, message: OrderbookSnapshot | OrderbookUpdate) -> bool:

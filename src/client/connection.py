@@ -73,7 +73,8 @@ class Connection:
     async def ask(self, operation: Mapping[str, Any], kind: type[T]) -> T:
         """Send an operation and wait for its answer.
 
-        Raises ApiError for a refusal, NoAnswer when the connection ends before there is an answer.
+        Raises ApiError for a refusal, NoAnswer when the connection ends before there is an answer, ClientError for an
+        answer that makes no sense.
         """
         number = next(self._numbers)
         waiter = self._waiting[number] = _Waiter()
@@ -86,7 +87,10 @@ class Connection:
             del self._waiting[number]
         if waiter.error is not None:
             raise waiter.error
-        return self._codec.read_data(waiter.data, kind)
+        try:
+            return self._codec.read_data(waiter.data, kind)
+        except ValueError as error:
+            raise ClientError(f"the answer of the engine could not be read: {error}") from error
 
     async def aclose(self) -> None:
         """Say goodbye and close, without waiting long for an answer."""

@@ -25,7 +25,7 @@ from tradeengine.client.book_view import BookView
 from tradeengine.client.codec import MSGPACK
 from tradeengine.client.connection import Connection
 from tradeengine.client.envelope import Token, authorization
-from tradeengine.client.errors import ClientError, NoAnswer
+from tradeengine.client.errors import ClientError, NoAnswer, StreamClosed
 from tradeengine.client.fields import NewOrder, OrderChange, order_fields, written
 from tradeengine.client.link import Link
 from tradeengine.client.messages import (
@@ -71,7 +71,7 @@ class Pong(Struct, frozen=True):
 class Stream:
     """The streams of one engine; an asynchronous context manager, and an asynchronous iterator over messages.
 
-    url: ``http://127.0.0.1:8000``, or ``ws://…``; without a path: ``/ws/stream``. token: for orders and balances.
+    url: ``http://127.0.0.1:8000``, or ``ws://…``; ``/ws/stream`` may be left out. token: for orders and balances.
     msgpack: binary frames. batch: the engine may put many messages into a frame. messages_max: how many wait for the
     reader before reading from the socket stops. timeout_s: for an operation with all its repeats, and for the first
     connection. pause_first_s, pause_longest_s: between attempts to connect; each is varied.
@@ -112,6 +112,7 @@ class Stream:
         self._views: list[BookView] = []
         self._cursor: str | None = None
         self._is_resuming = False
+        self._is_left = False
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery, bool | None]
         self._nursery: trio.Nursery
 
@@ -137,8 +138,8 @@ class Stream:
     async def __anext__(self) -> Message:
         try:
             return await self._messages.receive()
-        except trio.EndOfChannel:
-            if self._link.fault is not None:
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            if self._link.fault is not None and not self._is_left:
                 raise self._link.fault from None
             raise StopAsyncIteration from None
 
@@ -242,8 +243,10 @@ class Stream:
         self._end()
 
     async def _stop(self) -> None:
+        self._is_left = True
         with trio.CancelScope(shield=True):
             await self._link.drop()
+        self._link.end(StreamClosed(None, "its block was left"))
         self._nursery.cancel_scope.cancel()
         await self._nursery_manager.__aexit__(None, None, None)
         self._end()
@@ -252,7 +255,7 @@ class Stream:
     def _end(self) -> None:
         self._inbox.close()
         for view in self._views:
-            view.end(self._link.fault)
+            view.end(None if self._is_left else self._link.fault)
 
     async def _ask(self, kind: type[T], operation: Mapping[str, Any], *, is_repeatable: bool = True) -> T:
         async def ask() -> T:
@@ -279,11 +282,15 @@ class Stream:
 
     async def _open_view(self, view: BookView) -> None:
         self._views.append(view)
-        if _book(view) in self._subscribed:
-            await self._renew(view)
-            return
-        await self._ask(Subscribed, self._subscription({_book(view)}, None))
-        self._subscribed.add(_book(view))
+        try:
+            if _book(view) in self._subscribed:
+                await self._renew(view)
+            else:
+                await self._ask(Subscribed, self._subscription({_book(view)}, None))
+                self._subscribed.add(_book(view))
+        except BaseException:
+            self._views.remove(view)
+            raise
 
     async def _close_view(self, view: BookView) -> None:
         self._views.remove(view)
@@ -295,7 +302,8 @@ class Stream:
         names = {_book(view)}
         try:
             await self._ask(Subscribed, {"op": "unsubscribe", "channels": sorted(names)})
-            await self._ask(Subscribed, self._subscription(names, None))
+            if names <= self._subscribed:  # nobody has left it meanwhile
+                await self._ask(Subscribed, self._subscription(names, None))
         except NoAnswer:
             # Another connection gets a snapshot, too.
             await self._link.drop()
@@ -333,4 +341,5 @@ def _stream_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES or not parts.netloc:
         raise ValueError(f"{url!r} is no URL of an engine; http://127.0.0.1:8000 would be one")
-    return parts._replace(scheme=_SCHEMES[parts.scheme], path=parts.path.rstrip("/") or PATH).geturl()
+    path = parts.path.rstrip("/").removesuffix(PATH) + PATH
+    return parts._replace(scheme=_SCHEMES[parts.scheme], path=path).geturl()

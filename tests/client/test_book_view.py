@@ -174,11 +174,13 @@ async def test_end_of_the_stream_is_the_end_of_its_books() -> None:
 
 
 async def test_unknown_book_is_an_error() -> None:
-    """A book that there is not is refused to who wants to follow it."""
+    """A book that there is not is refused to who wants to follow it, each time."""
 
     async def refuse(peer: Peer, op: Json) -> None:
         await peer.refuse(op, "SYMBOL_NOT_FOUND")
 
     async with stream_server(refuse) as server, stream_of(server) as stream:
-        with pytest.raises(ApiError, match="SYMBOL_NOT_FOUND"):
-            await look(stream.book("XXX/YYY"))
+        view = stream.book("XXX/YYY")
+        for _ in range(2):
+            with pytest.raises(ApiError, match="SYMBOL_NOT_FOUND"):
+                await look(view)

@@ -389,6 +389,39 @@ async def test_leaving_closes_politely() -> None:
         assert peer.socket.close_code == 1000
 
 
+async def test_leaving_ends_what_is_on_its_way() -> None:
+    """Whoever still waits when the block is left is told so at once, and iterating comes to its end."""
+
+    async def say_nothing(peer: Peer, op: Json) -> None:
+        pass
+
+    async with stream_server(say_nothing) as server, trio.open_nursery() as nursery:
+        async with stream_of(server, timeout_s=1000) as stream:
+            peer = await server.peer()
+
+            async def wait() -> None:
+                with pytest.raises(StreamClosed):
+                    await stream.cancel("7")
+
+            nursery.start_soon(wait)
+            await peer.ops.receive()
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+        with pytest.raises(StreamClosed):
+            await stream.ping()
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [("", "/ws/stream"), ("/", "/ws/stream"), ("/ws/stream", "/ws/stream"), ("/exchange", "/exchange/ws/stream")],
+)
+async def test_url_is_completed(given: str, asked: str) -> None:
+    """The stream's path may be left out, and the engine may be behind a path of its own."""
+    async with stream_server() as server, Stream(f"http://127.0.0.1:{server.port}{given}"):
+        await server.peer()
+        assert server.requests[0].path == asked
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://127.0.0.1", "http:///ws/stream", ""])
 def test_what_is_no_url_is_refused(url: str) -> None:
     """What is no URL of an engine is refused when the stream is made."""
