@@ -175,6 +175,7 @@ async def test_slow_body_is_a_timeout(bench: Bench, monkeypatch: pytest.MonkeyPa
 
 TIME = b"GET /api/v1/time HTTP/1.1\r\n"
 POST = b"POST /api/v1/orders HTTP/1.1\r\nHost: x\r\nTOKEN\r\n"
+HANDSHAKE = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 UPGRADE = b"GET /ws/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
 
 
@@ -192,6 +193,8 @@ UPGRADE = b"GET /ws/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade
         (POST + b"Transfer-Encoding: gzip\r\n\r\nabc", 501, "NOT_IMPLEMENTED", "Content-Length"),
         (TIME + b"Host: x\r\nX: " + b"a" * 17_000, 431, "HEADERS_TOO_LARGE", "headers"),
         (TIME + b"Host: x\r\nX: " + b"a" * 5_000_000 + b"\r\n\r\n", 431, "HEADERS_TOO_LARGE", "headers"),
+        (UPGRADE + HANDSHAKE + b"Origin: http://[\r\n\r\n", 403, "FORBIDDEN", "origin"),
+        (UPGRADE.replace(b" HTTP", b"?" + b"&a=1" * 17 + b" HTTP") + HANDSHAKE + b"\r\n", 400, "INVALID_REQUEST", "16"),
         (UPGRADE + b"\r\n", 400, "INVALID_REQUEST", "protocol"),
         (UPGRADE + b"Sec-WebSocket-Version: 12\r\nSec-WebSocket-Key: x\r\n\r\n", 400, "INVALID_REQUEST", "protocol"),
     ],

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 import structlog
 import trio
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tradeengine.web.websocket import ClientSocket
 
 MSGPACK_PROTOCOL: Final = "tradeengine.msgpack"
+QUERY_FIELDS_MAX: Final = 16
 FINISH_S_MAX: Final = 2.0
 """For what waits when a session ends."""
 
@@ -172,7 +173,13 @@ class _Query:
     """Parameters of which each may be given once; what nobody asked for is refused."""
 
     def __init__(self, query_string: bytes) -> None:
-        self._values = parse_qs(query_string.decode("latin1"), keep_blank_values=True, max_num_fields=16)
+        try:
+            self._values = parse_qs(
+                query_string.decode("latin1"), keep_blank_values=True, max_num_fields=QUERY_FIELDS_MAX
+            )
+        except ValueError:
+            message = f"There are more than {QUERY_FIELDS_MAX} parameters."
+            raise invalid_field("query", message, maximum=QUERY_FIELDS_MAX) from None
 
     def text(self, name: str) -> str | None:
         values = self._values.pop(name, None)
@@ -196,7 +203,7 @@ class _Query:
 def _check_origin(headers: _Headers, allowed: tuple[str, ...]) -> None:
     """Let browsers in from our own pages and from those that are configured. Raises ApiError."""
     for origin in headers.all("origin"):
-        own = urlsplit(origin).netloc == headers.first("host")
+        own = origin.partition("://")[2] == headers.first("host")
         if not own and origin not in allowed and "*" not in allowed:
             raise ApiError(
                 "FORBIDDEN", "This origin may not connect.", {"field": "Origin", "origin": printable(origin)}
