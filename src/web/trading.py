@@ -7,7 +7,9 @@ It refuses to know how a question came and how the answer travels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
 
 from tradeengine.core.records import EventKind, Reason
 from tradeengine.web import placing, schemas
@@ -17,6 +19,10 @@ from tradeengine.web.views import Records, fold_order, order_view, own_trade_vie
 if TYPE_CHECKING:
     from tradeengine.storage.queries import OrderRow
     from tradeengine.web.front import Front
+
+
+_PAUSE_S: Final = 0.005
+_PAUSE_S_MAX: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +46,15 @@ def placed(front: Front, command: placing.Command, events: Records) -> Outcome |
     return Outcome(_from_events(front, events, _fold(events, order_id)), created=True)
 
 
-async def repeated(front: Front, account_id: int, events: Records) -> Outcome:
-    """Answer a PLACE whose order was there already. Raises ApiError."""
+async def repeated(front: Front, command: placing.Command, events: Records) -> Outcome:
+    """Answer a PLACE whose order was there already. Raises ApiError.
+
+    Risk knows an order before a matcher has it, so it may still be on its way: it is waited for as long as a command.
+    """
     order_id = int(events[0]["order_id"])
-    content = found(await front.history.order(account_id, order_id))
+    content = await _arrived(front, int(command[0]["account_id"]), order_id)
+    if content is None:
+        raise front.outcome_unknown({"client_order_id": placing.client_order_id_of(command)})
     if content.status == "rejected":
         raise _rejection(content)
     spec = front.symbol_by_id(content.symbol_id)
@@ -93,6 +104,17 @@ def found(content: OrderRow | None) -> OrderRow:
     if content is None:
         raise reason_error(Reason.ORDER_NOT_FOUND)
     return content
+
+
+async def _arrived(front: Front, account_id: int, order_id: int) -> OrderRow | None:
+    """Look for an order until it is there; None: it did not come in time."""
+    pause_s = _PAUSE_S
+    with trio.move_on_after(front.command_timeout_ms / 1000):
+        while (content := await front.history.order(account_id, order_id)) is None:
+            await trio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _PAUSE_S_MAX)
+        return content
+    return None
 
 
 def _fold(events: Records, order_id: int) -> OrderRow:

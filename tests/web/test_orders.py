@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trio.testing
 from tests.web.bench import ACCOUNT_ID, Bench, Records, bearer, make_event, make_order_event, refuse
 
 from tradeengine.core.ids import first_id_at
@@ -20,8 +21,11 @@ from tradeengine.core.records import (
     SelfTradePrevention,
     Side,
     TimeInForce,
+    command_dtype,
 )
 from tradeengine.storage.queries import OrderRow
+from tradeengine.web import trading
+from tradeengine.web.errors import ApiError
 
 ORDER_ID = first_id_at(1_780_000_000_000) | 7
 LIMIT = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.5", "price": "50000.00"}
@@ -239,6 +243,29 @@ async def test_repeat_answers_the_original_order(bench: Bench) -> None:
     assert status == 200
     assert body["data"]["order"]["status"] == "cancelled"
     assert body["data"]["order"]["status_reason"] == "USER"
+
+
+async def test_repeat_waits_for_an_original_that_is_on_its_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """An order that risk knows and history does not yet is waited for; one that never comes is unknown, not 404."""
+    del autojump_clock
+    looks = 0
+
+    async def look(_account_id: int, _order_id: int) -> OrderRow | None:
+        nonlocal looks
+        looks += 1
+        return content() if looks == 4 else None
+
+    monkeypatch.setattr(bench.history, "order", look)
+    events = make_event(np.zeros(1, command_dtype)[0], EventKind.REPEATED, bench.memory.rings["events.risk"])
+    command = np.zeros(1, command_dtype)
+    command["client_order_id"] = "a-1"
+    outcome = await trading.repeated(bench.front, command, events)
+    assert (looks, outcome.created, outcome.data.order.id) == (4, False, str(ORDER_ID))
+    with pytest.raises(ApiError) as refusal:
+        await trading.repeated(bench.front, command, events)
+    assert (refusal.value.code, refusal.value.details) == ("OUTCOME_UNKNOWN", {"client_order_id": "a-1"})
 
 
 @pytest.mark.parametrize("expires_at", ["2020-01-01T00:00:00Z", "1970-01-01T00:00:00Z"])

@@ -52,7 +52,7 @@ async def place_order() -> Response:
     account_id = await front.account_id(identity.name)
     command = placing.place_command(wanted, spec, account_id, time.time_ns(), front.command_timeout_ms)
     events = await front.ask(command, client_order_id=placing.client_order_id_of(command))
-    outcome = trading.placed(front, command, events) or await trading.repeated(front, account_id, events)
+    outcome = trading.placed(front, command, events) or await trading.repeated(front, command, events)
     return success(outcome.data, 201 if outcome.created else 200)
 
 
