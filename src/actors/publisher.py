@@ -84,6 +84,7 @@ class Publisher:
         self._wiring = wiring
         self._tickers = Tickers(settings.limits.symbols_max)
         self._specs: dict[int, SymbolSpec] = {}
+        self._followers = [self._follower(shard) for shard in range(wiring.shard_count)]
         self._streams = Streams(
             FeedWriter(wiring.ring_writer("feed")),
             Demand(
@@ -93,10 +94,10 @@ class Publisher:
             ),
             self._tickers,
             [wiring.ring(f"events.{shard}") for shard in range(wiring.shard_count)],
+            [follower.position for follower in self._followers],
             self._specs,
             settings.publisher.candle_interval_ms * NS_PER_MS,
         )
-        self._followers = [self._follower(shard) for shard in range(wiring.shard_count)]
         self._views: dict[int, tuple[Levels, Levels, int]] = {}
         """By symbol: bids, asks and sequence in the depth table."""
         self._depth_table = wiring.table("depth")
@@ -248,9 +249,10 @@ class Publisher:
             depth = follower.depth(symbol_id)
             bids, asks = depth.side(Side.BUY, DEPTH_LEVELS_MAX), depth.side(Side.SELL, DEPTH_LEVELS_MAX)
             before = self._views.get(symbol_id) or self._read_view(symbol_id)
-            after = self._views[symbol_id] = (bids, asks, int(follower.sequences[symbol_id]))
+            # A symbol that is not listed yet has no event: its book is empty from the beginning.
+            after = self._views[symbol_id] = (bids, asks, max(int(follower.sequences[symbol_id]), 0))
             with self._depth_table.writing(symbol_id) as row:
-                row["sequence"] = follower.sequences[symbol_id]
+                row["sequence"] = after[2]
                 row["timestamp_ns"] = timestamp_ns
                 row["bid_count"], row["ask_count"] = len(bids), len(asks)
                 row["bids"][: len(bids)] = bids

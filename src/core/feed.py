@@ -100,11 +100,13 @@ feed_dtype: Final = np.dtype(
 def demand_dtype(accounts_max: int, symbols_max: int) -> np.dtype[np.void]:
     """Lay out what one front wants: ``number`` counts its requests, ``accounts`` is 1 for orders of that account.
 
-    ``channels`` are ``Interest`` bits by symbol id.
+    ``missed_number``: its latest request that was made because it had missed messages. ``channels``: ``Interest`` bits
+    by symbol id.
     """
     return np.dtype(
         [
             ("number", "<i8"),
+            ("missed_number", "<i8"),
             ("channels", "<i8", (symbols_max,)),
             ("accounts", "u1", (-(-accounts_max // 8) * 8,)),
         ]

@@ -50,9 +50,7 @@ def read_live_orders(connection: Connection, account_ids: Sequence[int]) -> Live
         return LiveOrders(settled, orders_where(connection, tail, {"account_ids": list(account_ids)}))
 
 
-def read_changes(
-    connection: Connection, account_id: int, since_ms: int, positions: Sequence[int]
-) -> Changes | None:
+def read_changes(connection: Connection, account_id: int, since_ms: int, positions: Sequence[int]) -> Changes | None:
     """Read what has happened to an account's orders at or after ``positions`` (the next event of each shard).
 
     since_ms: about when that was. Returns None when it is more than ``CHANGES_MAX``.

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
+
 from tradeengine.actors.publishing.ticker import MINUTE_NS
 from tradeengine.core.feed import CANDLE_INTERESTS, TimeFrame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from tradeengine.actors.publishing.ticker import Tickers
 
+_FIRST_INTEREST: Final = min(CANDLE_INTERESTS.values())
 GRACE_NS: Final = 10**9
 """A trade may come in so much later than the time that it carries."""
 
@@ -40,6 +42,8 @@ class LiveCandles:
         self._tickers = tickers
         self._open: dict[tuple[int, TimeFrame], int] = {}
         """First minute of the candle that was told and not closed yet."""
+        self._unknown: set[int] = set()
+        """Symbols that somebody wanted while their past was not known."""
 
     def current(self, symbol_id: int, frame: TimeFrame, now_ns: int) -> ToldCandle | None:
         """Give the present candle, for someone who wants it from now on."""
@@ -53,6 +57,12 @@ class LiveCandles:
         """
         touched = {symbol_id: minutes for symbol_id, minutes in self._tickers.touched.items() if knows_past(symbol_id)}
         self._tickers.touched.clear()
+        for symbol_id in np.flatnonzero(wanted >= _FIRST_INTEREST).tolist():
+            if not knows_past(symbol_id):
+                self._unknown.add(symbol_id)
+            elif symbol_id in self._unknown:
+                self._unknown.discard(symbol_id)
+                touched.setdefault(symbol_id, set()).add(now_ns // MINUTE_NS)
         for symbol_id, minutes in touched.items():
             for frame, interest in CANDLE_INTERESTS.items():
                 if wanted[symbol_id] & interest:

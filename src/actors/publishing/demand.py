@@ -27,6 +27,7 @@ class FrontDemand:
         self._version = -1
         self._accounts_max = accounts_max
         self.number = 0
+        self.missed_number = 0
         self.channels = np.zeros(symbols_max, np.int64)
         self.accounts = np.zeros(accounts_max, bool)
         self.channels_served = 0
@@ -39,15 +40,16 @@ class FrontDemand:
         if version == self._version or version & 1:
             return False
         try:
-            self.number, self.channels, self.accounts = self._table.read_with(0, self._copy)
+            self.number, self.missed_number, self.channels, self.accounts = self._table.read_with(0, self._copy)
         except SeqlockBusy:
             return False
         # Should it have changed meanwhile, the next look finds a version that is not this one.
         self._version = version
         return True
 
-    def _copy(self, row: Any) -> tuple[int, NDArray[np.int64], NDArray[np.bool_]]:
-        return int(row["number"]), row["channels"].copy(), row["accounts"][: self._accounts_max].astype(bool)
+    def _copy(self, row: Any) -> tuple[int, int, NDArray[np.int64], NDArray[np.bool_]]:
+        accounts = row["accounts"][: self._accounts_max].astype(bool)
+        return int(row["number"]), int(row["missed_number"]), row["channels"].copy(), accounts
 
 
 class Demand:

@@ -67,15 +67,16 @@ class Streams:
         demand: Demand,
         tickers: Tickers,
         rings: list[Ring],
+        positions: list[int],
         specs: Mapping[int, SymbolSpec],
         candle_interval_ns: int,
     ) -> None:
-        """Join the ends. rings: each shard's event ring; messages begin at their heads."""
+        """Join the ends. rings: each shard's event ring. positions: the next event of each that ``take`` will bring."""
         self._feed = feed
         self._demand = demand
         self._rings = rings
         self._specs = specs
-        self._positions = [ring.head for ring in rings]
+        self._positions = positions
         """By shard: the next event that was not looked at."""
         self._watch = OrderWatch(len(demand.accounts))
         self._candles = LiveCandles(tickers)
@@ -100,10 +101,13 @@ class Streams:
             self._load_wanted()
         self._take_loaded()
         for number, front in enumerate(self._demand.fronts):
-            if front.number > front.channels_served:
+            if front.number != front.channels_served:
+                if front.missed_number > front.channels_served > 0:
+                    for symbol_id in np.flatnonzero(front.channels).tolist():
+                        self._tell_present(symbol_id, int(front.channels[symbol_id]), ticker_of)
                 front.channels_served = front.number
                 self._tell_served(FeedKind.CHANNELS_SERVED, number, front.number, b"")
-            if front.number > front.orders_served and self._watches_all(front.accounts):
+            if front.number != front.orders_served and self._watches_all(front.accounts):
                 front.orders_served = front.number
                 cursor = resume_cursor(time.time_ns() // NS_PER_MS, self._positions)
                 self._tell_served(FeedKind.ORDERS_SERVED, number, front.number, cursor.encode())
@@ -265,7 +269,7 @@ class Streams:
         self._watch.forget(np.array(watched, np.int64))
         self.loads.begin_anew()
         for front in self._demand.fronts:
-            front.orders_served = min(front.orders_served, front.number - 1)
+            front.orders_served = 0
         self._load_wanted()
 
     def _take_loaded(self) -> None:
@@ -286,6 +290,8 @@ class Streams:
                 self.loads.want(set(wanted))
 
     def _begin_orders(self, accounts: list[int], live: LiveOrders) -> None:
+        if not accounts:
+            return
         chosen = np.zeros(len(self._demand.accounts), bool)
         chosen[accounts] = True
         self._watch.begin(row for row in live.orders if chosen[row.account_id])

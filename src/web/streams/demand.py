@@ -7,6 +7,7 @@ It refuses to know sessions.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -33,7 +34,9 @@ class Wishes:
         assert row.fields is not None
         self._channels = np.zeros(row.fields["channels"][0].shape, np.int64)
         self._accounts = np.zeros(row.fields["accounts"][0].shape, np.uint8)
-        self._number = 0 if table.version(0) & 1 else int(table.read(0)["number"])
+        # Beyond every number of a front before this one, so that what is said of those is not taken for ours.
+        self._number = time.time_ns()
+        self._missed_number = 0
         self._channels_served = self._orders_served = 0
         self._cursor = ""
         self._changed = trio.Event()
@@ -51,10 +54,9 @@ class Wishes:
         self._say()
 
     def want_orders(self, account_id: int) -> None:
-        """Want an account's orders."""
-        if not self._accounts[account_id]:
-            self._accounts[account_id] = 1
-            self._say()
+        """Want an account's orders; also when others want them already, because a new place is named then."""
+        self._accounts[account_id] = 1
+        self._say()
 
     def leave_orders(self, account_id: int) -> None:
         """Want them no more."""
@@ -62,7 +64,8 @@ class Wishes:
         self._say()
 
     def ask_again(self) -> None:
-        """Have everything confirmed anew: what was said on the feed may have been missed."""
+        """Have everything confirmed anew, and told as it is: what was said on the feed was missed."""
+        self._missed_number = self._number + 1
         self._say()
 
     async def channels_served(self) -> None:
@@ -100,6 +103,7 @@ class Wishes:
         self._number += 1
         with self._table.writing(0) as row:
             row["number"] = self._number
+            row["missed_number"] = self._missed_number
             row["channels"] = self._channels
             row["accounts"] = self._accounts
         self._wake()

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from tradeengine.web.streams.private import Private
     from tradeengine.web.streams.session import Session
 
-JOINING: Final = -1
+JOINING: Final = -2
 """In place of a sequence: what comes of the channel is not for the session yet."""
 NS_PER_MS: Final = 10**6
 LOOK_INTERVAL_S: Final = 1.0
@@ -147,7 +147,8 @@ class Hub:
             channel.sessions[session] = JOINING
             session.channels[name.key] = name.text
         try:
-            await self.wishes.channels_served()
+            if joined:
+                await self.wishes.channels_served()
         except BaseException:
             for name in joined:
                 self.leave(session, name.key)
@@ -186,7 +187,7 @@ class Hub:
             messages = self._feed.read()
         except Lapped:
             self._metrics.lapped()
-            self._tell_gap(None)
+            self._begin_anew()
             return 1
         for message in messages:
             self._pass_on(message)
@@ -338,6 +339,19 @@ class Hub:
             timestamp=format_ms(time.time_ns() // NS_PER_MS),
         )
         return Message(told.encode(status))
+
+    def _begin_anew(self) -> None:
+        """Messages on the feed were missed: tell everyone how things are now, or that something is missing."""
+        self._tell_gap(None)
+        for key, channel in self._channels.items():
+            channel.latest = None
+            present = [session for session, at in channel.sessions.items() if at != JOINING]
+            if key[0] == FeedKind.BOOK:
+                self._give_books(channel, key, present)
+            elif key[0] == FeedKind.STATUS:
+                for session in present:
+                    self._begin(session, key)
+        self.flush()
 
     def _tell_gap(self, shard: int | None) -> None:
         """Tell those who count on every message that some of a shard (None: of any) were lost."""

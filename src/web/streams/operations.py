@@ -106,9 +106,10 @@ class Operations:
         """Carry out one request, or answer what is wrong with it. fixed: on a path that takes only few."""
         request_id: RequestId = None
         try:
-            self._check_rate(session)
             raw = _read(content, binary=session.binary)
             request_id = _take_id(raw)
+            # Not before the id is known: who waits for an answer must be able to tell that this is it.
+            self._check_rate(session)
             await self._handler(raw, _FIXED if fixed else tuple(self._handlers))(session, request_id, raw)
         except ApiError as error:
             self._refuse(session, request_id, error)
@@ -120,20 +121,36 @@ class Operations:
         self._hub.flush()
 
     async def subscribe(self, session: Session, request_id: RequestId, wanted: Subscribe) -> None:
-        """Begin to listen: the answer first, then what each channel begins with. Raises ApiError."""
+        """Begin to listen: the answer first, then what each channel begins with.
+
+        Raises ApiError: then nothing was subscribed to.
+        """
+        before, had_orders = set(session.channels), session.orders is not None
+        try:
+            await self._subscribe_to(session, request_id, wanted)
+        except ApiError:
+            for key in set(session.channels) - before:
+                self._hub.leave(session, key)
+            if not had_orders:
+                self._hub.private.leave_orders(session)
+            raise
+
+    async def _subscribe_to(self, session: Session, request_id: RequestId, wanted: Subscribe) -> None:
         names = [parse_channel(text, self._front.symbol) for text in dict.fromkeys(wanted.channels)]
         public = [name for name in names if isinstance(name, ChannelName)]
         private = {name for name in names if isinstance(name, str)}
         self._check(session, wanted, public, private)
         if wanted.batch is not None:
             session.batch = wanted.batch
-        cursor = None
+        begin = await self._hub.join(session, public)
+        cursor = balances = None
+        if BALANCES in private and not session.wants_balances:
+            await self._front.history.wait_folded()
         if ORDERS in private and session.orders is None:
             cursor = await self._hub.private.join_orders(session, _caller(session).account_id)
-        balances = None
+        # From here on nothing waits, so that nothing comes between the answer and what each channel begins with.
         if BALANCES in private and not session.wants_balances:
-            balances = await self._hub.private.join_balances(session, _caller(session).account_id)
-        begin = await self._hub.join(session, public)
+            balances = self._hub.private.begin_balances(session, _caller(session).account_id)
         data: dict[str, Any] = {"channels": _listens_to(session)}
         if cursor is not None:
             data["cursor"] = cursor

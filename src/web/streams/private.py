@@ -87,16 +87,21 @@ class Private:
     async def begin_orders(self, session: Session, cursor: str, since: str | None) -> None:
         """Tell what has happened since a place that the client knows, if it named one, and go live from ``cursor``."""
         if since is None:
-            self._go_live(session, dict(enumerate(parse_resume_cursor(cursor)[1])))
+            orders: OwnOrders = session.orders
+            self._go_live(session, orders, dict(enumerate(parse_resume_cursor(cursor)[1])))
             return
+        orders = session.orders
+        generation = orders.generation
         since_ms, positions = parse_resume_cursor(since)
         changes = None
         if time.time_ns() // NS_PER_MS - since_ms <= self._hub.limits.resume_s_max * 1000:
-            changes = await self._front.history.changes(session.orders.account_id, since_ms, positions)
+            changes = await self._front.history.changes(orders.account_id, since_ms, positions)
+        if session.orders is not orders or generation != orders.generation:
+            return  # continuity was lost meanwhile: ``_resync`` tells everything
         if changes is None:
             await self._tell_everything(session, "too much has happened since the cursor")
         else:
-            self._tell_changes(session, changes, since)
+            self._tell_changes(session, orders, changes, since)
 
     def leave_orders(self, session: Session) -> None:
         """Listen no more."""
@@ -128,13 +133,14 @@ class Private:
                     orders.resyncing = True
                     self._hub.nursery.start_soon(self._resync, session, orders)
 
-    async def join_balances(self, session: Session, account_id: int) -> Message:
-        """Begin to listen; returns all balances as they are. Raises ApiError."""
-        await self._front.history.wait_folded()
-        snapshot = self._balances_message(account_id)
+    def begin_balances(self, session: Session, account_id: int) -> Message:
+        """Begin to listen; returns all balances as they are, after which changes follow. Raises ApiError."""
+        units = self._read_units(account_id)
         session.wants_balances = True
         self._watchers.setdefault(account_id, set()).add(session)
-        return snapshot
+        # Others may have listened before; what they are told next includes what this one has in the snapshot.
+        self._seen.setdefault(account_id, units)
+        return Message(_balances(self._views(units[1]), snapshot=True))
 
     def leave_balances(self, session: Session) -> None:
         """Listen no more."""
@@ -155,11 +161,8 @@ class Private:
                         self._hub.give(session, message)
             self._hub.flush()
 
-    def _go_live(self, session: Session, included: Mapping[int, int]) -> None:
+    def _go_live(self, session: Session, orders: OwnOrders, included: Mapping[int, int]) -> None:
         """Pass on what was kept, from the next event of each shard that is not included, and then what comes."""
-        orders: OwnOrders | None = session.orders
-        if orders is None:
-            return
         for shard, sequence, message in orders.kept:
             if sequence >= included.get(shard, 0):
                 self._hub.give(session, message)
@@ -167,10 +170,8 @@ class Private:
         orders.live = True
         self._hub.flush()
 
-    def _tell_changes(self, session: Session, changes: Changes, since: str) -> None:
-        if session.orders is None:
-            return
-        account_id = session.orders.account_id
+    def _tell_changes(self, session: Session, orders: OwnOrders, changes: Changes, since: str) -> None:
+        account_id = orders.account_id
         by_order: dict[int, list[Any]] = {order.order_id: [] for order in changes.orders}
         for trade in changes.trades:
             is_taker = trade.taker_account_id == account_id
@@ -183,24 +184,25 @@ class Private:
             self._hub.give(session, Message(encode(snapshot)))
         resumed = Resumed(orders=len(changes.orders), cursor=_cursor(changes.settled))
         self._hub.give(session, Message(encode(resumed)))
-        self._go_live(session, changes.settled)
+        self._go_live(session, orders, changes.settled)
 
     async def _tell_everything(self, session: Session, reason: str) -> None:
         """Have the client forget what it knew. Raises ApiError."""
         orders: OwnOrders = session.orders
+        generation = orders.generation
         live = await self._front.history.live_orders(orders.account_id)
         await self._front.history.wait_folded()
-        if session.orders is not orders:
+        if session.orders is not orders or generation != orders.generation:
             return
         resync = Resync(
             reason=reason,
             orders=[show(self._front, order) for order in live.orders],
-            balances=self._all_balances(orders.account_id),
+            balances=self._views(self._read_units(orders.account_id)[1]),
             cursor=_cursor(live.settled),
             timestamp=_now(),
         )
         self._hub.give(session, Message(encode(resync)))
-        self._go_live(session, live.settled)
+        self._go_live(session, orders, live.settled)
 
     async def _resync(self, session: Session, orders: OwnOrders) -> None:
         while session.orders is orders and session.closing is None:
@@ -214,14 +216,10 @@ class Private:
                 continue
             if generation == orders.generation:
                 break
-            orders.live = False
         orders.resyncing = False
 
-    def _balances_message(self, account_id: int) -> Message:
-        return Message(_balances(self._all_balances(account_id), snapshot=True))
-
-    def _all_balances(self, account_id: int) -> list[Balance]:
-        units = self._read_units(account_id)
+    def _views(self, units: NDArray[np.int64]) -> list[Balance]:
+        """Show all balances."""
         return balance_views(units, self._front.pages.directory().assets.values())
 
     def _changed_balances(self, account_id: int) -> list[Balance]:
@@ -242,16 +240,14 @@ class Private:
         assets = self._front.pages.directory().assets
         return balance_views(units, [assets[asset_id] for asset_id in changed if asset_id in assets])
 
-    def _read_units(self, account_id: int) -> NDArray[np.int64]:
+    def _read_units(self, account_id: int) -> tuple[int, NDArray[np.int64]]:
+        """Read an account's balances, and the version of the row at or before them. Raises ApiError."""
         table = self._front.pages.balances
         version = table.version(account_id)
         try:
-            units: NDArray[np.int64] = table.read(account_id)["units"].copy()
+            return version, table.read(account_id)["units"].copy()
         except SeqlockBusy:
             raise ApiError("ENGINE_OVERLOADED", "Balances cannot be read now; try again.") from None
-        # Should it have changed meanwhile, the next look tells what the snapshot has already: harmless.
-        self._seen.setdefault(account_id, (version, units))
-        return units
 
 
 def check_cursor(since: str) -> None:
