@@ -92,6 +92,37 @@ async def test_gap_is_mended_by_a_snapshot() -> None:
         assert await asked(peer) == ("unsubscribe", ["nothing"])
 
 
+async def test_gap_that_nobody_mends_is_mended_by_another_connection() -> None:
+    """When the engine does not answer after a gap, the stream gives the connection up, and the next has a snapshot."""
+
+    async def give_once(peer: Peer, op: Json) -> None:
+        if op["op"] == "subscribe":
+            await give(peer, op)
+
+    async with stream_server(give_once) as server, stream_of(server, timeout_s=0.2) as stream:
+        peer = await server.peer()
+        view = stream.book("BTC/USDT")
+        await look(view)
+        await peer.say(update(12, 13))
+        await server.peer()
+        assert (await look(view)).sequence == 10
+
+
+async def test_book_that_is_gone_ends_its_view() -> None:
+    """When the snapshot after a gap is refused for good, who follows the book is told."""
+
+    async def give_then_refuse(peer: Peer, op: Json) -> None:
+        await (peer.refuse(op, "SYMBOL_NOT_FOUND") if op["op"] == "unsubscribe" else give(peer, op))
+
+    async with stream_server(give_then_refuse) as server, stream_of(server) as stream:
+        peer = await server.peer()
+        view = stream.book("BTC/USDT")
+        await look(view)
+        await peer.say(update(12, 13))
+        with pytest.raises(ApiError, match="SYMBOL_NOT_FOUND"):
+            await look(view)
+
+
 async def test_book_is_void_while_there_is_no_connection() -> None:
     """A book whose stream is cut says so at once, and is shown again after the next connection's snapshot."""
     async with stream_server(give) as server, stream_of(server) as stream:

@@ -22,7 +22,7 @@ from tests.client.scripted import (
 )
 from websockets.exceptions import ConnectionClosed
 
-from tradeengine.client import ApiError, NoAnswer, Stream, StreamClosed
+from tradeengine.client import ApiError, ClientError, NoAnswer, Stream, StreamClosed
 from tradeengine.client.fields import NewOrder
 from tradeengine.client.messages import OrderUpdate, Reconnected, Resumed, TradeExecuted, UnknownMessage
 
@@ -312,6 +312,60 @@ async def test_new_token_is_used_from_then_on() -> None:
         await peer.socket.aclose(1012)
         await server.peer()
         assert server.requests[1].headers["Authorization"] == "Bearer new"
+
+
+async def test_subscription_that_is_refused_later_ends_the_stream() -> None:
+    """When a new connection is refused what the last one had, for good, the stream ends with that reason."""
+    refused = False
+
+    async def refuse_later(peer: Peer, op: Json) -> None:
+        await (peer.refuse(op, "SYMBOL_NOT_FOUND") if refused else agree(peer, op))
+
+    async with stream_server(refuse_later) as server, stream_of(server) as stream:
+        peer = await server.peer()
+        await stream.subscribe("trades:BTC/USDT")
+        refused = True
+        await peer.socket.aclose(1012)
+        await receive(stream, Reconnected)
+        with pytest.raises(ApiError, match="SYMBOL_NOT_FOUND"):
+            await receive(stream, Reconnected)
+
+
+async def test_connection_that_restores_nothing_is_replaced() -> None:
+    """A connection on which subscriptions are refused for now, or not answered in time, is given up for another."""
+    asked: list[Json] = []
+
+    async def fail_twice(peer: Peer, op: Json) -> None:
+        asked.append(op)
+        if len(asked) == 2:
+            await peer.refuse(op, "ENGINE_OVERLOADED")
+        elif len(asked) != 3:
+            await agree(peer, op)
+
+    async with stream_server(fail_twice) as server, stream_of(server, timeout_s=0.2) as stream:
+        peer = await server.peer()
+        await stream.subscribe("trades:BTC/USDT")
+        await peer.socket.aclose(1012)
+        for _ in range(3):
+            peer = await server.peer()
+        with trio.fail_after(BACK_S):
+            assert (await peer.ops.receive())["channels"] == ["trades:BTC/USDT"]
+        await peer.say(trade(1))
+        for _ in range(3):
+            await receive(stream, Reconnected)
+        assert (await receive(stream, TradeExecuted)).sequence == 1
+
+
+async def test_answer_that_makes_no_sense_is_an_error() -> None:
+    """An answer that is not what was asked for fails who asked, and nobody else."""
+
+    async def answer_oddly(peer: Peer, op: Json) -> None:
+        await peer.acknowledge(op, time="soon" if op["op"] == "ping" else None, channels=[])
+
+    async with stream_server(answer_oddly) as server, stream_of(server) as stream:
+        with pytest.raises(ClientError, match="time"):
+            await stream.ping()
+        assert (await stream.subscribe("trades:BTC/USDT")).channels == []
 
 
 async def test_abuse_ends_the_stream() -> None:
