@@ -29,6 +29,7 @@ from typing import Any, Final
 
 import numpy as np
 from perf.engine import DEFAULT_DIR, Engine, filesystem, fund_accounts, machine, running_engine
+from perf.picture import draw
 from perf.stream_clients import Client
 from perf.traffic import CYCLE, Traffic
 
@@ -197,6 +198,15 @@ def fan_out(here: Stage, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure steps of load, each with the same clients."""
     rows = [_step(here, arguments.clients, load, arguments.seconds) for load in arguments.loads]
     few = _step(here, 100, 1000, arguments.seconds)
+    if arguments.picture:
+        shown = [row for row in rows if row["latency_ms"]]
+        draw(
+            arguments.picture,
+            f"Streams: latency against load, {arguments.clients} clients, one front",
+            ("messages delivered per second, all clients together", "milliseconds from the command to the client"),
+            [row["delivered_per_s"] for row in shown],
+            {name: [row["latency_ms"][name] for row in shown] for name in ("p50", "p99", "p99.9")},
+        )
     half = next((row for row in rows if row["wanted_per_s"] == GOALS["delivered_per_s"] // 2), rows[0])
     return {"fan_out": rows, "floor": few, "half_load_p99_ms": half["latency_ms"]["p99"]}
 
@@ -338,11 +348,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--parts", default=",".join(PARTS), help="which parts, separated by commas")
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=8.0, help="length of each step")
+    parser.add_argument("--picture", type=Path, help="where the fan-out's picture goes (SVG)")
     parser.add_argument("--runs", type=int, default=3, help="turns of the stalled part")
     parser.add_argument(
         "--loads",
         type=lambda text: [float(part) for part in text.split(",")],
-        default=[2000, 5000, 10_000, 20_000, 40_000],
+        default=[2000, 5000, 10_000, 20_000, 40_000, 80_000],
         help="delivered messages per second of the fan-out's steps",
     )
     return parser.parse_args()

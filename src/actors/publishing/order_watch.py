@@ -129,6 +129,8 @@ class OrderWatch:
         Raises WatchBroken.
         """
         watched = self._watched if accounts is None else accounts
+        if not watched.any():
+            return []
         traded = events["kind"] == EventKind.TRADED
         takes = watched[events["account_id"]]
         makes = traded & watched[events["maker_account_id"] * traded]

@@ -52,7 +52,8 @@ NS_PER_MS: Final = 10**6
 LOOK_BACK_COUNT: Final = 4096
 """Events that are copied at once when orders are brought up to date."""
 LOAD_ACCOUNTS_MAX: Final = 256
-_STATUS_KINDS: Final = (EventKind.TRADING_STATE_SET, EventKind.SYMBOL_LISTED)
+_TELLS_STATE: Final = np.zeros(256, bool)
+_TELLS_STATE[[EventKind.TRADING_STATE_SET, EventKind.SYMBOL_LISTED]] = True
 
 
 class Streams:
@@ -191,7 +192,7 @@ class Streams:
             self._feed.add(FeedKind.TRADE, text, symbol_id=symbol_id, sequence=sequence, timestamp_ns=timestamp_ns)
 
     def _tell_states(self, events: NDArray[np.void]) -> None:
-        for event in events[np.isin(events["kind"], _STATUS_KINDS)].view(symbol_event_dtype):
+        for event in events[_TELLS_STATE[events["kind"]]].view(symbol_event_dtype):
             spec = self._specs.get(int(event["symbol_id"]))
             if spec is not None:
                 self._feed.add(
