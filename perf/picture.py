@@ -7,8 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-WIDTH: Final, HEIGHT: Final = 720, 380
-LEFT: Final, RIGHT: Final, TOP: Final, BOTTOM: Final = 70, 110, 30, 60
+WIDTH: Final = 720
+HEIGHT: Final = 380
+LEFT: Final = 70
+RIGHT: Final = 110
+TOP: Final = 30
+BOTTOM: Final = 60
 COLOURS: Final = ("#4477aa", "#228833", "#cc6677", "#aa3377")
 
 
