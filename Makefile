@@ -14,13 +14,13 @@ TESTS ?=
 
 KERNEL_SOURCES := $(shell grep -l njit src/*/*.py) src/kernels.py
 
-.PHONY: up test lint perf install coverage clean
+.PHONY: up test lint perf install coverage programs clean
 .DELETE_ON_ERROR:
 
 up: install
 	@exec $(BIN)/tradeengine up $(ARGS)
 
-test: lint
+test: lint programs
 	@$(BIN)/python -m pytest $(TESTS)
 
 lint: install
@@ -32,9 +32,16 @@ lint: install
 perf: install
 	@$(BIN)/python -m perf
 
-coverage: install
+coverage: install programs
 	@$(BIN)/coverage run -m pytest $(TESTS)
 	@$(BIN)/coverage report
+
+# A program that a test needs and that is no Python package: from Debian where that may be done, else its tests are skipped.
+programs: install
+	@command -v chromium > /dev/null || ! command -v apt-get > /dev/null || [ "$$(id -u)" -ne 0 ] || { \
+		echo "installing chromium, which the tests of pages need"; \
+		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } \
+			> $(VENV)/apt.log 2>&1 || cat $(VENV)/apt.log; }
 
 install: $(VENV)/.stamp-kernels
 
