@@ -24,6 +24,7 @@ from tradeengine.ipc.ring_reader import Lapped
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.web.errors import ApiError
 from tradeengine.web.streams.channels import MERGED
+from tradeengine.web.streams.hub_metrics import HubMetrics
 from tradeengine.web.streams.messages import ServerShutdown, TradesGap, encode
 from tradeengine.web.streams.session import RESTART, TOKEN_EXPIRED, TOO_SLOW
 from tradeengine.web.streams.wire import Message
@@ -82,7 +83,7 @@ class Hub:
         self._channels: dict[Key, Channel] = {}
         self._fresh: set[Session] = set()
         """Sessions that were given something since the last flush."""
-        self._metrics = _HubMetrics(metrics)
+        self._metrics = HubMetrics(metrics)
 
     @property
     def listens(self) -> bool:
@@ -378,28 +379,3 @@ def _too_many(maximum: int, what: str) -> ApiError:
 def _copy_levels(row: Any) -> tuple[int, int, list[list[int]], list[list[int]]]:
     bids, asks = row["bids"][: int(row["bid_count"])].tolist(), row["asks"][: int(row["ask_count"])].tolist()
     return int(row["sequence"]), int(row["timestamp_ns"]), bids, asks
-
-
-class _HubMetrics:
-    """The streams' part of the front's metric page."""
-
-    def __init__(self, page: MetricPage) -> None:
-        self._page = page
-        self._passed, self._snapshots = page.counter("stream_messages"), page.counter("stream_snapshots")
-        self._lapped = page.counter("stream_lapped")
-        self._clients, self._channels = page.gauge("stream_clients"), page.gauge("stream_channels")
-        self._waiting_bytes = page.gauge("stream_waiting_bytes")
-
-    def passed(self, count: int) -> None:
-        self._page.add(self._passed, count)
-
-    def snapshot(self) -> None:
-        self._page.add(self._snapshots)
-
-    def lapped(self) -> None:
-        self._page.add(self._lapped)
-
-    def show(self, sessions: set[Session], channel_count: int) -> None:
-        self._page.set(self._clients, len(sessions))
-        self._page.set(self._channels, channel_count)
-        self._page.set(self._waiting_bytes, sum(session.waiting_bytes for session in sessions))
