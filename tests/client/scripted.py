@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,8 +20,9 @@ from websockets.typing import Subprotocol
 from tradeengine.client import Stream
 
 Json = dict[str, Any]
-Answer = tuple[int, Any] | str | None
+Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]] | str | None
 HANG = "hang"
+NO_HEADERS: Mapping[str, str] = {}
 BACK_S = 10.0
 """How long a test waits for what must come."""
 TIME = "2026-11-24T10:30:45.234Z"
@@ -154,10 +155,9 @@ async def start_stream_server(nursery: trio.Nursery, server: StreamServer) -> No
 
 @dataclass
 class HttpServer:
-    """An HTTP server. ``answers``: to each request a status and a body; None: hang up; HANG: say nothing."""
+    """An HTTP server. ``answers``: to each request status, body, headers; None: hang up; HANG: say nothing."""
 
     answers: list[Answer]
-    headers: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
     """Method, target and body of what came."""
     port: int = 0
@@ -180,14 +180,14 @@ class HttpServer:
                     await trio.sleep_forever()
                 if answer is None or isinstance(answer, str):
                     return
-                await stream.send_all(_answer(connection, *answer, self.headers))
+                await stream.send_all(_answer(connection, *answer))
                 connection.start_next_cycle()
 
 
 @asynccontextmanager
-async def http_server(*answers: Answer, **headers: str) -> AsyncIterator[HttpServer]:
+async def http_server(*answers: Answer) -> AsyncIterator[HttpServer]:
     """Run an HTTP server while the block runs."""
-    server = HttpServer(list(answers), {name.replace("_", "-"): value for name, value in headers.items()})
+    server = HttpServer(list(answers))
     async with trio.open_nursery() as nursery:
         (listener,) = await nursery.start(partial(trio.serve_tcp, server.handle, 0, host="127.0.0.1"))
         server.port = listener.socket.getsockname()[1]
@@ -315,7 +315,7 @@ async def _next_request(connection: h11.Connection, stream: trio.SocketStream) -
             return None
 
 
-def _answer(connection: h11.Connection, status: int, body: Any, headers: dict[str, str]) -> bytes:
+def _answer(connection: h11.Connection, status: int, body: Any, headers: Mapping[str, str] = NO_HEADERS) -> bytes:
     content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
     fields = [("Content-Length", str(len(content))), *headers.items()]
     parts = [

@@ -99,7 +99,7 @@ async def test_gap_that_nobody_mends_is_mended_by_another_connection() -> None:
         if op["op"] == "subscribe":
             await give(peer, op)
 
-    async with stream_server(give_once) as server, stream_of(server, timeout_s=0.2) as stream:
+    async with stream_server(give_once) as server, stream_of(server, timeout_s=0.5) as stream:
         peer = await server.peer()
         view = stream.book("BTC/USDT")
         await look(view)
