@@ -208,6 +208,16 @@ async def test_repeat_is_the_same_order(venue: Engine, alice: User) -> None:
     assert len(alice.call("GET", "/orders")) == 2
 
 
+async def test_simultaneous_repeats_place_one_order(venue: Engine, alice: User) -> None:
+    """The same order many times in one write is one order, and every answer shows it."""
+    async with connected(venue.url, token=token_of(alice)) as socket:
+        requests = [{"op": "place", "id": number, **ORDER, "client_order_id": "at-once"} for number in range(8)]
+        await socket.stream.send_all(b"".join(frame(json.dumps(request).encode()) for request in requests))
+        answers = [await socket.answer(number) for number in range(8)]
+    assert len({answer["data"]["order"]["id"] for answer in answers}) == 1
+    assert len(alice.call("GET", "/orders")) == 1
+
+
 async def test_commands_are_carried_out_in_the_order_in_which_they_came(venue: Engine, alice: User) -> None:
     """What is sent without waiting is carried out in that order: changes of an order, and orders after each other."""
     async with connected(venue.url, token=token_of(alice)) as socket:
