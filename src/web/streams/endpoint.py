@@ -21,7 +21,8 @@ from tradeengine.web.envelope import bare_failure
 from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.jsonbody import printable
 from tradeengine.web.streams.channels import ORDERS
-from tradeengine.web.streams.operations import Operations, Subscribe
+from tradeengine.web.streams.operations import Operations
+from tradeengine.web.streams.requests import Subscribe
 from tradeengine.web.streams.session import Session
 from tradeengine.web.websocket import LINGER_S, SOCKET_STATE
 

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import structlog
 
 from tradeengine.core.times import format_ms
@@ -22,11 +21,21 @@ from tradeengine.web import placing, schemas, trading
 from tradeengine.web.errors import ApiError, invalid_field, overloaded
 from tradeengine.web.front import ANSWER_GRACE_S
 from tradeengine.web.gateway import NoRoom, OutcomeUnknown, Waiting
-from tradeengine.web.jsonbody import printable, read_object
 from tradeengine.web.paging import parse_id
 from tradeengine.web.streams.channels import BALANCES, ORDERS, ChannelName, parse_channel
 from tradeengine.web.streams.messages import Ack, Failure, encode
 from tradeengine.web.streams.private import check_cursor
+from tradeengine.web.streams.requests import (
+    Authenticate,
+    Nothing,
+    OrderNamed,
+    RequestId,
+    Subscribe,
+    Unsubscribe,
+    read_request,
+    take_id,
+    take_order_id,
+)
 from tradeengine.web.streams.session import ABUSE, TRY_AGAIN, Caller
 from tradeengine.web.streams.wire import Message
 from tradeengine.web.validation import read_body
@@ -40,42 +49,9 @@ if TYPE_CHECKING:
 PENDING_MAX: Final = 512
 """Orders of one session on their way."""
 ORDERS_KNOWN_MAX: Final = 10_000
-ID_CHARACTERS_MAX: Final = 64
 NS_PER_MS: Final = 10**6
 
 _log = structlog.get_logger()
-
-RequestId = str | int | None
-
-
-class Subscribe(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Begin to listen to channels."""
-
-    channels: list[str]
-    since: str | None = None
-    batch: bool | None = None
-
-
-class Unsubscribe(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Listen no more to channels."""
-
-    channels: list[str]
-
-
-class Authenticate(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Say who one is."""
-
-    access_token: str
-
-
-class Nothing(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """No field."""
-
-
-class OrderNamed(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """An order to cancel."""
-
-    order_id: str
 
 
 class Operations:
@@ -106,8 +82,8 @@ class Operations:
         """Carry out one request, or answer what is wrong with it. fixed: on a path that takes only few."""
         request_id: RequestId = None
         try:
-            raw = _read(content, binary=session.binary)
-            request_id = _take_id(raw)
+            raw = read_request(content, binary=session.binary)
+            request_id = take_id(raw)
             # Not before the id is known: who waits for an answer must be able to tell that this is it.
             self._check_rate(session)
             await self._handler(raw, _FIXED if fixed else tuple(self._handlers))(session, request_id, raw)
@@ -252,7 +228,7 @@ class Operations:
 
     async def _amend(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
         caller = _caller(session)
-        order_id = _take_order_id(raw)
+        order_id = take_order_id(raw)
         wanted = read_body(raw, schemas.AmendOrder)
         symbol_id = session.order_symbols.get(order_id)
         if symbol_id is None:
@@ -352,42 +328,6 @@ class Operations:
 
 _FIXED: Final = ("auth", "ping")
 _STRIKING: Final = frozenset({"INVALID_REQUEST", "RATE_LIMITED", "UNAUTHORIZED"})
-
-
-def _read(content: str | bytes, *, binary: bool) -> dict[str, Any]:
-    """Read a request: one object, as JSON text, or as msgpack where that was agreed. Raises ApiError."""
-    if isinstance(content, str):
-        if binary:
-            raise ApiError("INVALID_REQUEST", "This connection speaks msgpack in binary frames.", {"field": "body"})
-        return read_object(content.encode("utf-8", "surrogatepass"))
-    if not binary:
-        raise ApiError("INVALID_REQUEST", "This connection speaks JSON in text frames.", {"field": "body"})
-    try:
-        value = msgspec.msgpack.decode(content)
-    except (msgspec.DecodeError, RecursionError, ValueError, MemoryError, TypeError) as error:
-        raise ApiError("INVALID_REQUEST", f"The frame is not msgpack: {error}.", {"field": "body"}) from None
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise ApiError("INVALID_REQUEST", "The frame must hold a map with names as keys.", {"field": "body"})
-    return value
-
-
-def _take_id(raw: dict[str, Any]) -> RequestId:
-    request_id = raw.pop("id", None)
-    if request_id is None or (isinstance(request_id, int) and not isinstance(request_id, bool)):
-        if request_id is None or -(2**63) <= request_id < 2**63:
-            return request_id
-    elif isinstance(request_id, str) and len(request_id) <= ID_CHARACTERS_MAX:
-        return printable(request_id)
-    raise invalid_field(
-        "id", f"id must be a string of at most {ID_CHARACTERS_MAX} characters, or a whole number of 64 bits."
-    )
-
-
-def _take_order_id(raw: dict[str, Any]) -> int:
-    order_id = raw.pop("order_id", None)
-    if not isinstance(order_id, str):
-        raise invalid_field("order_id", "order_id is missing, or is not a string.")
-    return parse_id(order_id, "ORDER_NOT_FOUND")
 
 
 def _caller(session: Session) -> Caller:
