@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WAIT_S_MAX: Final = 0.1
 FEED_PAUSE_S: Final = 0.002
-"""After messages were passed on and while nobody waits for an answer: those that come next go out together."""
+"""After messages were passed on, and while nobody waits for an answer: those that come next go out together."""
 
 
 class Inbox:
@@ -36,19 +36,34 @@ class Inbox:
     async def run(self, gateway: Gateway, hub: Hub) -> None:
         """Read until cancelled."""
         while True:
+            if not (gateway.waits or hub.listens):
+                self._work = trio.Event()
+                await self._work.wait()
+            passed = gateway.scan() if gateway.waits else 0
+            told = hub.scan() if hub.listens else 0
+            gateway.expire()
+            hub.flush()
+            if passed + told == 0:
+                rung_for_us = await self._doorbell.wait_trio(WAIT_S_MAX, _news(gateway, hub))
+                if not rung_for_us:
+                    await self._pause(gateway)
+            elif told:
+                await self._pause(gateway)
+            else:
+                await trio.lowlevel.checkpoint()
+
+    async def _pause(self, gateway: Gateway) -> None:
+        """Let messages gather while nobody waits for an answer.
+
+        The bell rings for events too, which matter to nobody then; without a pause a busy engine would wake a front
+        that has one quiet client thousands of times a second.
+        """
+        if gateway.waits:
+            await trio.lowlevel.checkpoint()
+            return
+        self._work = trio.Event()
+        with trio.move_on_after(FEED_PAUSE_S):
             await self._work.wait()
-            while gateway.waits or hub.listens:
-                passed = gateway.scan() if gateway.waits else 0
-                told = hub.scan() if hub.listens else 0
-                gateway.expire()
-                hub.flush()
-                if passed + told == 0:
-                    await self._doorbell.wait_trio(WAIT_S_MAX, _news(gateway, hub))
-                elif told and not gateway.waits:
-                    await trio.sleep(FEED_PAUSE_S)
-                else:
-                    await trio.lowlevel.checkpoint()
-            self._work = trio.Event()
 
 
 def _news(gateway: Gateway, hub: Hub) -> Callable[[], bool]:
