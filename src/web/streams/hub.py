@@ -30,7 +30,7 @@ from tradeengine.web.streams.session import RESTART, TOKEN_EXPIRED, TOO_SLOW
 from tradeengine.web.streams.wire import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from tradeengine.core.symbols import SymbolSpec
     from tradeengine.ipc.metrics import MetricPage
@@ -134,8 +134,10 @@ class Hub:
         if count >= self.limits.connections_per_user_max:
             raise _too_many(self.limits.connections_per_user_max, "connections_per_user_max")
 
-    async def join(self, session: Session, names: Iterable[ChannelName]) -> Callable[[], None]:
+    async def join(self, session: Session, names: Iterable[ChannelName]) -> Callable[[], Awaitable[None]]:
         """Subscribe a session; what comes back has to be called to give it what each channel begins with.
+
+        It waits in between for a client that does not take it as fast.
 
         Raises ApiError: then nothing was subscribed to.
         """
@@ -155,8 +157,9 @@ class Hub:
                 self.leave(session, name.key)
             raise
 
-        def begin() -> None:
+        async def begin() -> None:
             for name in joined:
+                await session.room()
                 if name.key in session.channels:
                     self._begin(session, name.key)
 

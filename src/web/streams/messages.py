@@ -52,7 +52,10 @@ class Resumed(Struct, frozen=True, kw_only=True, tag_field="type", tag="resumed"
 
 
 class Resync(Struct, frozen=True, kw_only=True, tag_field="type", tag="resync"):
-    """Forget what you knew: these are all open orders and all balances."""
+    """Forget what you knew: these are all open orders and all balances.
+
+    With very many open orders it has the first of them; the others follow as ``order_snapshot``, and then ``resumed``.
+    """
 
     reason: str
     orders: list[Order]

@@ -131,9 +131,9 @@ class Operations:
         if cursor is not None:
             data["cursor"] = cursor
         self._acknowledge(session, request_id, data)
-        begin()
         if balances is not None:
             self._hub.give(session, balances)
+        await begin()
         if cursor is not None:
             self._hub.flush()
             await self._hub.private.begin_orders(session, cursor, wanted.since)

@@ -43,6 +43,10 @@ NS_PER_MS: Final = 10**6
 KEPT_MAX: Final = 10_000
 """Updates kept for a session that is still being told what history has."""
 RETRY_S: Final = 1.0
+RESYNC_ORDERS_MAX: Final = 500
+"""Orders in one message; the others follow one by one."""
+BEGIN_ANEW: Final = resume_cursor(0, [0])
+"""A cursor that is too old in any case."""
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +105,7 @@ class Private:
         if changes is None:
             await self._tell_everything(session, "too much has happened since the cursor")
         else:
-            self._tell_changes(session, orders, changes, since)
+            await self._tell_changes(session, orders, changes, since)
 
     def leave_orders(self, session: Session) -> None:
         """Listen no more."""
@@ -170,8 +174,8 @@ class Private:
         orders.live = True
         self._hub.flush()
 
-    def _tell_changes(self, session: Session, orders: OwnOrders, changes: Changes, since: str) -> None:
-        account_id = orders.account_id
+    async def _tell_changes(self, session: Session, orders: OwnOrders, changes: Changes, since: str) -> None:
+        account_id, generation = orders.account_id, orders.generation
         by_order: dict[int, list[Any]] = {order.order_id: [] for order in changes.orders}
         for trade in changes.trades:
             is_taker = trade.taker_account_id == account_id
@@ -180,6 +184,9 @@ class Private:
             by_order[order_id].append(own_trade_view(trade, spec, order_id, "settled"))
         # Broken off half-way the client resumes from where it did now: so that is each message's cursor.
         for order in changes.orders:
+            await session.room()
+            if session.orders is not orders or generation != orders.generation:
+                return
             snapshot = OrderSnapshot(order=show(self._front, order), trades=by_order[order.order_id], cursor=since)
             self._hub.give(session, Message(encode(snapshot)))
         resumed = Resumed(orders=len(changes.orders), cursor=_cursor(changes.settled))
@@ -194,14 +201,25 @@ class Private:
         await self._front.history.wait_folded()
         if session.orders is not orders or generation != orders.generation:
             return
+        told, rest = live.orders[:RESYNC_ORDERS_MAX], live.orders[RESYNC_ORDERS_MAX:]
+        cursor = _cursor(live.settled)
         resync = Resync(
             reason=reason,
-            orders=[show(self._front, order) for order in live.orders],
+            orders=[show(self._front, order) for order in told],
             balances=self._views(self._read_units(orders.account_id)[1]),
-            cursor=_cursor(live.settled),
+            # Broken off before the rest was told, the client has to begin anew once more.
+            cursor=BEGIN_ANEW if rest else cursor,
             timestamp=_now(),
         )
         self._hub.give(session, Message(encode(resync)))
+        for order in rest:
+            await session.room()
+            if session.orders is not orders or generation != orders.generation:
+                return
+            snapshot = OrderSnapshot(order=show(self._front, order), trades=[], cursor=BEGIN_ANEW)
+            self._hub.give(session, Message(encode(snapshot)))
+        if rest:
+            self._hub.give(session, Message(encode(Resumed(orders=len(rest), cursor=cursor))))
         self._go_live(session, orders, live.settled)
 
     async def _resync(self, session: Session, orders: OwnOrders) -> None:

@@ -64,6 +64,7 @@ class Session:
         "_queue",
         "_strikes",
         "_strikes_at_s",
+        "_taken",
         "_tokens",
         "_tokens_at_s",
         "address",
@@ -126,6 +127,7 @@ class Session:
         self._merging_on = False
         self._draining = False
         self._all_out: trio.Event | None = None
+        self._taken = trio.Event()
         self._tokens = float(limits.messages_per_s_max)
         self._tokens_at_s = self.moved_s
         self._strikes = 0.0
@@ -148,11 +150,13 @@ class Session:
         if self._merging_on and key is not None:
             self._merging.add(key, message)
             return
+        waited = self._bytes
         self._queue.append(message)
         self._bytes += len(message.json) + ENTRY_BYTES
         if self._bytes > self._limits.merge_bytes and self._draining:
             self._merging_on = True
-        if self._bytes > self._limits.queue_bytes_max:
+        # A message alone may be of any size.
+        if waited and self._bytes > self._limits.queue_bytes_max:
             self.end(TOO_SLOW, "reads too slowly")
 
     def flush(self) -> None:
@@ -171,6 +175,7 @@ class Session:
     def end(self, code: int, reason: str) -> None:
         """Have the connection closed with this code. What waits is still sent, unless it is too much already."""
         if self.closing is None:
+            self._taken.set()
             self.closing = (code, reason)
             if code == TOO_SLOW:
                 self._queue.clear()
@@ -180,6 +185,13 @@ class Session:
     def drop(self, key: Key) -> None:
         """Forget what waits of a channel."""
         self._merging.drop(key)
+
+    async def room(self) -> None:
+        """Wait until so little waits that much may be pushed: a beginning can be larger than what may wait."""
+        self.flush()
+        while self._bytes > self._limits.merge_bytes and self._draining and self.closing is None:
+            self._taken = trio.Event()
+            await self._taken.wait()
 
     async def finish(self) -> None:
         """Wait until everything that waits is out."""
@@ -215,6 +227,7 @@ class Session:
             while True:
                 await self.socket.drain()
                 self.moved_s = trio.current_time()
+                self._taken.set()
                 if not self._queue:
                     self._bytes = 0
                     if not self._merging:
@@ -223,6 +236,7 @@ class Session:
                 self.socket.write_now(self._pack(self._next_piece()))
         finally:
             self._draining = self._merging_on = False
+            self._taken.set()
             if self._all_out is not None:
                 self._all_out.set()
 
