@@ -77,10 +77,11 @@ class Trade(Struct, frozen=True, kw_only=True):
 
 
 class OrderAndTrades(Struct, frozen=True):
-    """An order, and the trades that the command made with it."""
+    """An order, and the trades that the command made with it. trades_total counts those, too, that are not listed."""
 
     order: Order
     trades: list[Trade]
+    trades_total: int = 0
 
 
 class OrderOnly(Struct, frozen=True):

@@ -144,17 +144,29 @@ def find_order_by_client_id(connection: Connection, account_id: int, client_orde
 def list_trades_of_order(connection: Connection, order_id: int, *, limit: int = 10_000) -> list[TradeRow]:
     """List the fills of one order, oldest first."""
     # Two questions, each with an index of its own; an order is never on both sides of a trade.
-    source = (
-        "FROM trades WHERE {}_order_id = %(order_id)s AND id >= %(first_id)s AND id < %(end_id)s "
-        "ORDER BY id LIMIT %(limit)s"
-    )
-    # A trade of the order's own millisecond may have the smaller id.
-    first_id = order_id >> TIMESTAMP_SHIFT << TIMESTAMP_SHIFT
-    bounds = {"first_id": first_id, "end_id": id_range(None, None, None)[1]}
-    parameters = {"order_id": order_id, "limit": limit} | bounds
+    source = f"{_OF_ORDER} ORDER BY id LIMIT %(limit)s"
+    parameters = _of_order(order_id) | {"limit": limit}
     made = trades_from(connection, source.format("maker"), parameters)
     taken = trades_from(connection, source.format("taker"), parameters)
     return sorted(made + taken, key=lambda trade: trade.trade_id)[:limit]
+
+
+def count_trades_of_order(
+    connection: Connection, order_id: int, *, first_sequence: int = 0, last_sequence: int = ID_MAX
+) -> int:
+    """Count the fills of one order, those in a range of its shard's event sequences (both inclusive)."""
+    counting = f"SELECT count(*) {_OF_ORDER} AND sequence BETWEEN %(first)s AND %(last)s"
+    query = f"SELECT ({counting.format('maker')}) + ({counting.format('taker')})"
+    parameters = _of_order(order_id) | {"first": first_sequence, "last": last_sequence}
+    row = connection.execute(query, parameters).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _of_order(order_id: int) -> dict[str, Any]:
+    # A trade of the order's own millisecond may have the smaller id.
+    first_id = order_id >> TIMESTAMP_SHIFT << TIMESTAMP_SHIFT
+    return {"order_id": order_id, "first_id": first_id, "end_id": id_range(None, None, None)[1]}
 
 
 def list_public_trades(
@@ -275,6 +287,7 @@ def _ceil_ms(timestamp_ns: int) -> int:
     return -(-timestamp_ns // 1_000_000)
 
 
+_OF_ORDER: Final = "FROM trades WHERE {}_order_id = %(order_id)s AND id >= %(first_id)s AND id < %(end_id)s"
 _LIVE_STATUSES: Final = frozenset({"pending", "open", "partially_filled"})
 _SIDES: Final = {side.name.lower(): int(side) for side in Side}
 _TYPES: Final = {order_type.name.lower(): int(order_type) for order_type in OrderType}

@@ -31,7 +31,7 @@ Records: TypeAlias = np.ndarray[Any, np.dtype[np.void]]
 
 IN_FLIGHT_MAX: Final = 1024
 EVENTS_KEPT_MAX: Final = 16_384
-"""Of one command; a command with more of them keeps the first so many and the last."""
+"""Of one command; a command with more of them keeps the first so many, and each shard's last."""
 POLL_COUNT: Final = 1024
 _INGRESS_RING_BYTE: Final = byte(event_dtype, "ingress_ring")
 
@@ -61,6 +61,11 @@ class Waiting:
         if self.lost:
             raise OutcomeUnknown
         return self.chunks[0] if len(self.chunks) == 1 else np.concatenate(self.chunks)
+
+
+def is_cut(events: Records) -> bool:
+    """Whether events of the command were left out: the last ones then come on top of as many as are kept."""
+    return len(events) > EVENTS_KEPT_MAX
 
 
 class Gateway:
@@ -193,14 +198,10 @@ class Gateway:
 
 
 def _keep(waiting: Waiting, group: Records) -> None:
-    """Copy a command's events; of an enormous one only the first many and whatever comes last."""
-    room = EVENTS_KEPT_MAX - waiting.count
+    """Copy a command's events; of an enormous one only the first many, and whatever ends it on a shard."""
+    room = max(EVENTS_KEPT_MAX - waiting.count, 0)
     waiting.count += len(group)
-    if len(group) <= room:
-        waiting.chunks.append(group.copy())
-        return
-    if room < 0:
-        waiting.chunks.pop()  # the last of the piece before
-    else:
-        waiting.chunks.append(group[:room].copy())
-    waiting.chunks.append(group[-1:].copy())
+    kept, rest = group[:room], group[room:]
+    for chunk in (kept, rest[rest["flags"] & EventFlag.LAST_OF_COMMAND != 0]):
+        if len(chunk):
+            waiting.chunks.append(chunk.copy())

@@ -53,9 +53,13 @@ class History:
         """One own order by its client order id, the newest."""
         return await self._ask(queries.find_order_by_client_id, account_id, client_order_id)
 
-    async def trades_of_order(self, order_id: int) -> list[TradeRow]:
+    async def trades_of_order(self, order_id: int, limit: int) -> list[TradeRow]:
         """List the fills of one order, oldest first."""
-        return await self._ask(queries.list_trades_of_order, order_id)
+        return await self._ask(queries.list_trades_of_order, order_id, limit=limit)
+
+    async def count_trades_of_order(self, order_id: int, **bounds: int) -> int:
+        """Count the fills of one order; bounds as in ``queries.count_trades_of_order``."""
+        return await self._ask(queries.count_trades_of_order, order_id, **bounds)
 
     async def public_trades(self, symbol_id: int, **filters: Any) -> list[TradeRow]:
         """Trades of a symbol, newest first; filters as in ``queries.list_public_trades``."""

@@ -34,6 +34,8 @@ LIMIT_DEFAULT: Final = 50
 LIMIT_MAX: Final = 1000
 DEPTH_DEFAULT: Final = 50
 DEPTH_MAX: Final = 1000
+LISTED_MAX: Final = 10_000
+"""Trades or orders in the answer to one command."""
 
 
 class PlaceOrder(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -123,10 +125,16 @@ class Trade(Struct, frozen=True, kw_only=True):
 
 
 class OrderAndTrades(Struct, frozen=True):
-    """An order and the trades that the command made with it."""
+    """An order and the trades that the command made with it; where a repeat is answered, all trades of the order."""
 
     order: Order
-    trades: list[Trade]
+    trades: Annotated[
+        list[Trade],
+        Meta(
+            description=f"Oldest first; no more than the first {LISTED_MAX}. The others are in GET /trades?scope=mine."
+        ),
+    ]
+    trades_total: Annotated[int, Meta(description="How many there are, listed or not.")]
 
 
 class OrderOnly(Struct, frozen=True):
@@ -146,9 +154,9 @@ class CheckedOrder(Struct, frozen=True, kw_only=True):
 class CancelledOrders(Struct, frozen=True, kw_only=True):
     """What a mass cancel ended."""
 
-    cancelled: Annotated[int, Meta(description="Orders ended by this call.")]
+    cancelled: Annotated[int, Meta(description="Orders ended by this call, listed or not.")]
     total: Annotated[int, Meta(description="Open orders that it met.")]
-    orders: list[Id]
+    orders: Annotated[list[Id], Meta(description=f"The ended ones; no more than {LISTED_MAX} of them.")]
 
 
 class Balance(Struct, frozen=True, kw_only=True):

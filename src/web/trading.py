@@ -1,6 +1,7 @@
 """What a command's events mean for who sent it: the order and its trades, or why not. HTTP and streams answer the same.
 
-Most answers are in the events; a repeat, or an order that the engine does not know any more, is looked up in history.
+Most answers are in the events; a repeat, an order that the engine does not know any more, and what more events are
+about than a front keeps, are looked up in history.
 It refuses to know how a question came and how the answer travels.
 """
 
@@ -14,10 +15,11 @@ import trio
 from tradeengine.core.records import EventKind, Reason
 from tradeengine.web import placing, schemas
 from tradeengine.web.errors import ApiError, reason_error
+from tradeengine.web.gateway import is_cut
 from tradeengine.web.views import Records, fold_order, order_view, own_trade_view, trades_of, was_triggered_before
 
 if TYPE_CHECKING:
-    from tradeengine.storage.queries import OrderRow
+    from tradeengine.storage.queries import OrderRow, TradeRow
     from tradeengine.web.front import Front
 
 
@@ -34,9 +36,9 @@ class Outcome:
 
 
 def placed(front: Front, command: placing.Command, events: Records) -> Outcome | None:
-    """Answer a PLACE from its events; None: it is a repeat, see ``repeated``. Raises ApiError."""
+    """Answer a PLACE from its events; None: history knows more, see ``read_back``. Raises ApiError."""
     first = events[0]
-    if first["kind"] == EventKind.REPEATED:
+    if first["kind"] == EventKind.REPEATED or is_cut(events):
         return None
     if first["kind"] == EventKind.REFUSED:
         if first["reason"] == Reason.NUMBER_OUT_OF_RANGE:
@@ -46,21 +48,23 @@ def placed(front: Front, command: placing.Command, events: Records) -> Outcome |
     return Outcome(_from_events(front, events, _fold(events, order_id)), created=True)
 
 
-async def repeated(front: Front, command: placing.Command, events: Records) -> Outcome:
-    """Answer a PLACE whose order was there already. Raises ApiError.
+async def read_back(front: Front, command: placing.Command, events: Records) -> Outcome:
+    """Answer a PLACE from history: of an order that was there already, or that made very many events. Raises ApiError.
 
     Risk knows an order before a matcher has it, so it may still be on its way: it is waited for as long as a command.
     """
-    order_id = int(events[0]["order_id"])
-    content = await _arrived(front, int(command[0]["account_id"]), order_id)
+    account_id, order_id = int(command[0]["account_id"]), int(events[0]["order_id"])
+    details = {"client_order_id": placing.client_order_id_of(command)}
+    if events[0]["kind"] != EventKind.REPEATED:
+        return Outcome(await _from_history(front, account_id, events, order_id, details), created=True)
+    content = await _arrived(front, account_id, order_id)
     if content is None:
-        raise front.outcome_unknown({"client_order_id": placing.client_order_id_of(command)})
+        raise front.outcome_unknown(details)
     if content.status == "rejected":
         raise _rejection(content)
-    spec = front.symbol_by_id(content.symbol_id)
-    trades = await front.history.trades_of_order(order_id)
-    shown = [own_trade_view(trade, spec, order_id, "settled") for trade in trades]
-    return Outcome(schemas.OrderAndTrades(order_view(content, spec), shown), created=False)
+    trades = await front.history.trades_of_order(order_id, limit=schemas.LISTED_MAX)
+    total = len(trades) if len(trades) < schemas.LISTED_MAX else await front.history.count_trades_of_order(order_id)
+    return Outcome(_view(front, content, trades, total, "settled"), created=False)
 
 
 def changed(front: Front, events: Records, order_id: int, amend: schemas.AmendOrder | None = None) -> Outcome | None:
@@ -74,19 +78,24 @@ def changed(front: Front, events: Records, order_id: int, amend: schemas.AmendOr
             return None
         raise _refusal(front, events, {"order_id": str(order_id)}, amend)
     content = _fold(events, order_id)
-    if was_triggered_before(events, content):
+    if was_triggered_before(events, content) or is_cut(events):
         return None
     return Outcome(_from_events(front, events, content), created=False)
 
 
 async def looked_up(front: Front, account_id: int, events: Records, order_id: int) -> Outcome:
-    """Answer a CANCEL or AMEND of an order that has ended, or that was a stop and fired earlier. Raises ApiError."""
-    known = await front.history.order(account_id, order_id)
+    """Answer a CANCEL or AMEND from history. Raises ApiError.
+
+    The order has ended, or it was a stop that fired earlier, or the command made very many events.
+    """
     if events[0]["kind"] != EventKind.REFUSED:
+        details = {"order_id": str(order_id)}
+        if is_cut(events):
+            return Outcome(await _from_history(front, account_id, events, order_id, details), created=False)
         content = _fold(events, order_id)
-        content.triggered_ms = known.triggered_ms if known else 0
+        content.triggered_ms = (await _carried_out(front, account_id, order_id, details)).triggered_ms
         return Outcome(_from_events(front, events, content), created=False)
-    ended = found(known)
+    ended = found(await front.history.order(account_id, order_id))
     raise ApiError(
         "ORDER_NOT_OPEN",
         f"The order has ended: it is {ended.status}.",
@@ -106,8 +115,32 @@ def found(content: OrderRow | None) -> OrderRow:
     return content
 
 
+async def _from_history(
+    front: Front, account_id: int, events: Records, order_id: int, details: dict[str, str]
+) -> schemas.OrderAndTrades:
+    """Answer a command of which not every event was kept: from history, but for the trades that are listed."""
+    content = await _carried_out(front, account_id, order_id, details)
+    first, last = (int(events["sequence"][place]) for place in (0, -1))
+    try:
+        total = await front.history.count_trades_of_order(order_id, first_sequence=first, last_sequence=last)
+    except ApiError as error:
+        raise front.outcome_unknown(details) from error
+    return _view(front, content, trades_of(events, order_id), total, "settled")
+
+
+async def _carried_out(front: Front, account_id: int, order_id: int, details: dict[str, str]) -> OrderRow:
+    """Read an order after a command that was carried out: a failure to do so must not read as if nothing was done."""
+    try:
+        content = await _arrived(front, account_id, order_id)
+    except ApiError as error:
+        raise front.outcome_unknown(details) from error
+    if content is None:
+        raise front.outcome_unknown(details)
+    return content
+
+
 async def _arrived(front: Front, account_id: int, order_id: int) -> OrderRow | None:
-    """Look for an order until it is there; None: it did not come in time."""
+    """Look for an order until it is there; None: it did not come in time. Raises ApiError."""
     pause_s = _PAUSE_S
     with trio.move_on_after(front.command_timeout_ms / 1000):
         while (content := await front.history.order(account_id, order_id)) is None:
@@ -124,12 +157,16 @@ def _fold(events: Records, order_id: int) -> OrderRow:
 
 
 def _from_events(front: Front, events: Records, content: OrderRow) -> schemas.OrderAndTrades:
-    order_id = content.order_id
     if content.status == "rejected":
         raise _rejection(content)
+    trades = trades_of(events, content.order_id)
+    return _view(front, content, trades, len(trades), "pending")
+
+
+def _view(front: Front, content: OrderRow, trades: list[TradeRow], total: int, settled: str) -> schemas.OrderAndTrades:
     spec = front.symbol_by_id(content.symbol_id)
-    trades = [own_trade_view(trade, spec, order_id, "pending") for trade in trades_of(events, order_id)]
-    return schemas.OrderAndTrades(order_view(content, spec), trades)
+    listed = [own_trade_view(trade, spec, content.order_id, settled) for trade in trades[: schemas.LISTED_MAX]]
+    return schemas.OrderAndTrades(order_view(content, spec), listed, total)
 
 
 def _refusal(

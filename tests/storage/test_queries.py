@@ -183,6 +183,11 @@ def test_trades_of_both_sides(market: Market, settle: Callable[..., Events], con
     fills = queries.list_trades_of_order(connection, order_id_of(taker))
     assert [trade.trade_id for trade in fills] == traded["trade_id"].tolist()
     assert queries.list_trades_of_order(connection, order_id_of(resting)) == fills[:1]
+    assert queries.list_trades_of_order(connection, order_id_of(taker), limit=1) == fills[:1]
+    assert queries.count_trades_of_order(connection, order_id_of(taker)) == len(fills)
+    assert queries.count_trades_of_order(connection, order_id_of(resting)) == 1
+    bounds = {"first_sequence": fills[0].sequence, "last_sequence": fills[1].sequence}
+    assert queries.count_trades_of_order(connection, order_id_of(taker), **bounds) == 2
     assert fills[0] == TradeRow(
         trade_id=int(traded["trade_id"][0]),
         symbol_id=0,
@@ -242,6 +247,7 @@ def test_every_question_has_an_index(
         lambda: queries.find_order(connection, ALICE, order_id),
         lambda: queries.find_order_by_client_id(connection, ALICE, "c-77"),
         lambda: queries.list_trades_of_order(connection, order_id),
+        lambda: queries.count_trades_of_order(connection, order_id),
         lambda: queries.list_public_trades(connection, 0, limit=50),
         lambda: queries.list_own_trades(connection, ALICE, limit=50),
         lambda: queries.list_own_trades(connection, ALICE, 0, limit=50),

@@ -113,9 +113,16 @@ class FakeHistory:
         assert "\0" not in client_order_id, "PostgreSQL has no such text"
         return next((c for c in self.contents.values() if c.client_order_id == client_order_id), None)
 
-    async def trades_of_order(self, order_id: int) -> list[TradeRow]:
+    async def trades_of_order(self, order_id: int, limit: int) -> list[TradeRow]:
         """List fills."""
-        return [trade for trade in self.fills if order_id in {trade.taker_order_id, trade.maker_order_id}]
+        return [trade for trade in self.fills if order_id in {trade.taker_order_id, trade.maker_order_id}][:limit]
+
+    async def count_trades_of_order(
+        self, order_id: int, first_sequence: int = 0, last_sequence: int = 2**63 - 1
+    ) -> int:
+        """Count fills."""
+        fills = await self.trades_of_order(order_id, len(self.fills))
+        return sum(first_sequence <= trade.sequence <= last_sequence for trade in fills)
 
     async def public_trades(self, _symbol_id: int, **filters: Any) -> list[TradeRow]:
         """List trades."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import trio.testing
 from tests.web.bench import ACCOUNT_ID, Bench, Records, bearer, make_event, make_order_event, refuse
 
 from tradeengine.core.ids import first_id_at
@@ -21,11 +20,8 @@ from tradeengine.core.records import (
     SelfTradePrevention,
     Side,
     TimeInForce,
-    command_dtype,
 )
 from tradeengine.storage.queries import OrderRow
-from tradeengine.web import trading
-from tradeengine.web.errors import ApiError
 
 ORDER_ID = first_id_at(1_780_000_000_000) | 7
 LIMIT = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.5", "price": "50000.00"}
@@ -243,29 +239,6 @@ async def test_repeat_answers_the_original_order(bench: Bench) -> None:
     assert status == 200
     assert body["data"]["order"]["status"] == "cancelled"
     assert body["data"]["order"]["status_reason"] == "USER"
-
-
-async def test_repeat_waits_for_an_original_that_is_on_its_way(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
-) -> None:
-    """An order that risk knows and history does not yet is waited for; one that never comes is unknown, not 404."""
-    del autojump_clock
-    looks = 0
-
-    async def look(_account_id: int, _order_id: int) -> OrderRow | None:
-        nonlocal looks
-        looks += 1
-        return content() if looks == 4 else None
-
-    monkeypatch.setattr(bench.history, "order", look)
-    events = make_event(np.zeros(1, command_dtype)[0], EventKind.REPEATED, bench.memory.rings["events.risk"])
-    command = np.zeros(1, command_dtype)
-    command["client_order_id"] = "a-1"
-    outcome = await trading.repeated(bench.front, command, events)
-    assert (looks, outcome.created, outcome.data.order.id) == (4, False, str(ORDER_ID))
-    with pytest.raises(ApiError) as refusal:
-        await trading.repeated(bench.front, command, events)
-    assert (refusal.value.code, refusal.value.details) == ("OUTCOME_UNKNOWN", {"client_order_id": "a-1"})
 
 
 @pytest.mark.parametrize("expires_at", ["2020-01-01T00:00:00Z", "1970-01-01T00:00:00Z"])
@@ -570,16 +543,6 @@ async def test_mass_cancel_counts_and_names_what_it_ended(bench: Bench) -> None:
     wanted = {"cancelled": 2, "total": 2, "orders": [str(ORDER_ID), str(ORDER_ID + 1)]}
     assert (await one.get_json())["data"] == (await every.get_json())["data"] == wanted
     assert [command["symbol_id"] for command in bench.commands] == [0, SYMBOL_ID_ALL]
-
-
-async def test_unanswered_cancels_advise_what_can_be_done(bench: Bench) -> None:
-    """When no event comes for a cancel the advice is about what was sent, which had no client order id."""
-    async with bench.engine(lambda _command: []):
-        for path in ("", f"/{ORDER_ID}"):
-            answer = await bench.client.delete(f"/api/v1/orders{path}", headers=bearer())
-            error = (await answer.get_json())["error"]
-            assert (answer.status_code, error["code"]) == (504, "OUTCOME_UNKNOWN")
-            assert "client_order_id" not in error["message"]
 
 
 @pytest.mark.parametrize("query", ["symbol=", "symbol", "symbol=&symbol=", "symbol=BTC-USDT&symbol="])

@@ -52,7 +52,7 @@ async def place_order() -> Response:
     account_id = await front.account_id(identity.name)
     command = placing.place_command(wanted, spec, account_id, time.time_ns(), front.command_timeout_ms)
     events = await front.ask(command, client_order_id=placing.client_order_id_of(command))
-    outcome = trading.placed(front, command, events) or await trading.repeated(front, command, events)
+    outcome = trading.placed(front, command, events) or await trading.read_back(front, command, events)
     return success(outcome.data, 201 if outcome.created else 200)
 
 
@@ -157,11 +157,11 @@ async def cancel_all_orders() -> Response:
     events = await front.ask(command, parts=1 if spec else front.shard_count)
     if events[0]["kind"] == EventKind.REFUSED:
         raise reason_error(Reason(events[0]["reason"]))
-    ended = events[events["kind"] == EventKind.CANCELLED]
+    ended = np.sort(events["order_id"][events["kind"] == EventKind.CANCELLED])
     cancelled = int(events["quantity_lots"][events["kind"] == EventKind.CANCELLED_ALL].sum())
     return success(
         schemas.CancelledOrders(
-            cancelled=cancelled, total=cancelled, orders=[str(order_id) for order_id in np.sort(ended["order_id"])]
+            cancelled=cancelled, total=cancelled, orders=[str(order_id) for order_id in ended[: schemas.LISTED_MAX]]
         )
     )
 

@@ -222,7 +222,7 @@ class Operations:
                 _remember(session, int(outcome.data.order.id), spec.symbol_id)
             return outcome
 
-        later = partial(trading.repeated, self._front, command)
+        later = partial(trading.read_back, self._front, command)
         details = {"client_order_id": placing.client_order_id_of(command)}
         self._send(session, request_id, command, answer, later, details)
 
