@@ -148,18 +148,8 @@ class RawSocket:
                     self.kept.append(message)
 
     async def _read_any(self) -> tuple[int, bytes]:
-        first, second = await self._take(2)
-        assert first & 0xF0 == 0x80, "a frame of the server is whole, and no extension was agreed"
-        assert not second & 0x80, "a frame of the server is not masked"
-        length = second
-        if second == 126:
-            (length,) = struct.unpack("!H", await self._take(2))
-        elif second == 127:
-            (length,) = struct.unpack("!Q", await self._take(8))
-        return first & 0x0F, await self._take(length)
-
-    async def _take(self, count: int) -> bytes:
-        while len(self._received) < count:
+        """Take the next frame; who is cancelled meanwhile has taken nothing of it."""
+        while (found := self._take()) is None:
             try:
                 received = await self.stream.receive_some(1 << 18)
             except trio.BrokenResourceError:
@@ -167,9 +157,23 @@ class RawSocket:
             if not received:
                 raise Closed(None)
             self._received += received
-        taken = bytes(self._received[:count])
-        del self._received[:count]
-        return taken
+        return found
+
+    def _take(self) -> tuple[int, bytes] | None:
+        """Give opcode and payload of the first frame, once it has come whole."""
+        if len(self._received) < 2:
+            return None
+        first, length = self._received[:2]
+        assert first & 0xF0 == 0x80, "a frame of the server is whole, and no extension was agreed"
+        assert not length & 0x80, "a frame of the server is not masked"
+        start = {126: 4, 127: 10}.get(length, 2)
+        if start > 2:
+            length = int.from_bytes(self._received[2:start])
+        if len(self._received) < start + length:
+            return None
+        payload = bytes(self._received[start : start + length])
+        del self._received[: start + length]
+        return first & 0x0F, payload
 
 
 def frame(
