@@ -61,9 +61,7 @@ class Watch:
     def readiness(self) -> Readiness:
         """Say that orders are accepted, and what is wrong all the same. Raises ApiError NOT_READY when they are not."""
         actors = self.actors()
-        troubles = [
-            _sentence(actor) for actor in actors if actor.state != ActorState.READY and actor.name not in _ASIDE
-        ]
+        troubles = [_sentence(actor) for actor in actors if _is_trouble(actor)]
         passed = [actor for actor in actors if actor.name == "risk" or actor.name.startswith("matcher-")]
         troubles += [
             f"{actor.name} has been silent for {actor.heartbeat_age_ms / 1000:.1f} s"
@@ -100,6 +98,12 @@ class Watch:
                     )
                 )
         return actors
+
+
+def _is_trouble(actor: ActorRow) -> bool:
+    """Whether callers should hear of it. No start waits for the shadow, which has a journal to read first."""
+    starts = actor.name == "shadow" and actor.state == ActorState.STARTING
+    return actor.state != ActorState.READY and actor.name not in _ASIDE and not starts
 
 
 def _sentence(actor: ActorRow) -> str:

@@ -210,6 +210,8 @@ async def test_ready_says_what_is_wrong(bench: Bench) -> None:
         ["matcher-0 is stalled: why", "matcher-0 has been silent for 12.0 s"],
     )
     assert await after("publisher", ActorState.READY, 4000) == (200, "ready", [])
+    assert await after("shadow", ActorState.STARTING) == (200, "ready", [])
+    assert await after("shadow", ActorState.RESTARTING) == (200, "degraded", ["shadow is restarting: why"])
     # The keeper is on nobody's way, and nobody misses it.
     assert await after("keeper", ActorState.FAILED) == (200, "ready", [])
 
