@@ -61,7 +61,8 @@ class RawSocket:
         self.ping_count = 0
         self.pongs: list[bytes] = []
         self.frame_count = 0
-        """Frames with messages that have come."""
+        """Frames with messages that have come; ``list_count``: those that held a list of messages."""
+        self.list_count = 0
         self.kept: deque[Json] = deque()
         self._received = bytearray(received)
         self._number = 0
@@ -129,8 +130,10 @@ class RawSocket:
                 raise Closed(code, reason)
             else:
                 assert opcode == (BINARY if self.is_binary else TEXT)
+                content = msgspec.msgpack.decode(payload) if self.is_binary else json.loads(payload)
                 self.frame_count += 1
-                return _messages(msgspec.msgpack.decode(payload) if self.is_binary else json.loads(payload))
+                self.list_count += isinstance(content, list)
+                return _messages(content)
 
     async def _find(self, is_wanted: Any) -> Json:
         for place, message in enumerate(self.kept):
