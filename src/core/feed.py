@@ -100,14 +100,14 @@ feed_dtype: Final = np.dtype(
 def demand_dtype(accounts_max: int, symbols_max: int) -> np.dtype[np.void]:
     """Lay out what one front wants: ``number`` counts its requests, ``accounts`` is 1 for orders of that account.
 
-    ``missed_number``: its latest request that was made because it had missed messages. ``channels``: ``Interest`` bits
-    by symbol id.
+    By symbol id: ``channels``, ``Interest`` bits, and ``asked``, the latest request in which somebody began to listen,
+    or had missed messages, and needs to be told how things are.
     """
     return np.dtype(
         [
             ("number", "<i8"),
-            ("missed_number", "<i8"),
             ("channels", "<i8", (symbols_max,)),
+            ("asked", "<i8", (symbols_max,)),
             ("accounts", "u1", (-(-accounts_max // 8) * 8,)),
         ]
     )

@@ -27,8 +27,8 @@ class FrontDemand:
         self._version = -1
         self._accounts_max = accounts_max
         self.number = 0
-        self.missed_number = 0
         self.channels = np.zeros(symbols_max, np.int64)
+        self.asked = np.zeros(symbols_max, np.int64)
         self.accounts = np.zeros(accounts_max, bool)
         self.channels_served = 0
         """Latest request whose channels are served, and told so."""
@@ -40,16 +40,23 @@ class FrontDemand:
         if version == self._version or version & 1:
             return False
         try:
-            self.number, self.missed_number, self.channels, self.accounts = self._table.read_with(0, self._copy)
+            self.number, self.channels, self.asked, self.accounts = self._table.read_with(0, self._copy)
         except SeqlockBusy:
             return False
         # Should it have changed meanwhile, the next look finds a version that is not this one.
         self._version = version
         return True
 
-    def _copy(self, row: Any) -> tuple[int, int, NDArray[np.int64], NDArray[np.bool_]]:
+    def fresh(self) -> list[int]:
+        """List the symbols of which this front needs to be told how things are, before its request is served."""
+        # A front that is older by its numbers than the one before it had another clock: nothing of it was served.
+        served = self.channels_served if self.channels_served < self.number else 0
+        symbol_ids: list[int] = np.flatnonzero((self.asked > served) & (self.channels != 0)).tolist()
+        return symbol_ids
+
+    def _copy(self, row: Any) -> tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         accounts = row["accounts"][: self._accounts_max].astype(bool)
-        return int(row["number"]), int(row["missed_number"]), row["channels"].copy(), accounts
+        return int(row["number"]), row["channels"].copy(), row["asked"].copy(), accounts
 
 
 class Demand:

@@ -95,17 +95,13 @@ class Streams:
     def read_demand(self, ticker_of: Callable[[int], Any]) -> None:
         """Look what fronts want, and tell them what is served. ticker_of: the ``ticker_dtype`` record of a symbol."""
         if self._demand.read():
-            fresh = self._demand.channels & ~self._channels
             self._channels = self._demand.channels
-            for symbol_id in np.flatnonzero(fresh).tolist():
-                self._tell_present(symbol_id, int(fresh[symbol_id]), ticker_of)
             self._load_wanted()
         self._take_loaded()
         for number, front in enumerate(self._demand.fronts):
             if front.number != front.channels_served:
-                if front.missed_number > front.channels_served > 0:
-                    for symbol_id in np.flatnonzero(front.channels).tolist():
-                        self._tell_present(symbol_id, int(front.channels[symbol_id]), ticker_of)
+                for symbol_id in front.fresh():
+                    self._tell_present(symbol_id, int(front.channels[symbol_id]), ticker_of)
                 front.channels_served = front.number
                 self._tell_served(FeedKind.CHANNELS_SERVED, number, front.number, b"")
             if front.number != front.orders_served and self._watches_all(front.accounts):

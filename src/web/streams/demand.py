@@ -36,17 +36,17 @@ class Wishes:
         self._accounts = np.zeros(row.fields["accounts"][0].shape, np.uint8)
         # Beyond every number of a front before this one, so that what is said of those is not taken for ours.
         self._number = time.time_ns()
-        self._missed_number = 0
+        self._asked = np.zeros_like(self._channels)
         self._channels_served = self._orders_served = 0
         self._cursor = ""
         self._changed = trio.Event()
         self._say()
 
     def want_channel(self, symbol_id: int, interest: int) -> None:
-        """Want something of a symbol."""
-        if not self._channels[symbol_id] & interest:
-            self._channels[symbol_id] |= interest
-            self._say()
+        """Want something of a symbol, and first of all to be told how it is."""
+        self._channels[symbol_id] |= interest
+        self._asked[symbol_id] = self._number + 1
+        self._say()
 
     def leave_channel(self, symbol_id: int, interest: int) -> None:
         """Want it no more."""
@@ -65,7 +65,7 @@ class Wishes:
 
     def ask_again(self) -> None:
         """Have everything confirmed anew, and told as it is: what was said on the feed was missed."""
-        self._missed_number = self._number + 1
+        self._asked[:] = self._number + 1
         self._say()
 
     async def channels_served(self) -> None:
@@ -103,7 +103,7 @@ class Wishes:
         self._number += 1
         with self._table.writing(0) as row:
             row["number"] = self._number
-            row["missed_number"] = self._missed_number
             row["channels"] = self._channels
+            row["asked"] = self._asked
             row["accounts"] = self._accounts
         self._wake()
