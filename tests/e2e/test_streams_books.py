@@ -28,8 +28,8 @@ FUNDS = {
 
 @pytest.fixture(scope="module")
 def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """Run an engine for these tests."""
-    with running_engine(tmp_path_factory.mktemp("books")) as running:
+    """Run an engine with two fronts for these tests: who asks which of them is left to chance."""
+    with running_engine(tmp_path_factory.mktemp("books"), ["--fronts", "2"]) as running:
         yield running
 
 

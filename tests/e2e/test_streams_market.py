@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ TIME_FRAMES = ("1m", "5m", "15m", "1h", "4h", "1d")
 
 @pytest.fixture(scope="module")
 def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """Run an engine for these tests."""
-    with running_engine(tmp_path_factory.mktemp("market")) as running:
+    """Run an engine with two fronts for these tests: who asks which of them is left to chance."""
+    with running_engine(tmp_path_factory.mktemp("market"), ["--fronts", "2"]) as running:
         yield running
 
 
@@ -139,7 +138,7 @@ async def test_ticker_of_an_untouched_symbol_has_nulls(venue: Engine) -> None:
         ticker = await socket.next("ticker")
         absent = ("last", "last_quantity", "best_bid", "best_ask", "open", "high", "low", "change")
         assert [ticker[name] for name in absent] == [None] * len(absent)
-        assert (Decimal(ticker["volume"]), ticker["trades"]) == (0, 0)
+        assert (ticker["volume"], ticker["trades"]) == ("0.0", 0)
 
 
 async def test_candles_grow_with_trades(venue: Engine, alice: User, bob: User) -> None:
@@ -172,6 +171,19 @@ async def candle_agrees(socket: RawSocket, user: User, frame: str) -> Json:
         shared = {name: told[name] for name in stored[0]} if stored else {}
         if stored and shared == stored[0]:
             return told
+
+
+async def test_candle_is_told_to_everyone_who_comes(venue: Engine, alice: User, bob: User) -> None:
+    """Whoever comes, on whichever front, is told the present candle, without waiting for a trade."""
+    trade(alice, bob, "ETH/USDT", price="99")
+    async with connected(venue.url) as first:
+        await first.ask("subscribe", channels=["candles:1d:ETH/USDT"])
+        candle = await candle_agrees(first, alice, "1d")
+        for _ in range(8):
+            async with connected(venue.url) as socket:
+                await socket.ask("subscribe", channels=["candles:1d:ETH/USDT"])
+                told = await socket.next("candle")
+                assert (told["time"], told["trades"]) == (candle["time"], candle["trades"])
 
 
 async def test_candle_is_told_to_whoever_comes_back(venue: Engine, alice: User, bob: User) -> None:
@@ -272,7 +284,7 @@ async def test_unknown_place_is_refused_in_the_envelope(
     ("channel", "code"),
     [
         ("", "INVALID_REQUEST"),
-        ("trades", "INVALID_REQUEST"),
+        ("trades", "SYMBOL_NOT_FOUND"),
         ("everything:BTC/USDT", "INVALID_REQUEST"),
         ("Trades:BTC/USDT", "INVALID_REQUEST"),
         ("candles:BTC/USDT", "INVALID_REQUEST"),
