@@ -39,6 +39,8 @@ class OwnOrders:
     resuming: bool = False
     resumes: int = 0
     resyncs: list[str] = field(default_factory=list)
+    is_long_resync: bool = False
+    """Whether open orders that had no room in a resync are following it."""
     last_sequence: int = -1
     snapshots: int = 0
     """Told since resuming began."""
@@ -55,13 +57,14 @@ class OwnOrders:
             case "order_snapshot":
                 self._snapshot(message)
             case "resumed":
-                assert self.resuming
+                assert self.resuming or self.is_long_resync
                 assert message["orders"] == self.snapshots
-                self.resuming = False
-                self.resumes += 1
+                self.resumes += self.resuming
+                self.resuming = self.is_long_resync = False
                 self.cursor = message["cursor"]
             case "resync":
-                self.resuming = False
+                self.resuming = self.is_long_resync = False
+                self.snapshots = 0
                 self.has_forgotten = True
                 self.resyncs.append(message["reason"])
                 self.orders = {order["id"]: _content(order) for order in message["orders"]}
@@ -71,6 +74,7 @@ class OwnOrders:
 
     def _update(self, message: Json) -> None:
         assert not self.resuming, "an update before what was missed"
+        assert not self.is_long_resync, "an update before all open orders"
         assert message["sequence"] > self.last_sequence, "an update twice, or out of order"
         self.last_sequence = message["sequence"]
         self.cursor = message["cursor"]
@@ -85,9 +89,15 @@ class OwnOrders:
         self.orders[order_id] = _content(message)
 
     def _snapshot(self, message: Json) -> None:
-        assert self.resuming
         self.snapshots += 1
         order = message["order"]
+        if not self.resuming:
+            assert self.has_forgotten
+            assert order["status"] in OPEN
+            assert (order["id"] in self.orders, message["trades"]) == (False, [])
+            self.is_long_resync = True
+            self.orders[order["id"]] = _content(order)
+            return
         known = self.orders.get(order["id"])
         filled = Decimal(known["filled_quantity"]) if known else Decimal(0)
         assert known is None or known["sequence"] < order["sequence"], "nothing has changed"
@@ -151,7 +161,7 @@ class OwnStream:
     async def wait(self, enough: Callable[[OwnOrders], bool]) -> None:
         """Wait until the model is so. Raises AssertionError when it never is."""
         with trio.move_on_after(KNOWN_S):
-            while self.model.resuming or not self._is_known or not enough(self.model):
+            while self.model.resuming or self.model.is_long_resync or not self._is_known or not enough(self.model):
                 await self.changed.wait()
             return
         what = f"{self.connections} connections, known: {self._is_known}, resuming: {self.model.resuming}"

@@ -249,7 +249,7 @@ def sign_in_again(engine: Engine, user: User) -> User:
 CURSORS: dict[str, Callable[[int, tuple[int, ...]], tuple[int, tuple[int, ...]]]] = {
     "two hours old": lambda now_ms, positions: (now_ms - 2 * 3600 * 1000, positions),
     "of an engine with more events": lambda now_ms, positions: (now_ms, (positions[0] + 10**6, *positions[1:])),
-    "of an engine with more shards": lambda now_ms, positions: (now_ms, (*positions, 0)),
+    "of an engine with more shards": lambda now_ms, positions: (now_ms, (*positions, 5)),
     "of tomorrow": lambda now_ms, positions: (now_ms + 24 * 3600 * 1000, positions),
 }
 
@@ -320,24 +320,27 @@ def account_id(venue: Engine, user: User) -> int:
         return resolve_account(connection, user.name, accounts_max=ACCOUNTS_MAX)
 
 
-async def test_updates_need_no_database(venue: Engine, alice: User, bob: User) -> None:
-    """While PostgreSQL is away a connected client is told of its orders; who resumes meanwhile is, when it is back."""
+async def test_own_orders_while_the_database_is_away(venue: Engine, alice: User, bob: User) -> None:
+    """Without PostgreSQL a connected client is told of its orders; one that resumes is acknowledged, and told later."""
     async with following_orders(alice) as stream:
         await in_thread(trade_story, alice, bob)
         await agree(stream, alice)
+        left = copy.deepcopy(stream.model)
         server = running_embedded(venue.data_dir)
         assert server is not None
-        with database_away(venue):
-            placed = await in_thread(place, alice, "buy", "1", "99.00")
-            await in_thread(place, bob, "sell", "0.5", "99.00")
-            await stream.wait(lambda model: model.orders.get(placed, {}).get("status") == "partially_filled")
-            async with trio.open_nursery() as nursery:
-                late = OwnStream(alice, copy.deepcopy(stream.model))
-                nursery.start_soon(late.run)
+        async with trio.open_nursery() as nursery:
+            resumed = OwnStream(alice, left)
+            with database_away(venue):
+                placed = await in_thread(place, alice, "buy", "1", "99.00")
+                await in_thread(place, bob, "sell", "0.5", "99.00")
+                await stream.wait(lambda model: model.orders.get(placed, {}).get("status") == "partially_filled")
+                nursery.start_soon(resumed.run)
+                await resumed.answered.wait()
                 await in_thread(place, bob, "sell", "0.5", "99.00")
                 await stream.wait(lambda model: model.orders[placed]["status"] == "filled")
-                await late.answered.wait()
-                nursery.cancel_scope.cancel()
-        await in_thread(wait_database_restarted, venue, server.pid)
-        await agree(stream, alice)
+            await in_thread(wait_database_restarted, venue, server.pid)
+            await agree(stream, alice)
+            await agree(resumed, alice)
+            nursery.cancel_scope.cancel()
     assert (stream.model.resumes, stream.model.resyncs) == (0, [])
+    assert (left.resumes, left.resyncs, resumed.refusals) == (1, [], [])

@@ -11,6 +11,7 @@ It refuses to know how requests are read.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,7 +29,7 @@ from tradeengine.web.trading import show
 from tradeengine.web.views import balance_views, own_trade_view
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,6 +44,8 @@ NS_PER_MS: Final = 10**6
 KEPT_MAX: Final = 10_000
 """Updates kept for a session that is still being told what history has."""
 RETRY_S: Final = 1.0
+CLOCK_SLACK_MS: Final = 60_000
+"""A cursor may be so far ahead of the clock."""
 RESYNC_ORDERS_MAX: Final = 500
 """Orders in one message; the others follow one by one."""
 BEGIN_ANEW: Final = resume_cursor(0, [0])
@@ -90,22 +93,17 @@ class Private:
 
     async def begin_orders(self, session: Session, cursor: str, since: str | None) -> None:
         """Tell what has happened since a place that the client knows, if it named one, and go live from ``cursor``."""
+        orders: OwnOrders = session.orders
+        if orders.generation:
+            return  # continuity was lost meanwhile: ``_resync`` tells everything
         if since is None:
-            orders: OwnOrders = session.orders
             self._go_live(session, orders, dict(enumerate(parse_resume_cursor(cursor)[1])))
             return
-        orders = session.orders
-        generation = orders.generation
-        since_ms, positions = parse_resume_cursor(since)
-        changes = None
-        if time.time_ns() // NS_PER_MS - since_ms <= self._hub.limits.resume_s_max * 1000:
-            changes = await self._front.history.changes(orders.account_id, since_ms, positions)
-        if session.orders is not orders or generation != orders.generation:
-            return  # continuity was lost meanwhile: ``_resync`` tells everything
-        if changes is None:
-            await self._tell_everything(session, "too much has happened since the cursor")
-        else:
-            await self._tell_changes(session, orders, changes, since)
+        try:
+            await self._tell_since(session, orders, since)
+        except ApiError:
+            # It was acknowledged: so this side sees to it, however long history cannot be read.
+            self._hub.nursery.start_soon(self._tell_since_later, session, orders, since)
 
     def leave_orders(self, session: Session) -> None:
         """Listen no more."""
@@ -173,6 +171,29 @@ class Private:
         orders.kept.clear()
         orders.live = True
         self._hub.flush()
+
+    async def _tell_since_later(self, session: Session, orders: OwnOrders, since: str) -> None:
+        while session.orders is orders and not orders.generation and session.closing is None:
+            await trio.sleep(RETRY_S)
+            with suppress(ApiError):
+                await self._tell_since(session, orders, since)
+                return
+
+    async def _tell_since(self, session: Session, orders: OwnOrders, since: str) -> None:
+        """Tell what has happened since a cursor, and go live. Raises ApiError: then nothing was told."""
+        since_ms, positions = parse_resume_cursor(since)
+        age_ms = time.time_ns() // NS_PER_MS - since_ms
+        changes = None
+        if -CLOCK_SLACK_MS <= age_ms <= self._hub.limits.resume_s_max * 1000:
+            changes = await self._front.history.changes(orders.account_id, since_ms, positions)
+        if session.orders is not orders or orders.generation:
+            return
+        if changes is None:
+            await self._tell_everything(session, "too much has happened since the cursor")
+        elif _is_ahead(positions, changes.settled):
+            await self._tell_everything(session, "the cursor is of another engine")
+        else:
+            await self._tell_changes(session, orders, changes, since)
 
     async def _tell_changes(self, session: Session, orders: OwnOrders, changes: Changes, since: str) -> None:
         account_id, generation = orders.account_id, orders.generation
@@ -274,6 +295,11 @@ def check_cursor(since: str) -> None:
         parse_resume_cursor(since)
     except ValueError:
         raise invalid_field("since", "since must be a cursor that an earlier message named.") from None
+
+
+def _is_ahead(positions: Sequence[int], settled: Mapping[int, int]) -> bool:
+    """Whether a cursor names events that do not exist: whoever reads on from there would miss all until they do."""
+    return any(position > settled.get(shard, 0) for shard, position in enumerate(positions))
 
 
 def _leave(listeners: dict[int, set[Session]], account_id: int, session: Session) -> bool:
