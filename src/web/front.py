@@ -26,6 +26,7 @@ from tradeengine.web.gateway import Gateway, NoRoom, OutcomeUnknown, Records
 from tradeengine.web.history import Accounts, History
 from tradeengine.web.inbox import Inbox
 from tradeengine.web.jsonbody import printable, read_object
+from tradeengine.web.streams.tasks import Tasks
 from tradeengine.web.validation import read_body
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Front:
     async def run(self) -> None:
         """Read what comes and look after streams, until cancelled."""
         async with trio.open_nursery() as nursery:
-            self.hub.nursery = nursery
+            self.hub.nursery = Tasks(nursery)
             nursery.start_soon(self.inbox.run, self.gateway, self.hub)
             nursery.start_soon(self.hub.look_after)
             nursery.start_soon(self.hub.private.watch_balances)

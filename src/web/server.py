@@ -34,6 +34,8 @@ SEND_TIMEOUT_S: Final = 30.0
 """For one piece of an answer; streams have a shorter patience of their own."""
 LINGER_BYTES_MAX: Final = 1 << 24
 _SWEEP_INTERVAL_S: Final = 1.0
+_GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
+"""Nothing more can be sent. Busy: the end of the connection is going out at this moment."""
 
 
 class Server:
@@ -148,7 +150,7 @@ class _Connection(TCPServer):
     async def linger(self) -> None:
         """Let a client that is still sending see its answer: a connection that closes with unread bytes is reset."""
         rest_bytes = LINGER_BYTES_MAX
-        with trio.move_on_after(LINGER_S), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        with trio.move_on_after(LINGER_S), suppress(*_GONE):
             if self._socket is not None:
                 await self.stream.send_eof()
             while rest_bytes > 0 and (data := await self.stream.receive_some(MAX_RECV)):
@@ -179,7 +181,7 @@ class _Connection(TCPServer):
             try:
                 with trio.move_on_after(SEND_TIMEOUT_S, shield=True) as patience:
                     await self.stream.send_all(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+            except _GONE:
                 gone = True
             else:
                 gone = patience.cancelled_caught

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tradeengine.web.streams.merging import Key
     from tradeengine.web.streams.private import Private
     from tradeengine.web.streams.session import Session
+    from tradeengine.web.streams.tasks import Tasks
 
 JOINING: Final = -2
 """In place of a sequence: what comes of the channel is not for the session yet."""
@@ -77,7 +78,7 @@ class Hub:
         self.wishes = wishes
         self.limits = limits
         self.private: Private
-        self.nursery: trio.Nursery
+        self.nursery: Tasks
         self.stopping = False
         self._sessions: set[Session] = set()
         self._channels: dict[Key, Channel] = {}

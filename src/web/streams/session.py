@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tradeengine.settings import Streams
     from tradeengine.web.auth import Identity
     from tradeengine.web.streams.merging import Key
+    from tradeengine.web.streams.tasks import Tasks
     from tradeengine.web.websocket import ClientSocket
 
 TOKEN_EXPIRED: Final = 4001
@@ -88,7 +89,7 @@ class Session:
         self,
         socket: ClientSocket,
         limits: Streams,
-        nursery: trio.Nursery,
+        nursery: Tasks,
         fetch_snapshot: Callable[[Session, Key], Message | None],
         *,
         address: str,
