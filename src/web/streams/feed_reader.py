@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tradeengine.core.feed import FEED_HEAD_BYTES, FEED_RECORD_BYTES
+from tradeengine.core.feed import FEED_DATA_BYTES, FEED_HEAD_BYTES, FEED_RECORD_BYTES
 
 if TYPE_CHECKING:
     from tradeengine.ipc.ring_reader import RingReader
@@ -72,14 +72,14 @@ class FeedReader:
         for place, (*head, byte_count, more) in enumerate(zip(*columns, strict=True)):
             start = place * FEED_RECORD_BYTES + FEED_HEAD_BYTES
             end = (place + 1) * FEED_RECORD_BYTES
-            if not parts and not more:
+            # After a lap it may be the end of a message whose beginning is gone.
+            if not parts and not more and byte_count <= FEED_DATA_BYTES:
                 messages.append(FeedMessage._make((*head, data[start : start + byte_count])))
                 continue
             parts.append(data[start:end])
             if not more:
                 text = b"".join(parts)[:byte_count]
                 parts.clear()
-                # After a lap it may be the end of a message whose beginning is gone.
                 if len(text) == byte_count:
                     messages.append(FeedMessage._make((*head, text)))
         self._reader.advance(count)
