@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 TESTS ?=
+# Files of tests that run side by side; many of them run a whole engine.
+WORKERS ?= 2
 
 KERNEL_SOURCES := $(shell grep -l njit src/*/*.py) src/kernels.py
 
@@ -21,7 +23,7 @@ up: install
 	@exec $(BIN)/tradeengine up $(ARGS)
 
 test: lint programs
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
 lint: install
 	@$(BIN)/ruff check --quiet .
