@@ -27,7 +27,6 @@ KERNEL_MODULES: Final[dict[str, tuple[str, ...]]] = {
     "shadow": (*_IPC, *_BOOK),
     "keeper": _IPC,
     "front": _IPC,
-    "client": _IPC,
     "supervisor": (*_IPC, "storage.journal_scan"),
 }
 """Modules with a ``compile_kernels`` function, by the role that runs them."""

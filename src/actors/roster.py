@@ -75,7 +75,6 @@ class Roster:
 
     def status(self) -> dict[str, Any]:
         """Give actors, local clients and rings as plain values, for an answer on the control socket."""
-        ours = {process.actor.name: process.pid for process in self.processes if process.actor.role == "client"}
         return {
             "pid": os.getpid(),
             "uptime_s": time.monotonic() - self.started_s,
@@ -83,8 +82,7 @@ class Roster:
             "actors": [self._status_of(process) for process in self.processes],
             "client_places": len(self.memory.topology.clients),
             "clients": [
-                {"name": name, "pid": pid, "command": _command_of(pid)}
-                for name, pid in sorted((ours | self.clients).items())
+                {"name": name, "pid": pid, "command": _command_of(pid)} for name, pid in sorted(self.clients.items())
             ],
             "rings": [
                 _ring_status(ring, self.memory.rings[ring.name].first_sequence)

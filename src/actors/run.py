@@ -26,8 +26,6 @@ MODULES: Final = {
     "shadow": "tradeengine.actors.shadow",
     "keeper": "tradeengine.actors.keeper",
     "front": "tradeengine.web.serve",
-    # The only local client that the supervisor itself starts.
-    "client": "tradeengine.actors.demo",
 }
 
 UNUSED: Final = ("coverage", "cffi", "rich")

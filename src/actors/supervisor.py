@@ -26,7 +26,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 import structlog
@@ -40,7 +40,7 @@ from tradeengine.actors.topology import Topology, plan
 from tradeengine.core.tables import ActorState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from collections.abc import Set as AbstractSet
 
     from tradeengine.actors.embedded_server import EmbeddedServer
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from tradeengine.actors.roster import Roster
     from tradeengine.ipc.handoff import Handoff
     from tradeengine.settings import Settings
+
+    Attend: TypeAlias = Callable[["Running"], Awaitable[None]]
 
 WATCH_INTERVAL_S: Final = 0.25
 DRAIN_INTERVAL_S: Final = 0.01
@@ -68,27 +70,24 @@ class Running:
     start_s: float
 
 
-def run_engine(settings: Settings, announce: Callable[[Running], Any], *, demo: bool = False) -> None:
-    """Run an engine until SIGINT or SIGTERM; ``announce`` is called once orders are accepted.
+def run_engine(settings: Settings, attend: Attend) -> None:
+    """Run an engine until SIGINT or SIGTERM.
 
-    demo: also run the demo traders. Raises StartError, DataDirError, SettingsError when it cannot start.
+    attend: runs once orders are accepted, and is cancelled when the stop begins, which waits for its end.
+    Raises StartError, DataDirError, SettingsError when the engine cannot start.
     """
     check_outside(settings)
     _raise_descriptor_limit()
     with open_data_dir(settings.data_dir) as lock_fd, open_listener(settings) as listener:
-        supervisor = make_supervisor(_with_secret(settings), listener, lock_fd, announce, demo=demo)
+        supervisor = make_supervisor(_with_secret(settings), listener, lock_fd, attend)
         trio.run(supervisor.run)
 
 
-def make_supervisor(
-    settings: Settings, listener: socket.socket, lock_fd: int, announce: Callable[[Running], Any], *, demo: bool
-) -> Supervisor:
-    """Make a supervisor with a child for each actor of the topology, and for the demo traders if they are wanted."""
+def make_supervisor(settings: Settings, listener: socket.socket, lock_fd: int, attend: Attend) -> Supervisor:
+    """Make a supervisor with a child for each actor of the topology."""
     topology = plan(settings)
-    if demo and not (settings.demo.enabled and topology.clients):
-        raise StartError("--demo needs demo.enabled = true and limits.clients_max of at least 1")
-    supervisor = Supervisor(settings, topology, listener, announce, {})
-    for actor in (*topology.actors, *topology.clients[-1:] * demo):
+    supervisor = Supervisor(settings, topology, listener, attend, {})
+    for actor in topology.actors:
         supervisor.children[actor.name] = Child(actor, settings.supervisor, (lock_fd,), supervisor.child_changed)
     return supervisor
 
@@ -117,7 +116,7 @@ class Supervisor:
     settings: Settings
     topology: Topology
     listener: socket.socket
-    announce: Callable[[Running], Any]
+    attend: Attend
     children: dict[str, Child]
     started_s: float = field(default_factory=time.monotonic)
     memory: Memory | None = None
@@ -159,8 +158,10 @@ class Supervisor:
             await nursery.start(self.database.keep)
         nursery.start_soon(self._watch)
         await nursery.start(self._serve)
-        self.announce(running)
-        await self._stop_asked.wait()
+        async with trio.open_nursery() as attendance:
+            attendance.start_soon(self.attend, running)
+            await self._stop_asked.wait()
+            attendance.cancel_scope.cancel()
         self._interruptible = trio.CancelScope()
         with self._interruptible:
             await self._drain()
@@ -197,12 +198,13 @@ class Supervisor:
         assert memory is not None
         assert roster is not None
         assert operator is not None
-        places = [client for client in self.topology.clients if client.name not in self.children]
         handlers = {"status": lambda _arguments: roster.status()}
         with self._serving:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(operator.keep_directory)
-                await nursery.start(serve_control, self.settings.data_dir, memory, places, handlers, roster.clients)
+                await nursery.start(
+                    serve_control, self.settings.data_dir, memory, self.topology.clients, handlers, roster.clients
+                )
                 task_status.started()
 
     async def _until_ready(self, roles: AbstractSet[str]) -> None:
@@ -228,9 +230,9 @@ class Supervisor:
                 self._interruptible.cancel()
 
     async def _drain(self) -> None:
-        """End fronts, keeper and clients, then wait until all that is on its way is matched and settled."""
+        """End fronts and keeper, then wait until all that is on its way is matched and settled."""
         self._serving.cancel()
-        await self._stop_children({"front", "client", "keeper"}, self.settings.http.stop_timeout_s + KILL_AFTER_S)
+        await self._stop_children({"front", "keeper"}, self.settings.http.stop_timeout_s + KILL_AFTER_S)
         with trio.move_on_after(self.settings.supervisor.stop_timeout_s) as waiting:
             # Cursors are words in memory that other processes move: there is no event to wait for.
             while not self._drained() and not self._drain_is_hopeless():  # noqa: ASYNC110

@@ -13,7 +13,7 @@ What never reaches a matcher (refusals, repeats, funding) risk publishes on an e
 stands the **shadow**, which replays closed journal segments, writes snapshots and checks that a replay is identical,
 and the **keeper**, which makes and drops partitions in PostgreSQL and stores depth now and then.
 The **supervisor** owns the memory and the processes; on the rings it is called *operator*, and lists symbols.
-**Clients** are local programs (replay, benchmarks, demo traders) that attach later and have a ring like a front.
+**Clients** are local programs (replay, benchmarks) that attach later and have a ring like a front.
 
 Rule 1: a ring has one producer. Rule 2: whoever must not miss an event is a *gating* reader and holds the producer
 back; whoever can start over from a table is *lappable* and never does. Rule 3: this file is the only place that says
@@ -218,7 +218,7 @@ def _tables(
     """Lay out what is: pages that one actor keeps and others read at any moment."""
     limits = settings.limits
     watchers = (*_names(fronts), OPERATOR, *_names(clients))
-    actor_count = len(matchers) + len(fronts) + 7  # risk, settlement, publisher, shadow, keeper, demo traders, database
+    actor_count = len(matchers) + len(fronts) + 6  # risk, settlement, publisher, shadow, keeper, database
     per_shard = tuple(
         plan
         for matcher in matchers

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tradeengine.settings import Settings
 
 CLI_MODULE: Final = "tradeengine.cli.app"
-ACTOR_MODULE: Final = "tradeengine.actors.run"
 STYLES: Final = {"ready": "green", "starting": "yellow", "restarting": "yellow", "stopping": "yellow"}
 
 
@@ -81,8 +80,6 @@ def _clients(clients: list[Mapping[str, Any]]) -> Table:
 
 def _program(words: list[str]) -> str:
     """Shorten a command line to what a user would have typed."""
-    if ACTOR_MODULE in words:
-        return "demo traders of `up --demo`"
     for place, word in enumerate(words):
         if PurePath(word).name in {"tradeengine", CLI_MODULE}:
             return " ".join(("tradeengine", *words[place + 1 :]))

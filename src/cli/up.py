@@ -11,20 +11,29 @@ import json
 import os
 import sys
 from contextlib import suppress
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from tradeengine.actors.data_dir import DataDirError, read_secret
 from tradeengine.actors.errors import StartError
 from tradeengine.actors.supervisor import Running, run_engine
 from tradeengine.cli.errors import CommandError
 from tradeengine.ipc.logs import configure_logs
-from tradeengine.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tradeengine.settings import Settings
 
 
 def run_up(settings: Settings, *, demo: bool) -> None:
     """Run until Ctrl-C. Raises CommandError when the engine cannot start."""
     configure_logs(settings.log, "supervisor")
+    if demo and not settings.demo.enabled:
+        raise CommandError("--demo needs demo.enabled = true")
     try:
-        run_engine(settings, lambda running: announce(settings, running), demo=demo)
+        run_engine(settings, partial(_attend, settings, demo))
     except (DataDirError, StartError) as error:
         raise CommandError(str(error)) from None
     # Past Python's buffer: whoever waited for ``ready`` may have closed the pipe since, and that is no error.
@@ -32,20 +41,27 @@ def run_up(settings: Settings, *, demo: bool) -> None:
         os.write(sys.stdout.fileno(), b"stopped\n")
 
 
-def announce(settings: Settings, running: Running) -> None:
-    """Say where the engine listens and how to place a first order; the last line begins with ``ready``."""
+async def _attend(settings: Settings, demo: bool, running: Running) -> None:
+    """Do what there is to do beside a running engine, until it stops."""
     # Not at the top: nothing that the actors need waits for these.
-    from tradeengine.actors.demo_accounts import demo_names
-    from tradeengine.web.auth import issue_token
+    from tradeengine.cli.demo_process import demo_tokens, keep_demo_traders
 
+    secret = (settings.auth.secret or read_secret(settings.data_dir)).encode()
     url = f"{'https' if settings.http.tls_certificate else 'http'}://{_host(running.host)}:{running.port}"
+    announce(url, running.start_s, demo_tokens(settings, secret))
+    if demo:
+        await keep_demo_traders(settings, url, secret)
+
+
+def announce(url: str, start_s: float, tokens: Mapping[str, str]) -> None:
+    """Say where the engine listens and how to place a first order; the last line begins with ``ready``.
+
+    tokens: by the names of the demo traders; the first one is shown.
+    """
     lines = [f"listening  {url}  (documentation: {url}/docs)"]
-    names = demo_names(settings)
-    if names:
-        secret = settings.auth.secret or read_secret(settings.data_dir)
-        token = issue_token(secret.encode(), names[0], "user", settings.auth.token_lifetime_s)
-        lines += [f"token      {token}  ({names[0]})", f"try        {curl_line(url, token)}"]
-    lines.append(f"ready      after {running.start_s:.1f} s; Ctrl-C stops")
+    for name, token in islice(tokens.items(), 1):
+        lines += [f"token      {token}  ({name})", f"try        {curl_line(url, token)}"]
+    lines.append(f"ready      after {start_s:.1f} s; Ctrl-C stops")
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
 

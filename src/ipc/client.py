@@ -1,7 +1,7 @@
 """A local client: a program of the same user that joins a running engine by its control socket.
 
 It gets what a front has: an ingress ring of its own, all event rings and tables read-only, a doorbell, and the
-settings without secrets. Replays, benchmarks and demo traders are local clients. What it needs in PostgreSQL (accounts,
+settings without secrets. Replays and benchmarks are local clients. What it needs in PostgreSQL (accounts,
 symbols, money) it asks for there first, as everyone does.
 
 Rule 1: who is connected has the ring. Closing the connection, or dying, gives it back; nothing is written afterwards.

@@ -53,5 +53,5 @@ def configure_logs(settings: Log, actor: str) -> None:
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*finish, renderer]))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Libraries that say a line for every request or connection.
-    for name in ("hypercorn.access", "psycopg.pool", "trio", "yoyo.migrations", "numba"):
+    for name in ("hypercorn.access", "psycopg.pool", "trio", "yoyo.migrations", "numba", "httpx2"):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))

@@ -12,10 +12,11 @@ from typing import Any
 
 import httpx2
 import pytest
+import trio
 from tests.engines import READY_TIMEOUT_S, Engine, database_away, run_command, running_engine, wait_restarted
 
 from tradeengine.actors.errors import StartError
-from tradeengine.actors.supervisor import make_supervisor
+from tradeengine.actors.supervisor import Running, make_supervisor
 from tradeengine.core.tables import ActorState
 from tradeengine.ipc.client import ask
 from tradeengine.settings import load_settings
@@ -115,8 +116,12 @@ def test_publisher_is_ready_while_the_database_is_away(data_dir: Path) -> None:
 
 async def test_start_fails_with_a_publisher_and_not_with_a_keeper() -> None:
     """An actor that cannot start keeps the engine from starting, unless it is the keeper."""
+
+    async def attend(_: Running) -> None:
+        await trio.sleep_forever()
+
     settings = load_settings(environ={})
-    supervisor = make_supervisor(settings, socket.socket(), 0, lambda _: None, demo=False)
+    supervisor = make_supervisor(settings, socket.socket(), 0, attend)
     supervisor.listener.close()
     for child in supervisor.children.values():
         child.was_ready = child.actor.role != "keeper"
