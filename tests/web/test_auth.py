@@ -17,7 +17,8 @@ from tradeengine.web.auth import Authenticator, issue_token
 from tradeengine.web.errors import ApiError
 
 NOW_S = int(time.time())
-GOOD = {"sub": "alice", "exp": NOW_S + 600}
+LIFE_S = 86_400
+GOOD = {"sub": "alice", "exp": NOW_S + LIFE_S}
 
 
 def sign(claims: dict[str, Any], key: Any = SECRET, algorithm: str = "HS256", **headers: Any) -> str:
@@ -54,11 +55,11 @@ def test_issued_token_is_taken() -> None:
 @pytest.mark.parametrize(
     "claims",
     [
-        {"exp": NOW_S + 600},
+        {"exp": NOW_S + LIFE_S},
         {"sub": "alice"},
         GOOD | {"exp": NOW_S - 1},
-        GOOD | {"nbf": NOW_S + 600},
-        GOOD | {"exp": str(NOW_S + 600)},
+        GOOD | {"nbf": NOW_S + LIFE_S},
+        GOOD | {"exp": str(NOW_S + LIFE_S)},
         GOOD | {"exp": True},
         GOOD | {"exp": None},
         GOOD | {"exp": float("nan")},
@@ -133,9 +134,9 @@ def test_remembered_token_still_expires(monkeypatch: pytest.MonkeyPatch) -> None
     authenticator = Authenticator(SECRET.encode(), leeway_s=5)
     header = [f"bearer {sign(GOOD)}"]
     assert authenticator.identify(header).name == "alice"
-    monkeypatch.setattr("tradeengine.web.auth.time.time", lambda: NOW_S + 604)
+    monkeypatch.setattr("tradeengine.web.auth.time.time", lambda: NOW_S + LIFE_S + 4)
     assert authenticator.identify(header).name == "alice"
-    monkeypatch.setattr("tradeengine.web.auth.time.time", lambda: NOW_S + 605)
+    monkeypatch.setattr("tradeengine.web.auth.time.time", lambda: NOW_S + LIFE_S + 5)
     with pytest.raises(ApiError):
         authenticator.identify(header)
 
