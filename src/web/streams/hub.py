@@ -1,8 +1,9 @@
 """The hub: who has subscribed to what, and the way of each message from the feed to its subscribers.
 
 A message is looked at once: its channel names the sessions that want it, and nobody else hears of it. A book begins
-with a snapshot from the depth page; a change is passed on to those whose state it follows, and whoever it does not
-follow gets a snapshot again. So whatever was missed, by the publisher or here, ends in an explicit snapshot.
+with a snapshot (``present``); a change is passed on to those whose state it follows, and whoever it does not follow
+gets a snapshot again. So whatever was missed, by the publisher or here, ends in an explicit snapshot; where messages
+are known to be lost it comes at once, since nothing else may happen to that book for long.
 
 Rule 1: a session is in a channel's list with the sequence of the last that it was given of it.
 Rule 2: nothing here waits for a client.
@@ -12,27 +13,23 @@ It refuses to know requests, tokens and HTTP; own orders and balances are ``priv
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tradeengine.core import messages as told
 from tradeengine.core.feed import FeedKind
-from tradeengine.core.records import TradingState
-from tradeengine.core.times import format_ms
 from tradeengine.ipc.ring_reader import Lapped
-from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.web.errors import ApiError
 from tradeengine.web.streams.channels import MERGED
 from tradeengine.web.streams.hub_metrics import HubMetrics
-from tradeengine.web.streams.messages import ServerShutdown, TradesGap, encode
+from tradeengine.web.streams.messages import ServerShutdown, encode
+from tradeengine.web.streams.present import Present
 from tradeengine.web.streams.session import RESTART, TOKEN_EXPIRED, TOO_SLOW
 from tradeengine.web.streams.wire import Message
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from tradeengine.core.symbols import SymbolSpec
     from tradeengine.ipc.metrics import MetricPage
     from tradeengine.settings import Streams
     from tradeengine.web.front import Pages
@@ -47,7 +44,6 @@ if TYPE_CHECKING:
 
 JOINING: Final = -2
 """In place of a sequence: what comes of the channel is not for the session yet."""
-NS_PER_MS: Final = 10**6
 LOOK_INTERVAL_S: Final = 1.0
 SILENT_PINGS_MAX: Final = 2
 
@@ -55,7 +51,7 @@ SILENT_PINGS_MAX: Final = 2
 class Channel:
     """One public channel. ``latest``: its last message, for those who come later, where that makes sense."""
 
-    __slots__ = ("interest", "latest", "sessions", "symbol_id", "text")
+    __slots__ = ("interest", "latest", "sessions", "symbol_id", "text", "told")
 
     def __init__(self, name: ChannelName) -> None:
         self.text = name.text
@@ -63,6 +59,8 @@ class Channel:
         self.interest = name.interest
         self.sessions: dict[Session, int] = {}
         self.latest: Message | None = None
+        self.told = -1
+        """Of a trading state: the last event that ``latest`` includes."""
 
 
 class Hub:
@@ -84,6 +82,9 @@ class Hub:
         self._channels: dict[Key, Channel] = {}
         self._fresh: set[Session] = set()
         """Sessions that were given something since the last flush."""
+        self._present = Present(pages)
+        self._unread: set[Key] = set()
+        """Channels of which it has to be told how they are, and which could not be read."""
         self._metrics = HubMetrics(metrics)
 
     @property
@@ -192,7 +193,7 @@ class Hub:
             messages = self._feed.read()
         except Lapped:
             self._metrics.lapped()
-            self._begin_anew()
+            self._tell_gap(None)
             return 1
         for message in messages:
             self._pass_on(message)
@@ -201,15 +202,17 @@ class Hub:
         return len(messages)
 
     def fetch_book(self, session: Session, key: Key) -> Message | None:
-        """Give a session the book as it is, from which its next changes follow; None: it cannot be read now."""
+        """Give a session the book as it is, from which its next changes follow; None: it is told later."""
         channel = self._channels.get(key)
         if channel is None or session not in channel.sessions:
             return None
-        snapshot = self._snapshot(channel.symbol_id)
-        if snapshot is None:
+        book = self._present.read(FeedKind.BOOK, channel.symbol_id)
+        if book is None:
+            channel.sessions[session] = 0
+            self._unread.add(key)
             return None
-        channel.sessions[session], message = snapshot
-        return message
+        channel.sessions[session] = book.sequence
+        return book.message
 
     async def look_after(self) -> None:
         """End sessions whose time is over, and ping the others, for as long as the front runs."""
@@ -228,6 +231,9 @@ class Hub:
                         self.nursery.start_soon(session.socket.abort)
                     else:
                         self.nursery.start_soon(session.socket.ping)
+            for key in tuple(self._unread):
+                self._tell_present(key)
+            self.flush()
             self._metrics.show(self._sessions, len(self._channels))
 
     async def say_goodbye(self, in_seconds: float) -> None:
@@ -267,6 +273,10 @@ class Hub:
             return
         whole = Message(message.text)
         merged = key if message.kind in MERGED else None
+        if message.kind == FeedKind.STATUS:
+            if message.sequence <= channel.told:
+                return  # what was told, of how it is now, includes it
+            channel.told = message.sequence
         channel.latest = whole if message.kind != FeedKind.TRADE else None
         for session, at in channel.sessions.items():
             if at != JOINING:
@@ -291,84 +301,53 @@ class Hub:
         self._fresh.update(channel.sessions)
         self._metrics.passed(len(channel.sessions))
         if lost:
-            self._give_books(channel, key, lost)
-
-    def _give_books(self, channel: Channel, key: Key, sessions: Iterable[Session]) -> None:
-        """Have sessions begin anew with the book as it is."""
-        snapshot = self._snapshot(channel.symbol_id)
-        if snapshot is None:
-            return  # the page is being written: the next change does not follow either
-        sequence, message = snapshot
-        for session in sessions:
-            channel.sessions[session] = sequence
-            self.give(session, message, key)
-            self._metrics.snapshot()
+            self._tell_present(key, lost)
 
     def _begin(self, session: Session, key: Key) -> None:
         """Give a session what a channel begins with."""
         channel = self._channels[key]
         channel.sessions[session] = 0
-        if key[0] == FeedKind.BOOK:
-            self._give_books(channel, key, [session])
-        elif key[0] == FeedKind.STATUS:
-            self.give(session, channel.latest or self._status(self._pages.directory().symbols[channel.symbol_id]))
-        elif channel.latest is not None:
-            self.give(session, channel.latest, key)
+        if channel.latest is not None:
+            self.give(session, channel.latest, key if key[0] in MERGED else None)
+        elif key[0] in {FeedKind.BOOK, FeedKind.STATUS}:
+            self._tell_present(key, [session])
 
-    def _snapshot(self, symbol_id: int) -> tuple[int, Message] | None:
-        spec = self._pages.directory().symbols[symbol_id]
-        try:
-            sequence, timestamp_ns, bids, asks = self._pages.depth.read_with(symbol_id, _copy_levels)
-        except SeqlockBusy:
-            return None
-        snapshot = told.OrderbookSnapshot(
-            symbol=spec.name,
-            bids=[(spec.format_price(price), spec.format_quantity(lots)) for price, lots in bids],
-            asks=[(spec.format_price(price), spec.format_quantity(lots)) for price, lots in asks],
-            sequence=sequence,
-            timestamp=format_ms((timestamp_ns or time.time_ns()) // NS_PER_MS),
-        )
-        return sequence, Message(told.encode(snapshot))
-
-    def _status(self, spec: SymbolSpec) -> Message:
-        """Tell the present trading state of a symbol."""
-        try:
-            touch = self._pages.touch.read(spec.symbol_id)
-        except SeqlockBusy:
-            raise ApiError("ENGINE_OVERLOADED", "The state of the symbol cannot be read now; try again.") from None
-        status = told.TradingStatus(
-            symbol=spec.name,
-            status=TradingState(int(touch["trading_state"])).name.lower() if touch["listed"] else "unlisted",
-            reason=None,
-            sequence=int(touch["sequence"]),
-            timestamp=format_ms(time.time_ns() // NS_PER_MS),
-        )
-        return Message(told.encode(status))
-
-    def _begin_anew(self) -> None:
-        """Messages on the feed were missed: tell everyone how things are now, or that something is missing."""
-        self._tell_gap(None)
-        for key, channel in self._channels.items():
-            channel.latest = None
-            present = [session for session, at in channel.sessions.items() if at != JOINING]
-            if key[0] == FeedKind.BOOK:
-                self._give_books(channel, key, present)
-            elif key[0] == FeedKind.STATUS:
-                for session in present:
-                    self._begin(session, key)
-        self.flush()
+    def _tell_present(self, key: Key, sessions: Iterable[Session] = ()) -> None:
+        """Tell sessions, or all that may have missed something, how a channel is; later, if it cannot be read now."""
+        self._unread.discard(key)
+        channel = self._channels.get(key)
+        if channel is None:
+            return
+        told = self._present.read(key[0], channel.symbol_id)
+        if told is None:
+            self._unread.add(key)
+            return
+        sequence, message = told
+        if key[0] == FeedKind.STATUS:
+            # Events are published a moment before the table says so.
+            if sequence < channel.told and channel.latest is not None:
+                message = channel.latest
+            channel.told, channel.latest = max(sequence, channel.told), message
+        is_book = key[0] == FeedKind.BOOK
+        behind = [
+            session for session, at in channel.sessions.items() if at != JOINING and (at < sequence or not is_book)
+        ]
+        for session in sessions or behind:
+            if is_book:
+                channel.sessions[session] = sequence
+                self._metrics.snapshot()
+            self.give(session, message, key if is_book else None)
 
     def _tell_gap(self, shard: int | None) -> None:
-        """Tell those who count on every message that some of a shard (None: of any) were lost."""
-        now = format_ms(time.time_ns() // NS_PER_MS)
+        """Tell how things are, and what is missing, where messages about a shard (None: any) were lost."""
         symbols = self._pages.directory().symbols
-        for key, channel in self._channels.items():
-            spec = symbols[channel.symbol_id]
-            if key[0] == FeedKind.TRADE and shard in {None, spec.shard}:
-                sequence = int(self._pages.touch.read(spec.symbol_id)["sequence"])
-                gap = Message(encode(TradesGap(symbol=spec.name, sequence=sequence, timestamp=now)))
-                for session in channel.sessions:
-                    self.give(session, gap)
+        for key, channel in tuple(self._channels.items()):
+            if shard not in {None, symbols[channel.symbol_id].shard}:
+                continue
+            if self._present.knows(key[0]):
+                self._tell_present(key)
+            else:
+                channel.latest = None
         self.wishes.ask_again()
         self.private.resync_all()
         self.flush()
@@ -378,8 +357,3 @@ def _too_many(maximum: int, what: str) -> ApiError:
     return ApiError(
         "RATE_LIMITED", "There are too many connections.", {"field": what, "maximum": maximum}, {"Retry-After": "10"}
     )
-
-
-def _copy_levels(row: Any) -> tuple[int, int, list[list[int]], list[list[int]]]:
-    bids, asks = row["bids"][: int(row["bid_count"])].tolist(), row["asks"][: int(row["ask_count"])].tolist()
-    return int(row["sequence"]), int(row["timestamp_ns"]), bids, asks
