@@ -136,6 +136,45 @@ class RawBook:
         self.known.set()
 
 
+class RawTrades:
+    """One symbol's trades from a plain connection that is made again when it breaks. ``seen``: sequences by trade."""
+
+    def __init__(self, url: str, symbol: str) -> None:
+        self.known = trio.Event()
+        self.seen: dict[str, int] = {}
+        self.missing_through = -1
+        """Trades up to this sequence may be missing, as the engine has said."""
+        self.connections = 0
+        self._url = url.replace("http", "ws", 1) + "/ws/stream"
+        self._request = msgspec.json.encode({"op": "subscribe", "id": 1, "channels": [f"trades:{symbol}"]})
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        while True:
+            with suppress(OSError, WebSocketException):
+                async with connect(self._url, compression=None) as socket:
+                    self.connections += 1
+                    await self._listen(socket)
+            await trio.sleep(RECONNECT_S)
+
+    async def _listen(self, socket: ClientConnection) -> None:
+        await socket.send(self._request, text=True)
+        last_sequence = -1
+        while True:
+            message = msgspec.json.decode(await socket.recv())
+            match message["type"]:
+                case "ack":
+                    self.known.set()
+                case "error":
+                    assert message["code"] == "ENGINE_OVERLOADED", message
+                    await socket.send(self._request, text=True)
+                case "trades_gap":
+                    self.missing_through = max(self.missing_through, message["sequence"])
+                case "trade_executed":
+                    assert message["sequence"] > last_sequence, "a trade twice, or out of order"
+                    last_sequence = self.seen[message["trade_id"]] = message["sequence"]
+
+
 class LossyStream(Stream):
     """A stream that throws some changes of books away before anyone sees them."""
 
@@ -198,15 +237,15 @@ class ShownBooks:
 
 
 @asynccontextmanager
-async def following(engine: Engine, books: Iterable[RawBook]) -> AsyncIterator[ShownBooks]:
+async def following(engine: Engine, books: list[RawBook], trades: RawTrades) -> AsyncIterator[ShownBooks]:
     """Run clients, and look at the same books, while the block runs; every book is known when it begins."""
-    books = list(books)
     async with ShownBooks(engine, {book.symbol for book in books}) as shown, trio.open_nursery() as nursery:
-        for book in books:
-            nursery.start_soon(book.run)
+        clients: list[RawBook | RawTrades] = [*books, trades]
+        for client in clients:
+            nursery.start_soon(client.run)
         with trio.fail_after(AGREE_S):
-            for book in books:
-                await book.known.wait()
+            for client in clients:
+                await client.known.wait()
         nursery.start_soon(shown.run)
         yield shown
         nursery.cancel_scope.cancel()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
@@ -34,13 +34,15 @@ from tradeengine.storage.directory import resolve_account
 
 Records = np.ndarray[Any, np.dtype[np.void]]
 
+OWNER: Final = "storm-0"
+"""One of those whose orders they are."""
 FUNDS: Final = {"USDT": "100000000", "SOL": "1000000", "LTC": "1000000", "XRP": "10000000"}
 PRICES: Final = {"SOL/USDT": "150", "LTC/USDT": "80", "XRP/USDT": "0.5"}
 BATCH_COUNT: Final = 8
 PAUSE_S: Final = 0.004
 """Between batches: books that are shown have states in between, and clients have something to follow."""
 OUTSTANDING_MAX: Final = 256
-LIVE_MAX: Final = 200
+LIVE_MAX: Final = 100
 WAIT_S: Final = 30.0
 SPREAD_TICKS: Final = 30
 IDLE_S: Final = 1.0
@@ -50,11 +52,13 @@ IDLE_S: Final = 1.0
 class _Live(NamedTuple):
     order_id: int
     account_id: int
-    symbol_id: int
 
 
 class Storm:
-    """Places orders of ``account_ids``; commands go out while ``run`` runs."""
+    """Places orders of ``account_ids``; commands go out while ``run`` runs.
+
+    ``left``: how many more commands a symbol gets, by name; one that is not there gets any number.
+    """
 
     def __init__(self, engine: Engine, client: LocalClient, account_ids: Sequence[int], seed: int) -> None:
         self.client = client
@@ -63,7 +67,9 @@ class Storm:
         self._engine = engine
         self._account_ids = account_ids
         self._random = random.Random(seed)
-        self._live: deque[_Live] = deque()
+        self.left: dict[str, int] = {}
+        self._live: defaultdict[int, deque[_Live]] = defaultdict(deque)
+        """Orders that may still be open, by symbol id."""
         self._outstanding = 0
 
     def spec(self, symbol: str) -> SymbolSpec:
@@ -88,7 +94,7 @@ class Storm:
         self._finish()
 
     def _send(self, specs: Sequence[SymbolSpec]) -> None:
-        commands = np.concatenate([self._command(self._random.choice(specs)) for _ in range(BATCH_COUNT)])
+        commands = np.concatenate([self._command(self._choose(specs)) for _ in range(BATCH_COUNT)])
         self.client.submit(commands)
         self.count += len(commands)
         self._outstanding += len(commands)
@@ -114,35 +120,41 @@ class Storm:
         for events in found.values():
             ended += int(((events["flags"] & EventFlag.LAST_OF_COMMAND) != 0).sum())
             for event in events[events["kind"] == EventKind.ACCEPTED]:
-                self._live.append(_Live(int(event["order_id"]), int(event["account_id"]), int(event["symbol_id"])))
+                self._live[int(event["symbol_id"])].append(_Live(int(event["order_id"]), int(event["account_id"])))
         self._outstanding -= ended
         return ended
 
+    def _choose(self, specs: Sequence[SymbolSpec]) -> SymbolSpec:
+        spec = self._random.choice([spec for spec in specs if self.left.get(spec.name, 1) > 0])
+        if spec.name in self.left:
+            self.left[spec.name] -= 1
+        return spec
+
     def _command(self, spec: SymbolSpec) -> Records:
         command = np.zeros(1, command_dtype)
-        if self._live and (len(self._live) > LIVE_MAX or self._random.random() < 0.2):
-            self._change(command)
+        live = self._live[spec.symbol_id]
+        command["symbol_id"] = spec.symbol_id
+        if live and (len(live) > LIVE_MAX or self._random.random() < 0.2):
+            self._change(command, live)
         else:
             self._place(command, spec)
         return command
 
-    def _change(self, command: Records) -> None:
+    def _change(self, command: Records, live: deque[_Live]) -> None:
         """Cancel or change an order that may have ended meanwhile."""
-        place = self._random.randrange(len(self._live)) if len(self._live) <= LIVE_MAX else 0
-        self._live.rotate(-place)
-        order = self._live.popleft()
-        command["order_id"], command["account_id"], command["symbol_id"] = order
+        live.rotate(-self._random.randrange(len(live)) if len(live) <= LIVE_MAX else 0)
+        order = live.popleft()
+        command["order_id"], command["account_id"] = order
         command["kind"] = CommandKind.CANCEL
         if self._random.random() < 0.3:
             command["kind"] = CommandKind.AMEND
             command["quantity_lots"] = 10_000 * self._random.randint(1, 20)
-            self._live.append(order)
+            live.append(order)
 
     def _place(self, command: Records, spec: SymbolSpec) -> None:
         middle = spec.parse_price(PRICES[spec.name])
         command["kind"] = CommandKind.PLACE
         command["account_id"] = self._random.choice(self._account_ids)
-        command["symbol_id"] = spec.symbol_id
         command["side"] = self._random.choice((Side.BUY, Side.SELL))
         command["order_type"] = OrderType.LIMIT
         command["time_in_force"] = TimeInForce.IOC if self._random.random() < 0.2 else TimeInForce.GTC

@@ -1,8 +1,9 @@
-"""Books on streams while whatever stands between them and the matcher is stopped, lapped and killed, under a storm.
+"""Streams while whatever stands between them and the matcher is stopped, lapped and killed, under a storm.
 
-Rings are small here, so that a moment of standing still is a lap. Every client checks every message: a change follows
-the message before it, or a snapshot comes. In the end, with nothing more happening, each book is the engine's, and that
-is what the live orders in PostgreSQL add up to.
+Rings are small here, so that a moment of standing still is a lap. Every client checks every message: a book's change
+follows the message before it, or a snapshot comes; trades and own orders are told once each, or it is said that some
+are missing. In the end, with nothing more happening, each book is the engine's, and that is what the live orders in
+PostgreSQL add up to; and own orders are those of GET /orders.
 """
 
 from __future__ import annotations
@@ -16,12 +17,23 @@ from functools import partial
 
 import pytest
 import trio
-from tests.e2e.users import connect_database
+from tests.e2e.users import User, connect_database, sign_in
 from tests.engines import Engine, running_engine, wait_restarted
-from tests.faults.book_clients import AGREE_S, LossyStream, RawBook, ShownBooks, State, assert_never_wrong, following
-from tests.faults.storm import Storm, open_storm
+from tests.faults.book_clients import (
+    AGREE_S,
+    LossyStream,
+    RawBook,
+    RawTrades,
+    ShownBooks,
+    State,
+    assert_never_wrong,
+    following,
+)
+from tests.faults.own_orders import OwnOrders, agree, following_orders
+from tests.faults.storm import OWNER, Storm, open_storm
 
 from tradeengine.client import BookView
+from tradeengine.core.messages import resume_cursor
 
 SETTINGS = {
     "TRADEENGINE_RINGS_FEED_SLOTS": "64",
@@ -33,6 +45,8 @@ SETTINGS = {
 BUSY, OTHER = "SOL/USDT", "LTC/USDT"
 STORM_COUNT = 800
 LAST_COUNT = 40
+LONG_AGO = resume_cursor(0, [0])
+"""Who resumes from there is given all open orders."""
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +56,22 @@ def harmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         yield engine
 
 
-def lap_front(engine: Engine, storm: Storm, *symbols: str) -> None:
+def lap_front(engine: Engine, storm: Storm) -> None:
     """Stop the front until the feed is two laps ahead of it."""
     depth = storm.client.wiring.table("depth")
     busy = storm.spec(BUSY).symbol_id
     # Each time that the row is written its version goes up by two, and a change goes out.
     end = depth.version(busy) + 2 * 2 * int(SETTINGS["TRADEENGINE_RINGS_FEED_SLOTS"])
     with standing_still(engine, "front-0"):
-        storm.run_until(lambda: depth.version(busy) >= end, *(symbols or (BUSY, OTHER)))
+        storm.run_until(lambda: depth.version(busy) >= end, BUSY, OTHER)
 
 
-def lap_publisher(engine: Engine, storm: Storm, *symbols: str) -> None:
+def lap_publisher(engine: Engine, storm: Storm) -> None:
     """Stop the publisher until the events are two laps ahead of it."""
     ring = storm.client.wiring.ring("events.0")
     end = ring.head + 2 * ring.capacity
     with standing_still(engine, "publisher"):
-        storm.run_until(lambda: ring.head >= end, *(symbols or (BUSY, OTHER)))
+        storm.run_until(lambda: ring.head >= end, BUSY, OTHER)
 
 
 @contextmanager
@@ -97,23 +111,30 @@ FAULTS = {
     "front killed": kill("front-0"),
     "matcher killed": kill("matcher-0"),
 }
+LOSING = ("front lapped", "publisher lapped", "publisher killed")
+"""Faults after which some updates are gone."""
 LAPPED = {"front lapped": "front_stream_lapped", "publisher lapped": "publisher_lapped"}
 """Faults that a metric has to show."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_books_never_skip_and_end_right(harmed: Engine, fault: str) -> None:
-    """Under a storm and each fault every client's book goes on without a silent gap, and ends as the engine's."""
+async def test_nothing_is_lost_silently_and_all_ends_right(harmed: Engine, fault: str) -> None:
+    """Under a storm and each fault nothing is missing silently, and books and own orders end as the engine's."""
     books = [
         RawBook(harmed.url, BUSY),
         RawBook(harmed.url, BUSY, binary=True, batch=True),
         RawBook(harmed.url, BUSY, lose_share=0.1),
         RawBook(harmed.url, OTHER),
     ]
-    with open_storm(harmed, seed=21) as storm:
-        async with following(harmed, books) as shown, packaged_client(harmed) as (stream, view):
+    trades = RawTrades(harmed.url, BUSY)
+    with open_storm(harmed, seed=21) as storm, owner_of_orders(harmed) as owner:
+        async with (
+            following(harmed, books, trades) as shown,
+            packaged_client(harmed) as (stream, view),
+            following_orders(owner, OwnOrders(cursor=LONG_AGO)) as orders,
+        ):
+            first_sequence, laps = storm.client.wiring.ring("events.0").head, lap_counts(harmed)
             await blow(storm.run, STORM_COUNT, BUSY, OTHER)
-            laps = lap_counts(harmed)
             await blow(FAULTS[fault], harmed, storm)
             await blow(storm.run, STORM_COUNT, BUSY, OTHER)
             # What is lost shows with what comes next, so something comes that is not lost.
@@ -121,12 +142,28 @@ async def test_books_never_skip_and_end_right(harmed: Engine, fault: str) -> Non
             await blow(storm.run, LAST_COUNT, BUSY, OTHER)
             await all_agree(harmed, storm, books, shown)
             await view_agrees(view, shown)
+            await agree(orders, owner)
         if fault in LAPPED:
             assert lap_counts(harmed)[LAPPED[fault]] > laps[LAPPED[fault]]
-        assert assert_never_wrong(books, shown) > 0
+        assert_no_trade_is_lost_silently(harmed, storm, trades, first_sequence)
+    assert assert_never_wrong(books, shown) > 0
     assert all(book.updates for book in books)
     assert books[2].gaps > 0
     assert stream.lost_count > 0
+    assert len(orders.model.resyncs) > (fault in LOSING)
+
+
+@pytest.mark.parametrize("fault", ["front lapped", "publisher lapped", "publisher killed", "matcher killed"])
+async def test_book_that_changed_during_a_fault_and_then_stands_still(harmed: Engine, fault: str) -> None:
+    """A book that changes only while messages are lost is right soon after, though nothing more happens to it."""
+    books, trades = [RawBook(harmed.url, OTHER), RawBook(harmed.url, BUSY)], RawTrades(harmed.url, OTHER)
+
+    with open_storm(harmed, seed=22) as storm:
+        async with following(harmed, books, trades) as shown:
+            storm.left[OTHER] = LAST_COUNT
+            await blow(FAULTS[fault], harmed, storm)
+            assert storm.left[OTHER] == 0
+            await all_agree(harmed, storm, books, shown)
 
 
 def lap_counts(engine: Engine) -> dict[str, float]:
@@ -138,6 +175,27 @@ def lap_counts(engine: Engine) -> dict[str, float]:
         (line,) = [line for line in lines if line.startswith(f"tradeengine_{name}_total")]
         found[name] = float(line.rpartition(" ")[2])
     return found
+
+
+@contextmanager
+def owner_of_orders(engine: Engine) -> Iterator[User]:
+    """Sign in as one of those whose orders a storm is made of."""
+    owner = sign_in(engine, OWNER)
+    yield owner
+    owner.http.close()
+
+
+def assert_no_trade_is_lost_silently(engine: Engine, storm: Storm, trades: RawTrades, first_sequence: int) -> None:
+    """See that each trade since then was told, or that it was told that it may be missing, or the connection broke."""
+    query = "SELECT id::text, sequence FROM trades WHERE symbol_id = %s AND sequence >= %s"
+    with connect_database(engine) as connection:
+        rows = connection.execute(query, (storm.spec(BUSY).symbol_id, first_sequence)).fetchall()
+    happened: dict[str, int] = dict(rows)
+    told = {trade_id: sequence for trade_id, sequence in trades.seen.items() if sequence >= first_sequence}
+    assert told.items() <= happened.items()
+    missing = [sequence for trade_id, sequence in happened.items() if trade_id not in told]
+    assert trades.connections > 1 or all(sequence <= trades.missing_through for sequence in missing)
+    assert told
 
 
 @asynccontextmanager

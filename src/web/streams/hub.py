@@ -329,10 +329,9 @@ class Hub:
                 message = channel.latest
             channel.told, channel.latest = max(sequence, channel.told), message
         is_book = key[0] == FeedKind.BOOK
-        behind = [
+        for session in sessions or [
             session for session, at in channel.sessions.items() if at != JOINING and (at < sequence or not is_book)
-        ]
-        for session in sessions or behind:
+        ]:
             if is_book:
                 channel.sessions[session] = sequence
                 self._metrics.snapshot()
