@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 JOINING: Final = -2
 """In place of a sequence: what comes of the channel is not for the session yet."""
+UNTOLD: Final = -1
+"""Likewise: it has yet to be told how the channel is."""
 LOOK_INTERVAL_S: Final = 1.0
 SILENT_PINGS_MAX: Final = 2
 
@@ -293,7 +295,7 @@ class Hub:
         sequence, previous_sequence = message.sequence, message.previous_sequence
         lost = []
         for session, at in channel.sessions.items():
-            if at == previous_sequence:
+            if at == previous_sequence > UNTOLD:
                 session.push(whole, key)
                 channel.sessions[session] = sequence
             elif JOINING < at < sequence or previous_sequence < 0 <= at:
@@ -306,7 +308,7 @@ class Hub:
     def _begin(self, session: Session, key: Key) -> None:
         """Give a session what a channel begins with."""
         channel = self._channels[key]
-        channel.sessions[session] = 0
+        channel.sessions[session] = UNTOLD
         if channel.latest is not None:
             self.give(session, channel.latest, key if key[0] in MERGED else None)
         elif key[0] in {FeedKind.BOOK, FeedKind.STATUS}:
