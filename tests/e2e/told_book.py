@@ -19,9 +19,13 @@ LEVELS_MAX = 1000
 
 
 class ToldBook:
-    """One book. ``sequence``: of the last message; -1: nothing was told yet. ``seen``: by sequence, as it was then."""
+    """One book. ``sequence``: of the last message; -1: nothing was told yet. ``seen``: by sequence, as it was then.
 
-    def __init__(self) -> None:
+    is_merged: one message may stand for several, hence tell of levels that came and went, or came back, in between.
+    """
+
+    def __init__(self, *, is_merged: bool = False) -> None:
+        self._is_merged = is_merged
         self.sequence = -1
         self.snapshot_count = 0
         self.seen: dict[int, tuple[Levels, Levels]] = {}
@@ -37,11 +41,10 @@ class ToldBook:
         else:
             assert message["previous_sequence"] == self.sequence >= 0
             for side, price, quantity in message["changes"]:
+                known = self._sides[side].pop(price, "0")
                 if Decimal(quantity):
-                    assert self._sides[side].get(price) != quantity, "what does not change is not told"
                     self._sides[side][price] = quantity
-                else:
-                    del self._sides[side][price]  # it was there
+                assert self._is_merged or Decimal(quantity) != Decimal(known), "what does not change is not told"
         self.sequence = message["sequence"]
         bids, asks = self.seen[self.sequence] = self.levels()
         assert max(len(bids), len(asks)) <= LEVELS_MAX
@@ -61,10 +64,11 @@ class ToldBook:
 
 
 class BookReader:
-    """The books of a connection; ``books`` by symbol, of those that are subscribed to."""
+    """The books of a connection; ``books`` by symbol, of those that are subscribed to. is_merged: as in a book."""
 
-    def __init__(self, socket: RawSocket) -> None:
+    def __init__(self, socket: RawSocket, *, is_merged: bool = False) -> None:
         self.socket = socket
+        self._is_merged = is_merged
         self.books: dict[str, ToldBook] = {}
         self.others: defaultdict[str, list[Json]] = defaultdict(list)
         """Other messages by type."""
@@ -72,7 +76,7 @@ class BookReader:
     async def subscribe(self, *symbols: str) -> None:
         """Begin to listen; returns when the first message of each has come, which must be a snapshot."""
         new = [symbol for symbol in symbols if symbol not in self.books]
-        await self._ask("subscribe", symbols, lambda: self.books.update({symbol: ToldBook() for symbol in new}))
+        await self._ask("subscribe", symbols, lambda: self.books.update({symbol: self._book() for symbol in new}))
         with trio.fail_after(WAIT_S):
             while any(self.books[symbol].sequence < 0 for symbol in new):
                 await self.read()
@@ -80,7 +84,7 @@ class BookReader:
 
     async def begin(self, symbol: str) -> None:
         """Read the first messages of a path that tells this book from the start."""
-        self.books[symbol] = ToldBook()
+        self.books[symbol] = self._book()
         with trio.fail_after(WAIT_S):
             while self.books[symbol].sequence < 0:
                 await self.read()
@@ -129,6 +133,9 @@ class BookReader:
                         take_effect()
                     else:
                         self._take(message)
+
+    def _book(self) -> ToldBook:
+        return ToldBook(is_merged=self._is_merged)
 
     def _take(self, message: Json) -> None:
         if message["type"].startswith("orderbook"):

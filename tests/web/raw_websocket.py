@@ -205,9 +205,10 @@ async def connected(
     token: str | None = None,
     headers: Iterable[tuple[str, str]] = (),
     msgpack: bool = False,
+    receive_bytes: int = 0,
 ) -> AsyncIterator[RawSocket]:
-    """Connect to an engine (``http://HOST:PORT``) for as long as the block runs. Raises Refused, Closed."""
-    socket = await connect(url, path, token=token, headers=headers, msgpack=msgpack)
+    """Connect to an engine (``http://HOST:PORT``) for as long as the block runs. As ``connect`` otherwise."""
+    socket = await connect(url, path, token=token, headers=headers, msgpack=msgpack, receive_bytes=receive_bytes)
     try:
         yield socket
     finally:
@@ -221,10 +222,18 @@ async def connect(
     token: str | None = None,
     headers: Iterable[tuple[str, str]] = (),
     msgpack: bool = False,
+    receive_bytes: int = 0,
 ) -> RawSocket:
-    """Connect; the caller closes. Raises Refused, Closed."""
+    """Connect; the caller closes. receive_bytes: what the kernel shall keep, if not as much as it likes.
+
+    Raises Refused, Closed.
+    """
     place = urlsplit(url)
-    stream = await trio.open_tcp_stream(place.hostname or "", place.port or 80)
+    tcp = trio.socket.socket()
+    if receive_bytes:
+        tcp.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, receive_bytes)
+    await tcp.connect((place.hostname, place.port))
+    stream = trio.SocketStream(tcp)
     asked = [
         ("Host", place.netloc),
         ("Upgrade", "websocket"),
