@@ -17,6 +17,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import psycopg
 import structlog
 
 from tradeengine.actors.risk_gates import Gates
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from tradeengine.settings import Settings
 
 _MATCHERS_PAUSE_S: Final = 0.01
+_CONNECT_TIMEOUT_S: Final = 5
+_DATABASE_PAUSE_S: Final = 0.5
 
 logger = structlog.get_logger(__name__)
 
@@ -251,7 +254,18 @@ def _recover(wiring: Wiring, rings: RiskRings) -> tuple[RiskState, Taken]:
     settings = wiring.settings
 
     def load() -> RiskRecovery:
-        return load_risk_recovery(settings.database.dsn, settings.limits.client_ids_max)
+        """Wait for the database as settlement does: dying of its absence would end in being given up."""
+        told = False
+        while True:
+            try:
+                return load_risk_recovery(
+                    settings.database.dsn, settings.limits.client_ids_max, connect_timeout_s=_CONNECT_TIMEOUT_S
+                )
+            except psycopg.OperationalError as error:
+                if not told:
+                    told = True
+                    wiring.blocked(f"the database cannot be read: {' '.join(str(error).split())}")
+                _wait_for_database(wiring)
 
     while True:
         risk = make_risk(limits_of(settings))
@@ -263,6 +277,15 @@ def _recover(wiring: Wiring, rings: RiskRings) -> tuple[RiskState, Taken]:
             continue
         logger.info("recovered", commands_passed_over=len(taken), duration_s=round(time.monotonic() - started_s, 3))
         return risk, taken
+
+
+def _wait_for_database(wiring: Wiring) -> None:
+    """Show that risk lives, and pause. Raises SystemExit when the engine shall end."""
+    if wiring.stopping():
+        raise SystemExit
+    wiring.metrics.heartbeat()
+    wiring.metrics.set_state(0, "recovering: the database cannot be read")
+    time.sleep(_DATABASE_PAUSE_S)
 
 
 def _matchers_ready(wiring: Wiring, rings: RiskRings) -> bool:

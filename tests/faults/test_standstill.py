@@ -14,7 +14,9 @@ from typing import Any
 import httpx2
 import pytest
 from tests.e2e.users import Json, sign_in
-from tests.engines import READY_TIMEOUT_S, Engine, running_engine
+from tests.engines import READY_TIMEOUT_S, Engine, database_away, running_engine, wait_restarted
+
+from tradeengine.ipc.client import ask
 
 ORDER: Json = {"symbol": "SOL/USDT", "side": "buy", "type": "limit", "quantity": "1", "price": "90.00"}
 
@@ -79,6 +81,26 @@ def test_repeat_of_an_order_that_stands_still_is_unknown_and_then_answered(patie
     placed = user.place(200, **order)["order"]
     assert (placed["client_order_id"], placed["status"]) == ("patience", "open")
     user.http.close()
+
+
+def test_risk_that_starts_without_a_database_waits_for_it(patient: Engine) -> None:
+    """Risk killed while the database is away says what it waits for, is never given up, and then knows every order."""
+    user = sign_in(patient, "demo-1")
+    order_id = user.place(**ORDER)["order"]["id"]
+    first_pid = patient.actors()["risk"]
+    with database_away(patient):
+        patient.kill_actor("risk")
+        wait_until(lambda: "the database cannot be read" in state_of(patient, "risk")["message"])
+        assert state_of(patient, "risk")["state"] == "blocked"
+    wait_restarted(patient, "risk", first_pid)
+    wait_ready_is(patient, 200)
+    assert user.call("DELETE", f"/orders/{order_id}")["order"]["status"] == "cancelled"
+    user.http.close()
+
+
+def state_of(engine: Engine, name: str) -> dict[str, Any]:
+    """Give what the supervisor knows of an actor."""
+    return next(actor for actor in ask(engine.data_dir, "status")["actors"] if actor["name"] == name)
 
 
 def orders_sent(engine: Engine) -> int:
