@@ -9,6 +9,7 @@ It refuses to know what is restored.
 
 from __future__ import annotations
 
+import logging
 import random
 import ssl
 from collections.abc import Callable
@@ -35,6 +36,10 @@ SERVER_ERRORS: Final = 500
 ABUSE: Final = 4009
 FINAL_CODES: Final = frozenset({1002, 1003, FRAME_UNREADABLE, 1008, 1009, ABUSE})
 """Close codes after which the same would happen again."""
+
+_logger = logging.getLogger("tradeengine.client.websocket")
+# Below this, what is beneath writes down every header and frame, and tokens with them.
+_logger.setLevel(logging.INFO)
 
 
 class Owner(Protocol):
@@ -120,6 +125,7 @@ class Link:
             async with connect(
                 self._url,
                 ssl=self._ssl_context,
+                logger=_logger,
                 subprotocols=self._subprotocols,
                 # Compressing costs the engine more than sending, and delays every message.
                 compression=None,

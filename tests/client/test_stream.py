@@ -314,6 +314,20 @@ async def test_new_token_is_used_from_then_on() -> None:
         assert server.requests[1].headers["Authorization"] == "Bearer new"
 
 
+async def test_tokens_are_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A program that logs everything logs no token: neither one in the handshake's header nor one given later."""
+
+    async def identify(peer: Peer, op: Json) -> None:
+        await peer.acknowledge(op, user="alice", expires_at="2026-11-24T10:30:45.234Z")
+
+    with caplog.at_level("DEBUG"):
+        async with stream_server(identify) as server, stream_of(server, token="first-token") as stream:
+            await stream.authenticate("second-token")
+    said = [record.getMessage() for record in caplog.records if not record.name.startswith("websockets.server")]
+    assert len(said) < len(caplog.records)
+    assert not [line for line in said if "-token" in line]
+
+
 async def test_subscription_that_is_refused_later_ends_the_stream() -> None:
     """When a new connection is refused what the last one had, for good, the stream ends with that reason."""
     refused = False
