@@ -104,6 +104,14 @@ class Engine:
                     found[words[words.index("tradeengine.actors.run") + 1]] = pid
         return found
 
+    def demo_traders(self) -> int:
+        """Process id of the demo traders, 0 when there is none."""
+        for pid in _children_of(self.process.pid):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if b"tradeengine.cli.demo_process" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+        return 0
+
     def kill_actor(self, name: str) -> None:
         """Kill an actor as the kernel would when memory runs out."""
         os.kill(self.actors()[name], signal.SIGKILL)

@@ -49,7 +49,6 @@ TAKER_SHARE: Final = 0.3
 TAKER_REACH: Final = 0.02
 """Further from what is held fair nobody takes: a book that is nearly empty has odd prices."""
 ARREARS_S: Final = 0.1
-PAUSE_S: Final = 5.0
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tradeengine.settings import Settings
 
 PROGRAM: Final = (sys.executable, "-m", "tradeengine.cli.demo_process")
-PAUSE_S: Final = 5.0
+PAUSE_S: Final = 2.0
 """Before it is started again."""
 KILL_AFTER_S: Final = 5.0
 BYTES_MAX: Final = 65536
@@ -127,7 +127,9 @@ async def main() -> int:
     stamina.instrumentation.set_on_retry_hooks([])
     status = 0
     async with aclosing(_hear()) as lines:
-        told = await anext(lines)
+        told = await anext(lines, None)
+        if told is None:
+            return status
         configure_logs(told.log, "demo")
         newest = list(told.tokens)
         tokens = [partial(lambda place: newest[place], place) for place in range(len(newest))]

@@ -136,20 +136,6 @@ def test_stop_during_the_start_is_clean(data_dir: Path) -> None:
     assert again.stop() == 0
 
 
-def test_demo_traders_trade(data_dir: Path) -> None:
-    """With --demo there are soon trades to see, made by funded demo traders."""
-    with (
-        running_engine(data_dir, ["--demo"], {"TRADEENGINE_DEMO_ORDERS_PER_S": "500"}) as engine,
-        engine.client() as client,
-    ):
-        trades: list[Any] = []
-        while not trades:
-            answer = client.get("/trades?symbol=BTC-USDT")
-            assert answer.status_code == 200, answer.text
-            trades = answer.json()["data"]
-        assert {"id", "price", "quantity", "taker_side"} <= set(trades[0])
-
-
 def test_closed_terminal_stops_the_engine(data_dir: Path) -> None:
     """When the terminal is closed the engine stops in order, as it does at Ctrl-C."""
     with running_engine(data_dir) as engine:
