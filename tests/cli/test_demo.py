@@ -7,20 +7,24 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from random import Random
+from typing import Any, Never, Self, Unpack
 
 import msgspec
 import pytest
 import structlog
 import trio
+import trio.testing
 from tests.client.scripted import BACK_S, failure, http_server
 
 from tradeengine.cli import demo_process
-from tradeengine.cli.demo import ORDER_LIFE, PRICES, Market
+from tradeengine.cli.demo import ORDER_LIFE, PRICES, Market, trade
 from tradeengine.cli.demo_process import Told, keep_demo_traders
+from tradeengine.client import ApiError
 from tradeengine.client.fields import NewOrder, order_fields
 from tradeengine.client.messages import TickerChanged
 from tradeengine.client.models import Symbol
@@ -153,6 +157,66 @@ def test_odd_prices_are_not_taken() -> None:
     traders = market("BTC/USDT", 3)
     heard = ticker("BTC/USDT", "1.00", "500000.00")
     assert {traders.order(heard)["time_in_force"] for _ in range(500)} == {"gtd"}
+
+
+@dataclass
+class Straw:
+    """A stream that says nothing by itself, answers orders after a while, the first one later, and refuses a tenth."""
+
+    first_answer_s: float = 0.03
+    placed: list[NewOrder] = field(default_factory=list)
+    placed_s: list[float] = field(default_factory=list)
+    channels: tuple[str, ...] = ()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Have nothing to close."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Never:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def subscribe(self, *channels: str) -> None:
+        """Note what is wanted."""
+        self.channels = channels
+
+    async def place(self, **order: Unpack[NewOrder]) -> None:
+        """Take an order, or refuse it."""
+        self.placed.append(order)
+        self.placed_s.append(trio.current_time())
+        await trio.sleep(self.first_answer_s if len(self.placed_s) == 1 else 0.03)
+        if len(self.placed_s) % 10 == 0:
+            raise ApiError("INSUFFICIENT_BALANCE", "no")
+
+
+async def trade_for(straw: Straw, seconds: float, orders_per_s: float) -> None:
+    """Let a trader trade for so long."""
+    stream: Any = straw
+    with trio.move_on_after(seconds):
+        await trade(stream, {name: market(name, 4) for name in SEEDS}, Random(4), orders_per_s)
+
+
+async def test_orders_come_as_often_as_asked(autojump_clock: trio.testing.MockClock) -> None:
+    """Orders are placed at the rate that was asked for, however long an answer takes, and whether it is yes or no."""
+    straw = Straw()
+    await trade_for(straw, 500, 10)
+    assert 4700 < len(straw.placed_s) < 5300
+    assert set(straw.channels) == {f"ticker:{name}" for name in SEEDS}
+    assert {order["symbol"] for order in straw.placed} == set(SEEDS)
+
+
+async def test_missed_orders_are_not_made_up_for(autojump_clock: trio.testing.MockClock) -> None:
+    """While no answer comes nothing is placed, and afterwards no more than at any time."""
+    straw = Straw(first_answer_s=100)
+    await trade_for(straw, 150, 10)
+    first_s, second_s, *_ = straw.placed_s
+    assert second_s - first_s >= 100
+    assert 400 < len(straw.placed_s) < 600
 
 
 @contextmanager
