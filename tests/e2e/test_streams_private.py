@@ -219,7 +219,7 @@ async def test_token_that_expires_closes_the_connection(venue: Engine, alice: Us
 
 
 async def test_expired_token_trades_no_more(venue: Engine, alice: User) -> None:
-    """From its last moment on, and before the connection is closed, a token neither places nor subscribes."""
+    """From its last moment on a token neither places nor subscribes, and the first try ends the connection: 4001."""
     expires_s = int(time.time()) + 2
     async with connected(venue.url, token=token(venue, alice.name, 2)) as socket:
         codes = []
@@ -228,8 +228,11 @@ async def test_expired_token_trades_no_more(venue: Engine, alice: User) -> None:
                 while True:
                     answer = await socket.answer(await socket.request("place", **(ORDER | {"time_in_force": "ioc"})))
                     codes.append((time.time(), answer.get("code")))
-            except (Closed, trio.BrokenResourceError):
-                pass
+            except Closed as end:
+                close_code = end.code
+            except trio.BrokenResourceError:
+                close_code = await socket.close_code()
+    assert close_code == 4001
     assert codes[0][1] is None
     assert {code for at_s, code in codes if at_s < expires_s - 1} == {None}
     placed_s = [int(order["created_at"][17:19]) for order in alice.call("GET", "/orders?limit=1000")]

@@ -36,7 +36,7 @@ from tradeengine.web.streams.requests import (
     take_id,
     take_order_id,
 )
-from tradeengine.web.streams.session import ABUSE, TRY_AGAIN, Caller
+from tradeengine.web.streams.session import ABUSE, TOKEN_EXPIRED, TRY_AGAIN, Caller
 from tradeengine.web.streams.wire import Message
 from tradeengine.web.validation import read_body
 from tradeengine.web.views import Records
@@ -89,7 +89,10 @@ class Operations:
             await self._handler(raw, _FIXED if fixed else tuple(self._handlers))(session, request_id, raw)
         except ApiError as error:
             self._refuse(session, request_id, error)
-            if error.code in _STRIKING and session.strike():
+            if session.caller is not None and session.caller.expires_s <= time.time():
+                # Here already: whoever places many orders a second would else be taken for abusive before anyone looks.
+                session.end(TOKEN_EXPIRED, "the token has expired")
+            elif error.code in _STRIKING and session.strike():
                 session.end(ABUSE, "too many wrong requests")
         except Exception as error:
             _log.error("fault in a stream's request", exc_info=error)
