@@ -69,7 +69,7 @@ async def run_traders(
 
 
 async def trade(stream: Stream, markets: Mapping[str, Market], chance: Random, orders_per_s: float) -> None:
-    """Place orders, one after the other, as often as that allows; raises a group of ClientErrors at the stream's end."""
+    """Place orders one after the other. Raises a group of ClientErrors when the stream has ended for good."""
     tickers: dict[str, TickerChanged] = {}
     async with stream, trio.open_nursery() as nursery:
         await stream.subscribe(*(f"ticker:{name}" for name in markets))
