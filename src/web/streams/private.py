@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import trio
+from msgspec import json
+from msgspec.structs import replace
 
-from tradeengine.core.messages import parse_resume_cursor, resume_cursor
+from tradeengine.core.messages import OrderUpdate, parse_resume_cursor, resume_cursor
 from tradeengine.core.times import format_ms
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.web.errors import ApiError, invalid_field
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from tradeengine.web.streams.session import Session
 
 NS_PER_MS: Final = 10**6
+_decode_update: Final = json.Decoder(OrderUpdate).decode
 KEPT_MAX: Final = 10_000
 """Updates kept for a session that is still being told what history has."""
 RETRY_S: Final = 1.0
@@ -58,8 +61,10 @@ class OwnOrders:
 
     account_id: int
     live: bool = False
-    kept: list[tuple[int, int, Message]] = field(default_factory=list)
-    """While it is not live: shard, sequence and message."""
+    kept: list[FeedMessage] = field(default_factory=list)
+    """While it is not live."""
+    included: Mapping[int, int] = field(default_factory=dict)
+    """By shard: the next event that history did not include, until the feed has passed all that it did."""
     generation: int = 0
     """Counts losses of continuity."""
     resyncing: bool = False
@@ -114,12 +119,11 @@ class Private:
     def tell_order(self, message: FeedMessage) -> None:
         """Pass an update on to its owner's sessions."""
         for session in self._owners.get(message.account_id, ()):
-            whole = Message(message.text)
             orders: OwnOrders = session.orders
             if orders.live:
-                self._hub.give(session, whole)
+                self._pass_on(session, orders, message)
             elif len(orders.kept) < KEPT_MAX:
-                orders.kept.append((message.shard, message.sequence, whole))
+                orders.kept.append(message)
             else:
                 session.end(TOO_SLOW, "too much happens while history is read")
 
@@ -165,12 +169,31 @@ class Private:
 
     def _go_live(self, session: Session, orders: OwnOrders, included: Mapping[int, int]) -> None:
         """Pass on what was kept, from the next event of each shard that is not included, and then what comes."""
-        for shard, sequence, message in orders.kept:
-            if sequence >= included.get(shard, 0):
-                self._hub.give(session, message)
+        orders.included = included
+        for message in orders.kept:
+            self._pass_on(session, orders, message)
         orders.kept.clear()
         orders.live = True
         self._hub.flush()
+
+    def _pass_on(self, session: Session, orders: OwnOrders, message: FeedMessage) -> None:
+        """Give an update to a session, unless history included it: the feed may be behind history for a while."""
+        text = message.text
+        if orders.included:
+            if message.sequence < orders.included.get(message.shard, 0):
+                return
+            text = self._go_on_from(orders, text)
+        self._hub.give(session, Message(text))
+
+    def _go_on_from(self, orders: OwnOrders, text: bytes) -> bytes:
+        """Have an update's cursor name no place before what history included, or that would be told twice."""
+        update = _decode_update(text)
+        timestamp_ms, positions = parse_resume_cursor(update.cursor)
+        furthest = [max(position, orders.included.get(shard, 0)) for shard, position in enumerate(positions)]
+        if furthest == list(positions):
+            orders.included = {}
+            return text
+        return encode(replace(update, cursor=resume_cursor(timestamp_ms, furthest)))
 
     async def _tell_since_later(self, session: Session, orders: OwnOrders, since: str) -> None:
         while session.orders is orders and not orders.generation and session.closing is None:
