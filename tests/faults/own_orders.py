@@ -19,6 +19,8 @@ from tests.e2e.users import Json, User
 from websockets.exceptions import WebSocketException
 from websockets.trio.client import ClientConnection, connect
 
+from tradeengine.core.ids import shard_of
+
 RECONNECT_S: Final = 0.02
 KNOWN_S: Final = 30.0
 PAGE_COUNT: Final = 1000
@@ -41,7 +43,8 @@ class OwnOrders:
     resyncs: list[str] = field(default_factory=list)
     is_long_resync: bool = False
     """Whether open orders that had no room in a resync are following it."""
-    last_sequence: int = -1
+    last_sequences: dict[int, int] = field(default_factory=dict)
+    """By shard, of updates."""
     snapshots: int = 0
     """Told since resuming began."""
 
@@ -75,10 +78,9 @@ class OwnOrders:
     def _update(self, message: Json) -> None:
         assert not self.resuming, "an update before what was missed"
         assert not self.is_long_resync, "an update before all open orders"
-        assert message["sequence"] > self.last_sequence, "an update twice, or out of order"
-        self.last_sequence = message["sequence"]
-        self.cursor = message["cursor"]
         order_id = message["order_id"]
+        self._go_on(order_id, message)
+        self.cursor = message["cursor"]
         known = self.orders.get(order_id)
         assert (known is None) == (message["event"] in {"accepted", "rejected"}), (known, message)
         assert known is None or known["status"] in OPEN, (known, message)
@@ -106,8 +108,12 @@ class OwnOrders:
             filled += self._fill(order["id"], trade["id"], trade["quantity"])
         assert Decimal(order["filled_quantity"]) == filled, (known, message)
         self.orders[order["id"]] = _content(order)
-        # Several shards have sequences of their own; what comes later must only be later than this.
-        self.last_sequence = max(self.last_sequence, order["sequence"])
+
+    def _go_on(self, order_id: str, message: Json) -> None:
+        """See that an update comes after all those before it; each shard counts for itself."""
+        shard = shard_of(int(order_id))
+        assert message["sequence"] > self.last_sequences.get(shard, -1), ("an update twice, or out of order", message)
+        self.last_sequences[shard] = message["sequence"]
 
     def _fill(self, order_id: str, trade_id: str, quantity: str) -> Decimal:
         assert (order_id, trade_id) not in self.fills, "a fill twice"

@@ -9,6 +9,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -31,13 +32,18 @@ from tradeengine.ipc.client import LocalClient, open_client
 from tradeengine.storage.directory import resolve_account
 from tradeengine.storage.embedded import running_embedded
 
-SYMBOL = "SOL/USDT"
-FUNDS = {"USDT": "10000000", "SOL": "100000"}
+SYMBOL, OTHER = "SOL/USDT", "XRP/USDT"
+"""On two shards."""
+FUNDS = {"USDT": "10000000", "SOL": "100000", "XRP": "100000"}
 SETTINGS = {
+    "TRADEENGINE_ENGINE_SHARDS": "2",
+    # The publisher is behind settlement most of the time: what history tells, it has yet to tell.
+    "TRADEENGINE_PUBLISHER_DEPTH_INTERVAL_MS": "50",
     "TRADEENGINE_SUPERVISOR_RESTART_COUNT_MAX": "100",
     "TRADEENGINE_SUPERVISOR_RESTART_BACKOFF_MS_MAX": "200",
     "TRADEENGINE_HTTP_BARRIER_TIMEOUT_MS": "500",
 }
+RESUMES = 12
 CHANGES_MAX = 1000
 """More are not told one by one."""
 WAIT_S = 30.0
@@ -70,6 +76,8 @@ def bob(venue: Engine) -> Iterator[User]:
 
 def trade_story(alice: User, bob: User, *, expiring: bool = False) -> None:
     """Let Alice have orders that go every way there is; some stay open."""
+    place(alice, "buy", "20", "1.00", symbol=OTHER)
+    place(bob, "sell", "10", "1.00", symbol=OTHER)
     # As maker: partly filled and cancelled; changed and filled.
     first = place(alice, "buy", "1", "100.00")
     place(bob, "sell", "0.25", "100.00")
@@ -193,29 +201,63 @@ async def test_actor_that_dies_leaves_no_gap(venue: Engine, alice: User, bob: Us
 
 def kill_under_orders(venue: Engine, alice: User, bob: User, name: str) -> None:
     """Kill an actor while Alice and Bob trade, and wait until it is back and they have traded on."""
+    with trading(alice, bob, name):
+        pid = venue.actors()[name]
+        venue.kill_actor(name)
+        wait_restarted(venue, name, pid)
+
+
+@contextmanager
+def trading(alice: User, bob: User, run: str) -> Iterator[None]:
+    """Let Alice and Bob trade on both shards while the block runs. run: makes client order ids differ."""
     stop = threading.Event()
 
     def trade() -> None:
         number = 0
         while not stop.is_set():
             number += 1
-            for user, side in ((alice, "buy"), (bob, "sell")):
-                order = {"symbol": SYMBOL, "side": side, "type": "limit", "quantity": "0.5", "price": "100.00"}
+            for user, side, symbol, quantity, price in (
+                (alice, "buy", SYMBOL, "0.5", "100.00"),
+                (bob, "sell", OTHER, "10", "1.00"),
+                (bob, "sell", SYMBOL, "0.5", "100.00"),
+                (alice, "buy", OTHER, "20", "1.00"),
+            ):
+                order = {"symbol": symbol, "side": side, "type": "limit", "quantity": quantity, "price": price}
+                order["client_order_id"] = f"{run}-{number}-{symbol[:3]}"
                 # Nobody waits for what had no answer, or was refused: the stream tells what became of it.
                 try:
-                    user.http.post("/orders", json=order | {"client_order_id": f"{name}-{number}"}, timeout=2)
+                    user.http.post("/orders", json=order, timeout=2)
                 except httpx2.TransportError:
                     time.sleep(0.02)
 
-    trading = threading.Thread(target=trade)
-    trading.start()
+    thread = threading.Thread(target=trade)
+    thread.start()
     try:
-        pid = venue.actors()[name]
-        venue.kill_actor(name)
-        wait_restarted(venue, name, pid)
+        yield
     finally:
         stop.set()
-        trading.join()
+        thread.join()
+
+
+async def test_resume_in_the_midst_of_trading(alice: User, bob: User) -> None:
+    """A client that resumes while its orders trade is told of each fill once, by history or by the feed."""
+    async with following_orders(alice) as stream:
+        await in_thread(trade_story, alice, bob)
+        await agree(stream, alice)
+    with trading(alice, bob, "midst"):
+        for resumes in range(RESUMES):
+            async with following_orders(alice, stream.model) as stream:
+                fill_count = len(stream.model.fills)
+                await stream.wait(partial(has_more_fills, fill_count))
+            assert stream.model.resumes == resumes + 1
+    async with following_orders(alice, stream.model) as stream:
+        await agree(stream, alice)
+    assert stream.model.resyncs == []
+
+
+def has_more_fills(fill_count: int, model: OwnOrders) -> bool:
+    """Whether a client was told of some more fills."""
+    return len(model.fills) > fill_count + 2
 
 
 async def test_whole_engine_is_resumed_across(tmp_path: Path) -> None:
