@@ -63,29 +63,18 @@ class StreamConnection:
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Refuse the connection, or serve it to its end."""
         await receive()  # says that there is one
-        hub = self._front.hub
         try:
             request = _read_request(self._front, self._scope)
-            hub.admit(request.address)
-            session = self._session(request)
-            if request.token is not None:
-                await self._operations.sign_in(session, request.token)
         except ApiError as error:
             await _refuse(send, error)
             return
-        protocol = MSGPACK_PROTOCOL if request.binary else None
-        await send({"type": "websocket.accept", "subprotocol": protocol, "headers": []})
-        hub.open(session)
-        gone = True
+        session = self._session(request)
         try:
-            with session.scope:
-                if request.begins is not None:
-                    await self._begin(session, request.begins)
-                await self._serve(session, receive, fixed=request.begins is not None)
-            gone = session.closing is None
+            if await self._let_in(session, request, send):
+                await self._serve(session, request, receive, send)
         finally:
-            hub.close(session)
-        if not gone:
+            self._front.hub.close(session)
+        if session.closing is not None:
             await _say_goodbye(session, receive, send)
 
     def _session(self, request: Request) -> Session:
@@ -108,13 +97,31 @@ class StreamConnection:
         else:
             await self._operations.begin(session, begins)
 
-    async def _serve(self, session: Session, receive: ASGIReceiveCallable, *, fixed: bool) -> None:
-        while True:
-            message: Any = await receive()
-            if message["type"] == "websocket.disconnect":
-                return
-            content = message.get("text")
-            await self._operations.take(session, message["bytes"] if content is None else content, fixed=fixed)
+    async def _let_in(self, session: Session, request: Request, send: ASGISendCallable) -> bool:
+        """Keep a place for a client and see who it is; returns whether it may come in, else it is told why not."""
+        try:
+            self._front.hub.admit(session)
+            if request.token is not None:
+                await self._operations.sign_in(session, request.token)
+        except ApiError as error:
+            await _refuse(send, error)
+            return False
+        return True
+
+    async def _serve(
+        self, session: Session, request: Request, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Take the connection, and what comes on it until it or the session ends."""
+        protocol = MSGPACK_PROTOCOL if request.binary else None
+        await send({"type": "websocket.accept", "subprotocol": protocol, "headers": []})
+        self._front.hub.open(session)
+        is_fixed = request.begins is not None
+        with session.scope:
+            if request.begins is not None:
+                await self._begin(session, request.begins)
+            while (message := cast("Any", await receive()))["type"] != "websocket.disconnect":
+                content = message.get("text")
+                await self._operations.take(session, message["bytes"] if content is None else content, fixed=is_fixed)
 
 
 def _read_request(front: Front, scope: WebsocketScope) -> Request:

@@ -81,6 +81,8 @@ class Hub:
         self.nursery: Tasks
         self.stopping = False
         self._sessions: set[Session] = set()
+        self._coming: set[Session] = set()
+        """Sessions that were admitted and are not open yet."""
         self._channels: dict[Key, Channel] = {}
         self._fresh: set[Session] = set()
         """Sessions that were given something since the last flush."""
@@ -104,7 +106,8 @@ class Hub:
         return self._feed.available()
 
     def open(self, session: Session) -> None:
-        """Take a session in."""
+        """Take a session in that was admitted."""
+        self._coming.discard(session)
         if not self._sessions:
             self._feed.begin()
         self._sessions.add(session)
@@ -113,27 +116,30 @@ class Hub:
     def close(self, session: Session) -> None:
         """Let a session go, whatever it had subscribed to."""
         self._sessions.discard(session)
+        self._coming.discard(session)
         self._fresh.discard(session)
         for key in list(session.channels):
             self.leave(session, key)
         self.private.leave_orders(session)
         self.private.leave_balances(session)
 
-    def admit(self, address: str) -> None:
-        """See that there is room for another client. Raises ApiError."""
+    def admit(self, session: Session) -> None:
+        """Keep a place for another client, until ``close``. Raises ApiError."""
         if self.stopping:
             raise ApiError("SHUTTING_DOWN", "The server is stopping; connect again in a moment.")
-        from_address = sum(session.address == address for session in self._sessions)
+        present = (*self._sessions, *self._coming)
+        from_address = sum(other.address == session.address for other in present)
         for count, maximum, what in (
-            (len(self._sessions), self.limits.connections_max, "connections_max"),
+            (len(present), self.limits.connections_max, "connections_max"),
             (from_address, self.limits.connections_per_address_max, "connections_per_address_max"),
         ):
             if count >= maximum:
                 raise _too_many(maximum, what)
+        self._coming.add(session)
 
     def admit_user(self, name: str) -> None:
         """See that a user may have another connection. Raises ApiError."""
-        callers = [session.caller for session in self._sessions]
+        callers = [session.caller for session in (*self._sessions, *self._coming)]
         count = sum(caller is not None and caller.identity.name == name for caller in callers)
         if count >= self.limits.connections_per_user_max:
             raise _too_many(self.limits.connections_per_user_max, "connections_per_user_max")
