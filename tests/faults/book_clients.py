@@ -53,6 +53,10 @@ class RawBook:
         self._missing = False
         """Whether something was thrown away since the last message that was taken."""
 
+    def __repr__(self) -> str:
+        counts = f"{self.connections} connections, {self.snapshots} snapshots, {self.updates} updates, {self.gaps} gaps"
+        return f"<book of {self.symbol} at {self.sequence}; {counts}>"
+
     @property
     def state(self) -> State | None:
         """The book as it is known; None while it is not."""
@@ -226,7 +230,7 @@ class ShownBooks:
                     return
                 await trio.sleep(0.01)
         assert shown[1] == expected, f"{book.symbol}: what is shown at {shown[0]} is not what rests"
-        raise AssertionError(f"{book.symbol}: the client stays at {book.sequence}, the engine shows {shown[0]}")
+        raise AssertionError(f"{book}: the engine shows {shown[0]}")
 
     async def __aenter__(self) -> Self:
         return self
