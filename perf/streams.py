@@ -50,9 +50,12 @@ SETTINGS: Final = {
     "STREAMS_CONNECTIONS_MAX": 10_000,
     "STREAMS_CONNECTIONS_PER_USER_MAX": 1000,
     "STREAMS_MESSAGES_PER_S_MAX": 1_000_000,
+    "LIMITS_OPEN_ORDERS_MAX": 200_000,
     "LOG_LEVEL": "warning",
 }
 GOALS: Final = {"delivered_per_s": 20_000, "clients": 1000, "half_load_p99_ms": 50.0, "idle_client_kib": 50.0}
+PLACER: Final = "perf-placer"
+"""The user who places orders over a connection; the others trade on the ring."""
 CROWD_PROCESSES: Final = 2
 PERCENTILES: Final = (50, 90, 99, 99.9)
 WINDOW: Final = 64
@@ -102,8 +105,8 @@ def stage(parent: Path, *, fronts: int) -> Iterator[Stage]:
             assert row is not None
             symbol = row.spec
             amounts = {symbol.base: symbol.base.parse("100000"), symbol.quote: symbol.quote.parse("100000000")}
-            names = [f"perf-{number}" for number in range(8)]
-            accounts = fund_accounts(connection, names, amounts, settings.limits.accounts_max)
+            names = [PLACER, *(f"perf-{number}" for number in range(8))]
+            accounts = fund_accounts(connection, names, amounts, settings.limits.accounts_max)[1:]
             middle_ticks = symbol.parse_price("50000.00")
             traffic = Traffic(symbol, middle_ticks, accounts, wiring.ingress_number, "s", 1)
             yield Stage(engine, Trader(wiring, traffic), int(engine.url.rpartition(":")[2]))
@@ -271,7 +274,7 @@ def idle(here: Stage, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def orders(here: Stage, seconds: float) -> dict[str, Any]:
     """Place orders over one connection and count the answers."""
-    token = issue_token(read_secret(here.engine.data_dir).encode(), "perf-0", "user", 3600)
+    token = issue_token(read_secret(here.engine.data_dir).encode(), PLACER, "user", 3600)
     client = Placer(here.port)
     client.send({"op": "auth", "id": "a", "access_token": token})
     client.wait_for(1)
