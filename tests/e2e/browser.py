@@ -94,13 +94,14 @@ class Page:
 
 @asynccontextmanager
 async def open_page(devtools: str, url: str) -> AsyncIterator[Page]:
-    """Open a page in a new tab; it has been loaded, and its scripts have run, when the block begins."""
+    """Open a page in a tab of its own; it has been loaded, and its scripts have run, when the block begins."""
     async with httpx2.AsyncClient(base_url=f"http://{devtools}", timeout=ANSWER_S, trust_env=False) as http:
         tab = (await http.put("/json/new?about:blank")).json()
-    async with connect(tab["webSocketDebuggerUrl"], compression=None, max_size=2**24, ping_interval=None) as socket:
-        page = Page(socket)
-        await page.navigate(url)
-        yield page
+        async with connect(tab["webSocketDebuggerUrl"], compression=None, max_size=2**24, ping_interval=None) as socket:
+            page = Page(socket)
+            await page.navigate(url)
+            yield page
+        await http.get(f"/json/close/{tab['id']}")
 
 
 @contextmanager

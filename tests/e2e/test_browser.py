@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +21,12 @@ pytestmark = needs_chromium
 DOCUMENT = Path(__file__).parents[2] / "docs" / "clients.md"
 SYMBOL = "BTC/USDT"
 LEVELS_SHOWN = 10
+REFUSED = """new Promise(done => {
+    const other = new WebSocket(url);
+    other.onopen = () => other.send(JSON.stringify({ op: "subscribe", channels: ["trades:BTC/USDT"] }));
+    other.onmessage = ({ data }) => JSON.parse(data).type === "error" && done();
+})"""
+"""Waits until somebody else is refused, who has asked later."""
 TIME = "fetch(url.replace('ws:', 'http:').replace('/ws/stream', '/api/v1/time')).then(a => a.json(), () => null)"
 """What a call answers; null when the browser withholds it."""
 
@@ -118,6 +126,20 @@ async def test_page_recovers(browser: str, website: Website, visited: Engine, tr
         wait_restarted(visited, "front-0", pid)
         order(trader, "buy", "49002.00")
         await shows_book(page, trader)
+
+
+async def test_page_that_is_refused_asks_again(browser: str, website: Website, visited: Engine, trader: User) -> None:
+    """The documented page shows the book when streams cannot be served at first."""
+    publisher = visited.actors()["publisher"]
+    order(trader, "buy", "49000.00")
+    os.kill(publisher, signal.SIGSTOP)
+    try:
+        async with open_page(browser, website.origin()) as page:
+            await page.evaluate(REFUSED)
+            os.kill(publisher, signal.SIGCONT)
+            await shows_book(page, trader)
+    finally:
+        os.kill(publisher, signal.SIGCONT)
 
 
 async def test_only_pages_of_configured_origins_are_let_in(browser: str, website: Website) -> None:
