@@ -158,7 +158,9 @@ class Session:
             self._merging_on = True
         # A message alone may be of any size.
         if waited and self._bytes > self._limits.queue_bytes_max:
-            self.end(TOO_SLOW, "reads too slowly")
+            self.flush()  # what nobody has tried to send yet does not wait for the client
+            if self._bytes > self._limits.queue_bytes_max:
+                self.end(TOO_SLOW, "reads too slowly")
 
     def flush(self) -> None:
         """Send what was pushed, as far as the client takes it now."""
