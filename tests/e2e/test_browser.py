@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from tests.e2e.browser import Page, needs_chromium, open_page, running_browser
-from tests.e2e.users import User, make_user
+from tests.e2e.users import Json, User, make_user
 from tests.engines import Engine, running_engine, wait_restarted
 
 pytestmark = needs_chromium
 DOCUMENT = Path(__file__).parents[2] / "docs" / "clients.md"
 SYMBOL = "BTC/USDT"
 LEVELS_SHOWN = 10
+WAIT_S = 20.0
 REFUSED = """new Promise(done => {
     const other = new WebSocket(url);
     other.onopen = () => other.send(JSON.stringify({ op: "subscribe", channels: ["trades:BTC/USDT"] }));
@@ -103,41 +105,38 @@ async def test_book_in_a_browser_moves(browser: str, website: Website, trader: U
     """The documented page shows the book as it is, to the last digit, and follows every order."""
     async with open_page(browser, website.origin()) as page:
         await shows_book(page, trader)
-        first = order(trader, "buy", "49000.00")
-        order(trader, "sell", "51000.00")
-        await shows_book(page, trader)
-        trader.call("PATCH", f"/orders/{first}", json={"quantity": "0.25"})
-        await shows_book(page, trader)
-        trader.call("DELETE", f"/orders/{first}")
-        await shows_book(page, trader)
+        first = place(trader, "buy", "49000.00")
+        second = place(trader, "sell", "51000.00")
+        await shows_book(page, trader, second)
+        amended = trader.call("PATCH", f"/orders/{first['id']}", json={"quantity": "0.25"})["order"]
+        await shows_book(page, trader, amended)
+        cancelled = trader.call("DELETE", f"/orders/{first['id']}")["order"]
+        await shows_book(page, trader, cancelled)
 
 
 async def test_page_recovers(browser: str, website: Website, visited: Engine, trader: User) -> None:
     """After lost messages the documented page asks for a snapshot, after a lost connection for another connection."""
     async with open_page(browser, website.origin()) as page:
-        order(trader, "buy", "49000.00")
-        await shows_book(page, trader)
+        await shows_book(page, trader, place(trader, "buy", "49000.00"))
         # As if messages had been lost: a level too many, and the next change does not follow.
         await page.evaluate("sides.buy.set('1.00', '1.00000'); sequence = 1")
-        order(trader, "buy", "49001.00")
-        await shows_book(page, trader)
+        await shows_book(page, trader, place(trader, "buy", "49001.00"))
         pid = visited.actors()["front-0"]
         visited.kill_actor("front-0")
         wait_restarted(visited, "front-0", pid)
-        order(trader, "buy", "49002.00")
-        await shows_book(page, trader)
+        await shows_book(page, trader, place(trader, "buy", "49002.00"))
 
 
 async def test_page_that_is_refused_asks_again(browser: str, website: Website, visited: Engine, trader: User) -> None:
     """The documented page shows the book when streams cannot be served at first."""
     publisher = visited.actors()["publisher"]
-    order(trader, "buy", "49000.00")
+    placed = place(trader, "buy", "49000.00")
     os.kill(publisher, signal.SIGSTOP)
     try:
         async with open_page(browser, website.origin()) as page:
             await page.evaluate(REFUSED)
             os.kill(publisher, signal.SIGCONT)
-            await shows_book(page, trader)
+            await shows_book(page, trader, placed)
     finally:
         os.kill(publisher, signal.SIGCONT)
 
@@ -178,19 +177,23 @@ async def test_page_gets_own_orders_by_a_token_in_the_stream(browser: str, websi
     assert trader.order(update["order_id"])["status"] == "open"
 
 
-async def shows_book(page: Page, trader: User) -> None:
-    """Wait until the page shows what the engine does, to the last digit."""
-    book = trader.call("GET", f"/orderbook/{SYMBOL.replace('/', '-')}", params={"depth": LEVELS_SHOWN})
-    asks, bids = ([f"{price:>12}{quantity:>16}" for price, quantity in book[side]] for side in ("asks", "bids"))
-    text = "\n".join([*reversed(asks), "", *bids, "", f"sequence {book['sequence']}"])
-    shown = "document.getElementById('book').textContent"
-    try:
-        await page.wait_until(f"{shown} === {json.dumps(text)}")
-    except AssertionError:
-        assert await page.evaluate(shown) == text
+async def shows_book(page: Page, trader: User, order: Json | None = None) -> None:
+    """Wait until the page shows what the engine does, and that an order's last event is in it."""
+    since = order["sequence"] if order is not None else 0
+    text = shown = ""
+    with trio.move_on_after(WAIT_S):
+        while True:
+            book = trader.call("GET", f"/orderbook/{SYMBOL.replace('/', '-')}", params={"depth": LEVELS_SHOWN})
+            asks, bids = ([f"{price:>12}{quantity:>16}" for price, quantity in book[side]] for side in ("asks", "bids"))
+            text = "\n".join([*reversed(asks), "", *bids, "", f"sequence {book['sequence']}"])
+            shown = await page.evaluate("document.getElementById('book').textContent")
+            if shown == text and book["sequence"] >= since:
+                return
+            await trio.sleep(0.01)
+    assert shown == text, f"an order of {since} is not shown"
 
 
-def order(trader: User, side: str, price: str) -> str:
-    """Place a limit order; returns its id."""
-    placed = trader.place(symbol=SYMBOL, side=side, quantity="0.5", price=price)
-    return str(placed["order"]["id"])
+def place(trader: User, side: str, price: str) -> Json:
+    """Place a limit order; returns it."""
+    placed: Json = trader.place(symbol=SYMBOL, side=side, quantity="0.5", price=price)["order"]
+    return placed

@@ -29,6 +29,7 @@ State: TypeAlias = tuple[Side, Side]
 
 AGREE_S: Final = 20.0
 RECONNECT_S: Final = 0.02
+BUSY: Final = 503
 MSGPACK: Final = Subprotocol("tradeengine.msgpack")
 
 
@@ -202,8 +203,11 @@ class ShownBooks:
         self._http = httpx2.AsyncClient(base_url=f"{engine.url}/api/v1", timeout=5, trust_env=False)
 
     async def look(self, symbol: str) -> tuple[int, State]:
-        """Ask once. Raises httpx2.TransportError."""
-        answer = await self._http.get(f"/orderbook/{symbol.replace('/', '-')}", params={"depth": 1000})
+        """Ask until there is an answer. Raises httpx2.TransportError."""
+        while True:
+            answer = await self._http.get(f"/orderbook/{symbol.replace('/', '-')}", params={"depth": 1000})
+            if answer.status_code != BUSY:
+                break  # else the page is being written, by a process that has to wait for its turn
         assert answer.status_code == 200, answer.text
         book = answer.json()["data"]
         state = tuple(tuple((price, quantity) for price, quantity in book[side]) for side in ("bids", "asks"))
