@@ -98,7 +98,7 @@ def trade_story(alice: User, bob: User, *, expiring: bool = False) -> None:
     alice.call("PATCH", f"/orders/{waiting}", json={"stop_price": "95.00"})
     firing = place(alice, "buy", "0.5", "100.50", stop_price="99.00")
     place(bob, "sell", "0.5", "99.00")
-    place(alice, "buy", "0.25", None)
+    place(alice, "buy", "0.25", "99.00", time_in_force="ioc")
     assert alice.order(firing)["status"] == "partially_filled"
     alice.call("DELETE", f"/orders/{firing}")
     # Rejected.
