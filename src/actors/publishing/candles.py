@@ -40,8 +40,8 @@ class LiveCandles:
 
     def __init__(self, tickers: Tickers) -> None:
         self._tickers = tickers
-        self._open: dict[tuple[int, TimeFrame], int] = {}
-        """First minute of the candle that was told and not closed yet."""
+        self._open: set[tuple[int, TimeFrame, int]] = set()
+        """Candles that were told and not closed yet: symbol, time frame, first minute. For a moment two of a kind."""
         self._unknown: set[int] = set()
         """Symbols that somebody wanted while their past was not known."""
 
@@ -70,9 +70,9 @@ class LiveCandles:
                         told = self._tell(symbol_id, frame, first_minute, now_ns)
                         if told is not None:
                             yield told
-        for (symbol_id, frame), first_minute in list(self._open.items()):
+        for symbol_id, frame, first_minute in sorted(self._open):
             if not wanted[symbol_id] & CANDLE_INTERESTS[frame]:
-                del self._open[symbol_id, frame]
+                self._open.discard((symbol_id, frame, first_minute))
             elif _is_over(first_minute, frame, now_ns):
                 told = self._tell(symbol_id, frame, first_minute, now_ns)
                 if told is not None:
@@ -82,10 +82,9 @@ class LiveCandles:
         bucket = self._tickers.candle(symbol_id, first_minute, int(frame))
         closed = _is_over(first_minute, frame, now_ns)
         if closed:
-            if self._open.get((symbol_id, frame)) == first_minute:
-                del self._open[symbol_id, frame]
+            self._open.discard((symbol_id, frame, first_minute))
         elif bucket is not None:
-            self._open[symbol_id, frame] = first_minute
+            self._open.add((symbol_id, frame, first_minute))
         return None if bucket is None else ToldCandle(symbol_id, frame, bucket, closed)
 
 
