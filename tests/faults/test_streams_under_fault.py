@@ -32,7 +32,8 @@ from tests.faults.book_clients import (
 from tests.faults.own_orders import OwnOrders, agree, following_orders
 from tests.faults.storm import OWNER, Storm, open_storm
 
-from tradeengine.client import BookView
+from tradeengine.client import BookView, LocalBook, Stream
+from tradeengine.client.messages import OrderbookSnapshot, OrderbookUpdate, Reconnected
 from tradeengine.core.messages import resume_cursor
 from tradeengine.ipc.seqlock import SeqlockBusy
 
@@ -132,6 +133,7 @@ async def test_nothing_is_lost_silently_and_all_ends_right(harmed: Engine, fault
         async with (
             following(harmed, books, trades) as shown,
             packaged_client(harmed) as (stream, view),
+            book_of_messages(harmed) as told,
             following_orders(owner, OwnOrders(cursor=LONG_AGO)) as orders,
         ):
             first_sequence, laps = storm.client.wiring.ring("events.0").head, lap_counts(harmed)
@@ -142,7 +144,8 @@ async def test_nothing_is_lost_silently_and_all_ends_right(harmed: Engine, fault
             books[2].lose_share = stream.lose_share = 0
             await blow(change_once_more, storm)
             await all_agree(harmed, storm, books, shown)
-            await view_agrees(view, shown)
+            await book_agrees(view.book, shown)
+            await book_agrees(told, shown)
             await agree(orders, owner)
         if fault in LAPPED:
             assert lap_counts(harmed)[LAPPED[fault]] > laps[LAPPED[fault]]
@@ -237,19 +240,37 @@ async def all_agree(engine: Engine, storm: Storm, books: list[RawBook], shown: S
                 await shown.agree(book, resting)
 
 
-async def view_agrees(view: BookView, shown: ShownBooks) -> None:
-    """Wait until a followed book is the one that is shown."""
+@asynccontextmanager
+async def book_of_messages(engine: Engine) -> AsyncIterator[LocalBook]:
+    """Keep a book from the packaged client's messages, as they come: it takes no gap."""
+    book = LocalBook(BUSY)
+
+    async def follow(stream: Stream) -> None:
+        async for message in stream:
+            if isinstance(message, OrderbookSnapshot | OrderbookUpdate):
+                assert book.apply(message)
+            elif isinstance(message, Reconnected):
+                book.invalidate()
+
+    async with Stream(engine.url, msgpack=True, pause_first_s=0.02, pause_longest_s=0.2) as stream:
+        await stream.subscribe(f"book:{BUSY}")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow, stream)
+            yield book
+            nursery.cancel_scope.cancel()
+
+
+async def book_agrees(book: LocalBook, shown: ShownBooks) -> None:
+    """Wait until a book is the one that is shown."""
     sequence = 0
     with trio.move_on_after(AGREE_S):
         while True:
-            sequence, (bids, asks) = await shown.look(view.book.symbol)
-            followed = [
-                tuple((f"{level.price}", f"{level.quantity}") for level in side) for side in view.book.depth(1000)
-            ]
-            if view.book.sequence == sequence and followed == [bids, asks]:
+            sequence, (bids, asks) = await shown.look(book.symbol)
+            sides = [tuple((f"{level.price}", f"{level.quantity}") for level in side) for side in book.depth(1000)]
+            if book.sequence == sequence and sides == [bids, asks]:
                 return
             await trio.sleep(0.01)
-    raise AssertionError(f"the followed book stays at {view.book.sequence}, the engine shows {sequence}")
+    raise AssertionError(f"the book stays at {book.sequence}, the engine shows {sequence}")
 
 
 def resting_orders(engine: Engine, storm: Storm, symbol: str) -> State:
