@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.e2e.users import NewUser, User, make_user
-from tests.engines import Engine
+from tests.engines import Engine, running_engine
 
 FUNDS = {
     "USDT": "10000000",
@@ -35,6 +35,14 @@ def bob(engine: Engine) -> Iterator[User]:
     user = make_user(engine, "bob", FUNDS)
     yield user
     user.http.close()
+
+
+@pytest.fixture(scope="session")
+def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Run an engine for stories about streams: two fronts, and who asks which is left to chance; tokens end in time."""
+    environment = {"TRADEENGINE_AUTH_LEEWAY_S": "0"}
+    with running_engine(tmp_path_factory.mktemp("venue"), ["--fronts", "2"], environment) as running:
+        yield running
 
 
 @pytest.fixture

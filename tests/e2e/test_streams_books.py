@@ -12,7 +12,7 @@ import trio
 from tests.e2e.told_book import LEVELS_MAX, BookReader, Levels
 from tests.e2e.users import Json, User, make_user
 from tests.e2e.watched import token_of
-from tests.engines import Engine, running_engine
+from tests.engines import Engine
 from tests.web.raw_websocket import WAIT_S, RawSocket, connect, connected
 
 SYMBOLS = ("XRP/USDT", "ADA/USDT", "DOGE/USDT")
@@ -21,16 +21,9 @@ FUNDS = {
     "XRP": "10000000",
     "ADA": "10000000",
     "DOGE": "100000000",
-    "LTC": "100000",
+    "ETH": "10",
     "LINK": "100000",
 }
-
-
-@pytest.fixture(scope="module")
-def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """Run an engine with two fronts for these tests: who asks which of them is left to chance."""
-    with running_engine(tmp_path_factory.mktemp("books"), ["--fronts", "2"]) as running:
-        yield running
 
 
 @pytest.fixture
@@ -151,7 +144,7 @@ async def hold_connection(
 
 async def test_deep_book_shows_its_best_thousand_levels(venue: Engine, traders: list[User]) -> None:
     """Of a side with more levels a client has the best thousand at every moment, also when better ones come and go."""
-    symbol, numbers = "LTC/USDT", random.Random(5)
+    symbol, numbers = "LINK/USDT", random.Random(5)
     alice = traders[0]
     truth: dict[str, dict[str, str]] = {"buy": {}, "sell": {}}
     expected: dict[int, tuple[Levels, Levels]] = {}
@@ -198,9 +191,9 @@ async def test_deep_book_shows_its_best_thousand_levels(venue: Engine, traders: 
 
 
 async def place_all(socket: RawSocket, symbol: str, side: str, prices: Iterable[int]) -> list[Json]:
-    """Place an order at each price (in hundredths), a part of them at once; returns the orders."""
+    """Place an order at each price (in thousandths), a part of them at once; returns the orders."""
     order: Json = {"symbol": symbol, "side": side, "type": "limit", "quantity": "1"}
-    texts = [f"{Decimal(price).scaleb(-2):.2f}" for price in prices]
+    texts = [f"{Decimal(price).scaleb(-3):.3f}" for price in prices]
     placed: list[Json] = []
     for start in range(0, len(texts), 200):
         sent = [await socket.request("place", **order, price=text) for text in texts[start : start + 200]]
@@ -280,13 +273,13 @@ async def test_book_that_is_subscribed_already_stays(venue: Engine, traders: lis
 
 
 async def test_book_of_an_untouched_symbol_is_empty(venue: Engine, traders: list[User]) -> None:
-    """The book of a symbol that nobody has traded begins empty, and its first order follows."""
+    """The book of a symbol that nobody has touched begins empty, and its first order follows."""
     async with connected(venue.url) as socket:
         reader = BookReader(socket)
-        await reader.subscribe("BTC/USDT")
-        assert reader.books["BTC/USDT"].levels() == ([], [])
-        order = traders[0].place(symbol="BTC/USDT", quantity="0.5", price="50000")["order"]
-        assert await reader.agree(traders[0], "BTC/USDT", order["sequence"]) == ([["50000.00", "0.50000"]], [])
+        await reader.subscribe("ETH/BTC")
+        assert reader.books["ETH/BTC"].levels() == ([], [])
+        order = traders[0].place(symbol="ETH/BTC", side="sell", quantity="0.5", price="0.05")["order"]
+        assert await reader.agree(traders[0], "ETH/BTC", order["sequence"]) == ([], [["0.05000", "0.500"]])
 
 
 async def test_all_changes_of_a_command_come_together(venue: Engine, traders: list[User]) -> None:
@@ -295,12 +288,12 @@ async def test_all_changes_of_a_command_come_together(venue: Engine, traders: li
     symbol = "LINK/USDT"
     async with connected(venue.url) as socket:
         reader = BookReader(socket)
-        for price in range(100, 120):
+        for price in range(1500, 1520):
             alice.place(symbol=symbol, side="sell", quantity="100", price=f"{price / 100}")
         await reader.subscribe(symbol)
         before = set(reader.books[symbol].seen)
-        order = bob.place(symbol=symbol, quantity="1950", price="1.19")
+        order = bob.place(symbol=symbol, quantity="1950", price="15.19")
         assert len(order["trades"]) == 20
         await reader.agree(bob, symbol, order["order"]["sequence"])
         assert set(reader.books[symbol].seen) - before == {order["order"]["sequence"]}
-        assert reader.books[symbol].levels() == ([], [["1.190", "50.00"]])
+        assert reader.books[symbol].levels() == ([], [["15.190", "50.00"]])

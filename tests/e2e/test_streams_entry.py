@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.e2e.users import Json, User, make_user
 from tests.e2e.watched import token_of
-from tests.engines import Engine, running_engine
+from tests.engines import Engine
 from tests.web.raw_websocket import TEXT, RawSocket, connected, frame
 
 SYMBOL = "SOL/USDT"
@@ -17,13 +17,6 @@ FUNDS = {"USDT": "1000000", "SOL": "10000"}
 ORDER: Json = {"symbol": SYMBOL, "side": "buy", "type": "limit", "quantity": "1", "price": "100"}
 ONLY_HERE = frozenset({"order_id", "client_order_id"})
 """What is another one at each attempt."""
-
-
-@pytest.fixture(scope="module")
-def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """Run an engine for these tests."""
-    with running_engine(tmp_path_factory.mktemp("entry")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,18 +12,11 @@ from typing import Any
 import pytest
 from tests.e2e.users import Json, User, make_user
 from tests.e2e.watched import Watched, watching
-from tests.engines import Engine, running_engine
+from tests.engines import Engine
 from tests.web.raw_websocket import RawSocket, connected
 
 SYMBOL = "AVAX/USDT"
 FUNDS = {"USDT": "1000000", "AVAX": "10000"}
-
-
-@pytest.fixture(scope="module")
-def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """Run an engine for these stories."""
-    with running_engine(tmp_path_factory.mktemp("orders")) as running:
-        yield running
 
 
 @dataclass

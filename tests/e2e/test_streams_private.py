@@ -12,7 +12,7 @@ import pytest
 import trio
 from tests.e2e.users import Json, User, make_user
 from tests.e2e.watched import token_of
-from tests.engines import Engine, running_engine
+from tests.engines import Engine
 from tests.web.raw_websocket import WAIT_S, Closed, RawSocket, Refused, connect, connected
 
 from tradeengine.actors.data_dir import read_secret
@@ -22,13 +22,6 @@ SYMBOL = "LTC/USDT"
 FUNDS = {"USDT": "100000", "LTC": "1000"}
 ORDER: Json = {"symbol": SYMBOL, "side": "buy", "type": "limit", "quantity": "1", "price": "80"}
 PRIVATE_TYPES = {"order_update", "order_snapshot", "resumed", "resync", "balances"}
-
-
-@pytest.fixture(scope="module")
-def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """Run an engine for these tests."""
-    with running_engine(tmp_path_factory.mktemp("private"), environment={"TRADEENGINE_AUTH_LEEWAY_S": "0"}) as running:
-        yield running
 
 
 @pytest.fixture
