@@ -24,7 +24,7 @@ import httpx2
 
 from tradeengine.actors.data_dir import read_secret
 from tradeengine.ipc.client import ask
-from tradeengine.storage.embedded import running_embedded
+from tradeengine.storage.embedded import running_embedded, stop_embedded
 from tradeengine.web.auth import issue_token
 
 PROGRAM: Final = (sys.executable, "-m", "tradeengine.cli.app")
@@ -161,6 +161,8 @@ def running_engine(
     finally:
         if engine.process.poll() is None:
             engine.stop()
+        # A supervisor that was killed leaves its database running, for the next one to adopt.
+        stop_embedded(data_dir)
 
 
 def start_engine(data_dir: Path, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Engine:
