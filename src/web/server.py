@@ -1,8 +1,9 @@
 """The server: Hypercorn's protocols over connections that are counted, bounded, and closed when they idle.
 
-It does what ``hypercorn.trio.serve`` does with one inherited socket, but differs in three things. Hypercorn starts a
+It does what ``hypercorn.trio.serve`` does with one inherited socket, but differs in four things. Hypercorn starts a
 task per request to watch for idleness; here one task looks at all connections. It takes any number of connections;
-here those beyond a bound are closed at once. And what it would send as nothing is not sent.
+here those beyond a bound are closed at once. What it would send as nothing is not sent. And a fault in one connection
+ends the server there; here it ends that connection.
 It refuses to know the application.
 """
 
@@ -11,11 +12,12 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
+import structlog
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
@@ -36,6 +38,8 @@ LINGER_BYTES_MAX: Final = 1 << 24
 _SWEEP_INTERVAL_S: Final = 1.0
 _GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 """Nothing more can be sent. Busy: the end of the connection is going out at this moment."""
+
+_log = structlog.get_logger()
 
 
 class Server:
@@ -156,6 +160,11 @@ class _Connection(TCPServer):
             while rest_bytes > 0 and (data := await self.stream.receive_some(MAX_RECV)):
                 rest_bytes -= len(data)
 
+    async def run(self) -> None:
+        """Serve the connection to its end; a fault is logged and ends it alone."""
+        with _contained():
+            await super().run()
+
     async def drain(self) -> None:
         """Wait until what ``write_now`` left is out."""
         await self._send(b"")
@@ -193,4 +202,14 @@ class _Connection(TCPServer):
         """Close unless a request is being answered."""
         if self.idle_clock.deadline_s <= now_s and self.idle_clock.deadline_s < math.inf:
             self.idle_clock.deadline_s = math.inf
-            await self._initiate_server_close()
+            with _contained():
+                await self._initiate_server_close()
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """Let no fault of one connection reach the others."""
+    try:
+        yield
+    except Exception as error:
+        _log.error("fault in a connection", exc_info=error)

@@ -48,10 +48,13 @@ class ClientSocket(WSStream):
     _kept: bytes = b""
     silent_pings: int = 0
     """Pings sent since the client was last heard."""
+    _answered: trio.Event
+    """Set when the handshake was."""
 
     async def handle(self, event: Event) -> None:
         """Take what the connection brings."""
         if isinstance(event, Request):
+            self._answered = trio.Event()
             event.state[SOCKET_STATE] = self
             connection = event.state.get(CONNECTION_STATE)
             # Over HTTP/2 several streams share a connection, and frames are not what goes out.
@@ -59,7 +62,20 @@ class ClientSocket(WSStream):
             self.transport = connection
         elif isinstance(event, Data):
             self.silent_pings = 0
+            if self.app_put is not None and not self.handshake.accepted:
+                # A client that speaks before it is answered is heard afterwards, unless it was refused.
+                await self._answered.wait()
+                if not self.handshake.accepted:
+                    return
         await super().handle(event)
+
+    async def app_send(self, message: Any) -> None:
+        """Pass on what the application says."""
+        try:
+            await super().app_send(message)
+        finally:
+            if self.state != ASGIWebsocketState.HANDSHAKE or message is None:
+                self._answered.set()
 
     def write_now(self, frames: bytes) -> bool:
         """Write frames without waiting; returns whether all of them are out. What is not goes out with ``drain``."""

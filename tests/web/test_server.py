@@ -20,6 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from hypercorn.events import Event, RawData
+from hypercorn.protocol.h11 import H11Protocol
 from tests.web.bench import Bench, Records, bearer, make_order_event
 
 from tradeengine.core.records import EventKind
@@ -160,6 +162,32 @@ async def _expect_answer(stream: trio.SocketStream) -> None:
     async with stream:
         status, body = await read_answer(stream)
     assert (status, body["data"]["order"]["id"]) == (201, str(ORDER_ID))
+
+
+async def test_fault_in_one_connection_ends_it_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours while one connection is served ends that connection; the others and new ones go on."""
+    handle = H11Protocol.handle
+
+    async def fail(protocol: H11Protocol, event: Event) -> None:
+        if isinstance(event, RawData) and b"/fault" in event.data:
+            raise RuntimeError("a fault of the test's own")
+        await handle(protocol, event)
+
+    monkeypatch.setattr(H11Protocol, "handle", fail)
+    async with serving(bench) as (served, port):
+        first, second = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
+        async with first, second:
+            await second.send_all(HEALTH)
+            assert (await read_answer(second))[0] == 200
+            await first.send_all(HEALTH.replace(b"/health", b"/fault"))
+            with trio.fail_after(10):
+                assert await first.receive_some() == b""
+            await second.send_all(HEALTH)
+            assert (await read_answer(second))[0] == 200
+        async with await trio.open_tcp_stream("127.0.0.1", port) as third:
+            await third.send_all(HEALTH)
+            assert (await read_answer(third))[0] == 200
+            assert served.connection_count == 1
 
 
 async def test_slow_body_is_a_timeout(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
