@@ -24,6 +24,7 @@ from tests.web.raw_websocket import (
     TEXT,
     WAIT_S,
     RawSocket,
+    Refused,
     connected,
     frame,
 )
@@ -374,6 +375,33 @@ def random_message(numbers: random.Random) -> bytes:
     }
     kept = {name: value for name, value in message.items() if numbers.random() < 0.8}
     return msgspec.msgpack.encode(kept) if numbers.random() < 0.5 else json.dumps(kept).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "expected"),
+    [
+        ("/ws/stream", frame(PINGED), 101),
+        ("/ws/stream", frame(PINGED) * 50, 101),
+        ("/ws/trades", frame(PINGED), 101),
+        ("/ws/stream", b"\xff" * 100, 101),
+        ("/ws/nothing", frame(PINGED) * 50, 404),
+        ("/ws/nothing", b"\xff" * 100_000, 404),
+    ],
+)
+async def test_who_speaks_before_the_answer_harms_nobody(venue: Engine, path: str, sent: bytes, expected: int) -> None:
+    """What a client sends together with its handshake is heard once it is let in, or thrown away; others go on."""
+    async with connected(venue.url) as other:
+        try:
+            async with connected(venue.url, path, early=sent) as socket:
+                assert expected == 101
+                if sent.startswith(b"\xff"):
+                    assert await socket.close_code() == PROTOCOL_ERROR
+                else:
+                    for _ in range(sent.count(sent[:2])):
+                        await socket.answer("me")
+        except Refused as refused:
+            assert refused.status == expected  # noqa: PT017 - both ways are right, each at its place
+        await assert_serves(other)
 
 
 async def test_handshake_that_stays_half_costs_nobody(venue: Engine) -> None:

@@ -206,9 +206,12 @@ async def connected(
     headers: Iterable[tuple[str, str]] = (),
     msgpack: bool = False,
     receive_bytes: int = 0,
+    early: bytes = b"",
 ) -> AsyncIterator[RawSocket]:
     """Connect to an engine (``http://HOST:PORT``) for as long as the block runs. As ``connect`` otherwise."""
-    socket = await connect(url, path, token=token, headers=headers, msgpack=msgpack, receive_bytes=receive_bytes)
+    socket = await connect(
+        url, path, token=token, headers=headers, msgpack=msgpack, receive_bytes=receive_bytes, early=early
+    )
     try:
         yield socket
     finally:
@@ -223,10 +226,11 @@ async def connect(
     headers: Iterable[tuple[str, str]] = (),
     msgpack: bool = False,
     receive_bytes: int = 0,
+    early: bytes = b"",
 ) -> RawSocket:
-    """Connect; the caller closes. receive_bytes: what the kernel shall keep, if not as much as it likes.
+    """Connect; the caller closes. Raises Refused, Closed.
 
-    Raises Refused, Closed.
+    receive_bytes: what the kernel shall keep, if not as much as it likes. early: sent together with the handshake.
     """
     place = urlsplit(url)
     tcp = trio.socket.socket()
@@ -246,15 +250,15 @@ async def connect(
     ]
     try:
         with trio.fail_after(WAIT_S):
-            return await _shake_hands(stream, path, asked)
+            return await _shake_hands(stream, path, asked, early)
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
 
 
-async def _shake_hands(stream: trio.SocketStream, path: str, asked: list[tuple[str, str]]) -> RawSocket:
+async def _shake_hands(stream: trio.SocketStream, path: str, asked: list[tuple[str, str]], early: bytes) -> RawSocket:
     lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in asked), "", ""]
-    await stream.send_all("\r\n".join(lines).encode())
+    await stream.send_all("\r\n".join(lines).encode() + early)
     status, headers, rest = await read_head(stream)
     if status != 101:
         raise Refused(status, headers, await read_body(stream, headers, rest))
