@@ -115,7 +115,8 @@ class Operations:
             raise
 
     async def _subscribe_to(self, session: Session, request_id: RequestId, wanted: Subscribe) -> None:
-        names = [parse_channel(text, self._front.symbol) for text in dict.fromkeys(wanted.channels)]
+        # However often a channel is named, and in whatever ways, it is one.
+        names = dict.fromkeys(parse_channel(text, self._front.symbol) for text in wanted.channels)
         public = [name for name in names if isinstance(name, ChannelName)]
         private = {name for name in names if isinstance(name, str)}
         self._check(session, wanted, public, private)
