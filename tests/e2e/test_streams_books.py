@@ -272,6 +272,16 @@ async def test_book_that_is_subscribed_already_stays(venue: Engine, traders: lis
         assert reader.books[symbol].snapshot_count == 1
 
 
+async def test_channel_that_is_named_twice_is_one(venue: Engine) -> None:
+    """However often and in whatever ways a request names a channel, it begins once."""
+    async with connected(venue.url) as socket:
+        written = ["book:ADA/USDT", "book:ADA-USDT", "book:ada/usdt", "book:ADA/USDT"]
+        assert (await socket.ask("subscribe", channels=written))["channels"] == ["book:ADA/USDT"]
+        await socket.next("orderbook_snapshot")
+        await socket.ask("unsubscribe", channels=written)
+        assert not socket.kept
+
+
 async def test_book_of_an_untouched_symbol_is_empty(venue: Engine, traders: list[User]) -> None:
     """The book of a symbol that nobody has touched begins empty, and its first order follows."""
     async with connected(venue.url) as socket:
