@@ -1,6 +1,6 @@
 """The matcher of one shard: takes commands, makes them durable, matches them, and publishes what happened.
 
-The order of steps is the promise: journal, sync, publish, tables, cursor. Nothing leaves before its command is
+The order of steps is the promise: journal, sync, tables, publish, cursor. Nothing leaves before its command is
 on the disk; the command cursor moves last, so that risk's ring holds every command whose events are not all out.
 A kill at any point loses nothing: what was journaled is replayed, what was published is not published again, and what
 was not journaled is still in the ring.
@@ -166,11 +166,13 @@ class MatcherDuty:
             self._metrics.count_sync(synced_ns)
         crash_point("matcher.after_journal_sync")
         for events in chain((first,), pieces):
+            trades = self._tables.mark(events)
+            # Before the events: risk sizes the next market buy by these rows, and its client may have seen the event.
+            self._tables.write_changed()
+            crash_point("matcher.after_tables")
             self._outlet.publish(events)
             crash_point("matcher.after_publish")
-            self._metrics.count_events(events, self._tables.mark(events))
-        self._tables.write_changed()
-        crash_point("matcher.after_tables")
+            self._metrics.count_events(events, trades)
 
     def _expire_until(self, now_ns: int) -> int:
         if int(next_expiry_ns(self._matching.book)) > now_ns:

@@ -1,6 +1,7 @@
 """What a matcher shows beside its events: best prices of each symbol, and on request a symbol's whole book.
 
-Rule 1: rows are written after the events that they include are published, and name the last of these.
+Rule 1: rows are written once their commands are durable, and right before the events that they include are published:
+who knows of an event finds it in the rows. They name the last of these events.
 Rule 2: a restarted matcher rewrites all its rows.
 """
 
