@@ -48,6 +48,11 @@ class CommandKind(IntEnum):
     """``trading_state`` for ``symbol_id`` (-1: every symbol)."""
     FUND = 9
     """Read through ``funding_command_dtype``. Ends in risk: no matcher ever sees it."""
+    SET_ACCOUNT = 10
+    """Read through ``account_command_dtype``: an account's whole settings. Ends in risk."""
+    CANCEL_ALL_AFTER = 11
+    """Arms the timer of ``account_id``: at ``expires_at_ns`` every order of the account is cancelled; 0 disarms. On its
+    way to risk ``expires_at_ns`` is a duration; risk adds its time stamp. Goes to every shard."""
 
 
 class EventKind(IntEnum):
@@ -84,6 +89,10 @@ class EventKind(IntEnum):
     """Read through ``funding_event_dtype``. Risk credited or debited; not yet in the ledger."""
     FUNDING_REFUSED = 15
     """Read through ``funding_event_dtype``: a withdrawal over the free balance."""
+    ACCOUNT_SET = 16
+    """Risk took over the settings of ``account_id``; ``order_id`` has their version."""
+    TIMER_SET = 17
+    """Closes a CANCEL_ALL_AFTER: ``expires_at_ns`` is when the timer of ``account_id`` runs out, 0: never."""
 
 
 class Side(IntEnum):
@@ -135,6 +144,15 @@ class CommandFlag(IntFlag):
     POST_ONLY = 1
     BY_QUOTE = 2
     """A market buy by quote amount: ``hold_units`` is the budget, fees included, and ``quantity_lots`` is 0."""
+    TWO_FACTOR = 4
+    """Whoever sent it has signed in with a second factor. Risk looks at it and takes it off."""
+
+
+class AccountFlag(IntFlag):
+    """Bits of an account's settings."""
+
+    SUSPENDED = 1
+    """It may cancel, nothing else."""
 
 
 class EventFlag(IntFlag):
@@ -166,6 +184,8 @@ class Reason(IntEnum):
     BUDGET = 7
     NO_LIQUIDITY = 8
     SELF_TRADE = 9
+    CANCEL_ALL_AFTER = 10
+    """The account's timer ran out."""
     # The matcher refused a new order: it is stored as rejected.
     FOK_NOT_FILLED = 20
     POST_ONLY_WOULD_MATCH = 21
@@ -190,6 +210,8 @@ class Reason(IntEnum):
     SETTLEMENT_BACKLOG = 51
     DEADLINE_PASSED = 52
     SYMBOL_EXISTS = 53
+    TWO_FACTOR_REQUIRED = 54
+    ACCOUNT_SUSPENDED = 55
 
 
 SYMBOL_ID_ALL: Final = -1
@@ -237,12 +259,27 @@ _SYMBOL_COMMAND_FIELDS: Final = _COMMAND_HEAD | {
     "taker_fee_ppm": ("<i4", 96),
     "collar_ppm": ("<i4", 100),  # max_price_deviation; 0: no collar
     "shard": ("<i4", 104),
+    "quote_places": ("<i4", 108),  # decimal places of the quote asset; for risk alone
 }
 
 _FUNDING_COMMAND_FIELDS: Final = _COMMAND_HEAD | {
     "funding_number": ("<i8", 16),  # gapless, in the order of the database's counter
     "amount_units": ("<i8", 32),  # > 0: deposit, < 0: withdrawal
     "asset_id": ("<i4", 84),
+}
+
+# Amounts are decimals: mantissa × 10 ** -scale of whichever quote asset an order has. -1: no limit.
+_ACCOUNT_COMMAND_FIELDS: Final = _COMMAND_HEAD | {
+    "version": ("<i8", 16),  # grows with every change of any account
+    "order_notional_max": ("<i8", 32),
+    "day_notional_max": ("<i8", 40),
+    "two_factor_above": ("<i8", 48),
+    "open_orders_max": ("<i8", 56),
+    "keys_version": ("<i8", 64),  # grows whenever a key of the account is revoked
+    "order_notional_scale": ("u1", 84),
+    "day_notional_scale": ("u1", 85),
+    "two_factor_scale": ("u1", 86),
+    "account_flags": ("u1", 87),  # AccountFlag
 }
 
 _EVENT_HEAD: Final = {
@@ -337,6 +374,7 @@ def _layout(fields: dict[str, tuple[str, int]], itemsize: int) -> np.dtype[np.vo
 command_dtype: Final = _layout(_COMMAND_FIELDS, COMMAND_BYTES)
 symbol_command_dtype: Final = _layout(_SYMBOL_COMMAND_FIELDS, COMMAND_BYTES)
 funding_command_dtype: Final = _layout(_FUNDING_COMMAND_FIELDS, COMMAND_BYTES)
+account_command_dtype: Final = _layout(_ACCOUNT_COMMAND_FIELDS, COMMAND_BYTES)
 event_dtype: Final = _layout(_EVENT_FIELDS, EVENT_BYTES)
 amended_event_dtype: Final = _layout(_AMENDED_EVENT_FIELDS, EVENT_BYTES)
 symbol_event_dtype: Final = _layout(_SYMBOL_EVENT_FIELDS, EVENT_BYTES)
@@ -387,6 +425,7 @@ for _dtype in (
     command_dtype,
     symbol_command_dtype,
     funding_command_dtype,
+    account_command_dtype,
     event_dtype,
     amended_event_dtype,
     symbol_event_dtype,

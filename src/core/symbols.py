@@ -253,6 +253,7 @@ class SymbolSpec:
         command["trading_state"] = trading_state
         command["base_asset_id"] = self.base.asset_id
         command["quote_asset_id"] = self.quote.asset_id
+        command["quote_places"] = self.quote.places
         for name in _SAME_NAME:
             command[name] = getattr(self, name)
         return command

@@ -12,7 +12,7 @@ from quart import Response, current_app, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from tradeengine.web import caching, openapi
+from tradeengine.web import access, caching, openapi
 from tradeengine.web.address import is_host
 from tradeengine.web.connection import BODY_TIMEOUT_S, FrontRequest, HttpConnection
 from tradeengine.web.envelope import failure, request_id
@@ -66,10 +66,12 @@ def create_app(front: Front) -> FrontApp:
     app.before_request(meter.begin)
     app.before_request(_check_host)
     app.before_request(_check_query)
+    app.before_request(access.check_access)
     app.after_request(meter.end)
     app.after_request(_answer_options)
     if front.settings.http.cors_origins:
         app.after_request(_allow_origin)
+    access.check_routes(app)
     system.describe_app(app, openapi.attach(app))
     return app
 

@@ -22,6 +22,7 @@ from tradeengine.web.errors import ApiError
 SUBJECT_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:@-]{1,64}\Z")
 _NOT_OURS: Final = "The token is not one of ours: its form, algorithm or signature is wrong."
 _TOKEN_FORM: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+ALL_PERMISSIONS: Final = frozenset({"read", "trade"})
 ROLES: Final = ("user", "admin", "super_admin")
 ALGORITHMS: Final = ("HS256",)
 TOKEN_CHARACTERS_MAX: Final = 4096
@@ -35,6 +36,9 @@ class Identity:
     name: str
     role: str
     two_factor: bool
+    permissions: frozenset[str] = ALL_PERMISSIONS
+    key_id: str | None = None
+    """Of the API key that signed the request; None: a token of the user's own."""
 
     @property
     def is_admin(self) -> bool:

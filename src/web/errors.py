@@ -20,6 +20,8 @@ STATUS_OF_CODE: Final[dict[str, int]] = {
     "NUMBER_OUT_OF_RANGE": 400,
     "UNAUTHORIZED": 401,
     "FORBIDDEN": 403,
+    "TWO_FACTOR_REQUIRED": 403,
+    "ACCOUNT_SUSPENDED": 403,
     "NOT_FOUND": 404,
     "SYMBOL_NOT_FOUND": 404,
     "ORDER_NOT_FOUND": 404,
@@ -28,6 +30,7 @@ STATUS_OF_CODE: Final[dict[str, int]] = {
     "ORDER_NOT_OPEN": 409,
     "QUANTITY_NOT_ABOVE_FILLED": 409,
     "CLIENT_ORDER_ID_REUSED": 409,
+    "REFERENCE_REUSED": 409,
     "SYMBOL_HALTED": 409,
     "CANCEL_ONLY": 409,
     "BODY_TOO_LARGE": 413,
@@ -123,6 +126,11 @@ _REASON_ERRORS: Final[dict[Reason, tuple[str, str]]] = {
         "ENGINE_OVERLOADED",
         "The command waited longer than its deadline and was dropped. Nothing was done; try again.",
     ),
+    Reason.TWO_FACTOR_REQUIRED: (
+        "TWO_FACTOR_REQUIRED",
+        "An order of this size needs a token from a sign-in with a second factor.",
+    ),
+    Reason.ACCOUNT_SUSPENDED: ("ACCOUNT_SUSPENDED", "This account is suspended; orders can only be cancelled."),
 }
 
 

@@ -75,10 +75,6 @@ class Front:
         """Name the caller of the present request. Raises ApiError UNAUTHORIZED."""
         return self.authenticator.identify(request.headers.getlist("Authorization"))
 
-    def identify_if_named(self) -> Identity | None:
-        """Name the caller where no token is needed; a wrong token is refused all the same."""
-        return self.identify() if "Authorization" in request.headers else None
-
     async def account_id(self, name: str) -> int:
         """Account id of a caller's name, made when it is new. Raises ApiError."""
         return await self.accounts.id_of(name)

@@ -16,6 +16,7 @@ from quart_schema import QuartSchema, document_querystring, document_request, do
 from quart_schema.openapi import HttpSecurityScheme, Info, OpenAPIProvider
 
 from tradeengine import __version__
+from tradeengine.web.access import Access, allow
 from tradeengine.web.errors import STATUS_OF_CODE
 from tradeengine.web.fields import ClientOrderId, Id, SymbolInPath
 from tradeengine.web.schemas import AmendOrder, ErrorAnswer, PlaceOrder
@@ -67,9 +68,9 @@ def describe(
     tags: str,
     body: type[msgspec.Struct] | None = None,
     query: type[msgspec.Struct] | None = None,
-    token: bool = True,
+    access: Access,
 ) -> Callable[[Handler], Handler]:
-    """Say what a handler takes and gives. token: whether it wants a bearer token. Without ``query`` it takes none."""
+    """Say what a handler takes and gives, and who may call it. Without ``query`` it takes no parameters."""
 
     def mark(handler: Handler) -> Handler:
         for status, answer in answers.items():
@@ -79,7 +80,8 @@ def describe(
         if query is not None:
             handler = document_querystring(query)(handler)
         setattr(handler, _TAKES_QUERY, query is not None)
-        if token:
+        handler = allow(access)(handler)
+        if access is not Access.PUBLIC:
             handler = security_scheme([{_BEARER: []}])(handler)
         return tag([tags])(handler)
 

@@ -15,6 +15,7 @@ from tradeengine.storage.past_trades import is_imported
 from tradeengine.storage.queries import TradeRow
 from tradeengine.storage.statistics import Day
 from tradeengine.web import schemas
+from tradeengine.web.access import Access
 from tradeengine.web.caching import success_until
 from tradeengine.web.envelope import success
 from tradeengine.web.front import current_front
@@ -31,7 +32,7 @@ _PERCENT_PLACES: Final = 4
 
 
 @blueprint.get("/candles/<path:symbol>")
-@describe(tags=_TAG, answers={200: schemas.CandlesAnswer}, query=schemas.CandlesQuery, token=False)
+@describe(tags=_TAG, answers={200: schemas.CandlesAnswer}, query=schemas.CandlesQuery, access=Access.PUBLIC)
 async def list_candles(symbol: str) -> Response:
     """List candles, oldest first, in UTC, the present one included.
 
@@ -58,7 +59,7 @@ async def list_candles(symbol: str) -> Response:
 
 
 @blueprint.get("/historical/trades/<path:symbol>")
-@describe(tags=_TAG, answers={200: schemas.PastTradesAnswer}, query=schemas.PastTradesQuery, token=False)
+@describe(tags=_TAG, answers={200: schemas.PastTradesAnswer}, query=schemas.PastTradesQuery, access=Access.PUBLIC)
 async def list_past_trades(symbol: str) -> Response:
     """List a symbol's trades, oldest first, imported ones included.
 
@@ -82,7 +83,7 @@ async def list_past_trades(symbol: str) -> Response:
 
 
 @blueprint.get("/statistics/24h/<path:symbol>")
-@describe(tags=_TAG, answers={200: schemas.DayStatisticsAnswer}, token=False)
+@describe(tags=_TAG, answers={200: schemas.DayStatisticsAnswer}, access=Access.PUBLIC)
 async def show_day(symbol: str) -> Response:
     """Show what was traded in the 24 hours before now, exact to the trade at both ends."""
     front = current_front()

@@ -16,6 +16,7 @@ from tradeengine.ipc.depth import read_depth
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.storage.queries import TradeRow
 from tradeengine.web import schemas
+from tradeengine.web.access import Access, caller_if_named, require
 from tradeengine.web.caching import success_until
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field, overloaded
@@ -32,7 +33,7 @@ _PPM_PLACES = 6
 
 
 @blueprint.get("/symbols")
-@describe(tags=_TAG, answers={200: schemas.SymbolsAnswer}, token=False)
+@describe(tags=_TAG, answers={200: schemas.SymbolsAnswer}, access=Access.PUBLIC)
 async def list_symbols() -> Response:
     """List what may be traded, with ticks, lots, bounds, fees and state."""
     front = current_front()
@@ -41,7 +42,7 @@ async def list_symbols() -> Response:
 
 
 @blueprint.get("/time")
-@describe(tags=_TAG, answers={200: schemas.ServerTimeAnswer}, token=False)
+@describe(tags=_TAG, answers={200: schemas.ServerTimeAnswer}, access=Access.PUBLIC)
 async def tell_time() -> Response:
     """Tell the server's clock."""
     now_ms = time.time_ns() // NS_PER_MS
@@ -49,7 +50,7 @@ async def tell_time() -> Response:
 
 
 @blueprint.get("/orderbook/<path:symbol>")
-@describe(tags=_TAG, answers={200: schemas.OrderBookAnswer}, query=schemas.DepthQuery, token=False)
+@describe(tags=_TAG, answers={200: schemas.OrderBookAnswer}, query=schemas.DepthQuery, access=Access.PUBLIC)
 async def show_order_book(symbol: str) -> Response:
     """Show the best price levels of a book; its sequence is that of the symbol's event stream."""
     front = current_front()
@@ -71,7 +72,7 @@ async def show_order_book(symbol: str) -> Response:
 
 
 @blueprint.get("/markets/<path:symbol>/ticker")
-@describe(tags=_TAG, answers={200: schemas.TickerAnswer}, token=False)
+@describe(tags=_TAG, answers={200: schemas.TickerAnswer}, access=Access.PUBLIC)
 async def show_ticker(symbol: str) -> Response:
     """Show best bid and ask, the last trade, and the last 24 hours."""
     front = current_front()
@@ -80,7 +81,7 @@ async def show_ticker(symbol: str) -> Response:
 
 
 @blueprint.get("/trades")
-@describe(tags=_TAG, answers={200: schemas.TradesAnswer}, query=schemas.TradesQuery, token=False)
+@describe(tags=_TAG, answers={200: schemas.TradesAnswer}, query=schemas.TradesQuery, access=Access.PUBLIC)
 async def list_trades() -> Response:
     """List trades of a symbol, newest first; with scope=mine (needs a token) own fills, of one symbol or all."""
     front = current_front()
@@ -96,11 +97,11 @@ async def list_trades() -> Response:
 
 
 @blueprint.get("/trades/<trade_id>")
-@describe(tags=_TAG, answers={200: schemas.TradeAnswer}, token=False)
+@describe(tags=_TAG, answers={200: schemas.TradeAnswer}, access=Access.PUBLIC)
 async def show_trade(trade_id: str) -> Response:
     """Show one trade; its order ids only to its two parties and to admins."""
     front = current_front()
-    identity = front.identify_if_named()
+    identity = caller_if_named()
     trade = await front.history.trade(parse_id(trade_id, "NOT_FOUND"))
     if trade is None:
         raise ApiError("NOT_FOUND", "There is no trade with this id.")
@@ -116,7 +117,7 @@ async def show_trade(trade_id: str) -> Response:
 
 
 async def _list_own_trades(front: Front, query: schemas.TradesQuery) -> Response:
-    account_id = await front.account_id(front.identify().name)
+    account_id = await front.account_id(require(Access.READ).name)
     symbol_id = front.symbol(query.symbol).symbol_id if query.symbol else None
     found = await front.history.own_trades(account_id, symbol_id, **_range(query))
     shown = []

@@ -9,6 +9,7 @@ from quart import Blueprint, Response, request
 
 from tradeengine.core.records import EventKind, Reason
 from tradeengine.web import placing, schemas, trading
+from tradeengine.web.access import Access, caller
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import reason_error
 from tradeengine.web.front import Front, current_front, read_json
@@ -27,6 +28,7 @@ _TAG = "orders"
     tags=_TAG,
     body=schemas.PlaceOrder,
     answers={201: schemas.OrderAndTradesAnswer, 200: schemas.OrderAndTradesAnswer},
+    access=Access.TRADE,
 )
 async def place_order() -> Response:
     """Place an order.
@@ -46,7 +48,7 @@ async def place_order() -> Response:
     Why an order ended is in status_reason; the schema Order has the full list.
     """
     front = current_front()
-    identity = front.identify()
+    identity = caller()
     wanted = await read_json(schemas.PlaceOrder)
     spec = front.symbol(wanted.symbol)
     account_id = await front.account_id(identity.name)
@@ -57,11 +59,10 @@ async def place_order() -> Response:
 
 
 @blueprint.post("/orders/test")
-@describe(tags=_TAG, body=schemas.PlaceOrder, answers={200: schemas.CheckedOrderAnswer})
+@describe(tags=_TAG, body=schemas.PlaceOrder, answers={200: schemas.CheckedOrderAnswer}, access=Access.TRADE)
 async def test_order() -> Response:
     """Check an order without placing it: form, symbol, bounds; not the balance and not the book."""
     front = current_front()
-    front.identify()
     wanted = await read_json(schemas.PlaceOrder)
     spec = front.symbol(wanted.symbol)
     now_ns = time.time_ns()
@@ -71,11 +72,11 @@ async def test_order() -> Response:
 
 
 @blueprint.get("/orders")
-@describe(tags=_TAG, query=schemas.OrdersQuery, answers={200: schemas.OrdersAnswer})
+@describe(tags=_TAG, query=schemas.OrdersQuery, answers={200: schemas.OrdersAnswer}, access=Access.READ)
 async def list_orders() -> Response:
     """List own orders, newest first."""
     front = current_front()
-    identity = front.identify()
+    identity = caller()
     query = read_query(request.args, schemas.OrdersQuery)
     account_id = await front.account_id(identity.name)
     found = await front.history.orders(
@@ -95,31 +96,31 @@ async def list_orders() -> Response:
 
 
 @blueprint.get("/orders/<order_id>")
-@describe(tags=_TAG, answers={200: schemas.OrderAnswer})
+@describe(tags=_TAG, answers={200: schemas.OrderAnswer}, access=Access.READ)
 async def get_order(order_id: str) -> Response:
     """Look at one own order, open or closed."""
     front = current_front()
-    account_id = await front.account_id(front.identify().name)
+    account_id = await front.account_id(caller().name)
     content = await front.history.order(account_id, parse_id(order_id, "ORDER_NOT_FOUND"))
     return success(schemas.OrderOnly(trading.show(front, trading.found(content))))
 
 
 @blueprint.get("/orders/by-client-id/<client_order_id>")
-@describe(tags=_TAG, answers={200: schemas.OrderAnswer})
+@describe(tags=_TAG, answers={200: schemas.OrderAnswer}, access=Access.READ)
 async def get_order_by_client_id(client_order_id: str) -> Response:
     """Look at one own order by its client_order_id; the latest, should an old one have been used again."""
     front = current_front()
-    account_id = await front.account_id(front.identify().name)
+    account_id = await front.account_id(caller().name)
     content = await front.history.order_by_client_id(account_id, parse_client_order_id(client_order_id))
     return success(schemas.OrderOnly(trading.show(front, trading.found(content))))
 
 
 @blueprint.delete("/orders/<order_id>")
-@describe(tags=_TAG, answers={200: schemas.OrderAndTradesAnswer})
+@describe(tags=_TAG, answers={200: schemas.OrderAndTradesAnswer}, access=Access.TRADE)
 async def cancel_order(order_id: str) -> Response:
     """Cancel an open order; ORDER_NOT_OPEN (409) when it has ended already."""
     front = current_front()
-    account_id = await front.account_id(front.identify().name)
+    account_id = await front.account_id(caller().name)
     number = parse_id(order_id, "ORDER_NOT_FOUND")
     command = placing.cancel_command(account_id, number, time.time_ns(), front.command_timeout_ms)
     events = await front.ask(command, order_id=order_id)
@@ -127,7 +128,7 @@ async def cancel_order(order_id: str) -> Response:
 
 
 @blueprint.patch("/orders/<order_id>")
-@describe(tags=_TAG, body=schemas.AmendOrder, answers={200: schemas.OrderAndTradesAnswer})
+@describe(tags=_TAG, body=schemas.AmendOrder, answers={200: schemas.OrderAndTradesAnswer}, access=Access.TRADE)
 async def amend_order(order_id: str) -> Response:
     """Change quantity, price or stop price of an open order.
 
@@ -135,7 +136,7 @@ async def amend_order(order_id: str) -> Response:
     the order as it was.
     """
     front = current_front()
-    account_id = await front.account_id(front.identify().name)
+    account_id = await front.account_id(caller().name)
     number = parse_id(order_id, "ORDER_NOT_FOUND")
     wanted = await read_json(schemas.AmendOrder)
     content = trading.found(await front.history.order(account_id, number))
@@ -146,11 +147,11 @@ async def amend_order(order_id: str) -> Response:
 
 
 @blueprint.delete("/orders")
-@describe(tags=_TAG, query=schemas.CancelQuery, answers={200: schemas.CancelledOrdersAnswer})
+@describe(tags=_TAG, query=schemas.CancelQuery, answers={200: schemas.CancelledOrdersAnswer}, access=Access.TRADE)
 async def cancel_all_orders() -> Response:
     """Cancel all own open orders, or those of one symbol."""
     front = current_front()
-    account_id = await front.account_id(front.identify().name)
+    account_id = await front.account_id(caller().name)
     query = read_query(request.args, schemas.CancelQuery)
     spec = front.symbol(query.symbol) if query.symbol else None
     command = placing.cancel_all_command(account_id, spec, time.time_ns(), front.command_timeout_ms)

@@ -8,6 +8,7 @@ from tradeengine.core.symbols import SymbolSpec
 from tradeengine.core.times import format_ms
 from tradeengine.storage.depth_snapshots import StoredDepth
 from tradeengine.web import schemas
+from tradeengine.web.access import Access
 from tradeengine.web.caching import success_until
 from tradeengine.web.errors import ApiError
 from tradeengine.web.front import current_front
@@ -20,7 +21,9 @@ blueprint = Blueprint("snapshots", __name__)
 
 
 @blueprint.get("/snapshots/<path:symbol>")
-@describe(tags="market data", answers={200: schemas.DepthSnapshotAnswer}, query=schemas.SnapshotQuery, token=False)
+@describe(
+    tags="market data", answers={200: schemas.DepthSnapshotAnswer}, query=schemas.SnapshotQuery, access=Access.PUBLIC
+)
 async def show_snapshot(symbol: str) -> Response:
     """Show the stored depth of a book at or just before a time.
 

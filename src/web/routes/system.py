@@ -15,6 +15,7 @@ from quart_schema.openapi import OpenAPIProvider
 
 from tradeengine import __version__
 from tradeengine.web import metrics, schemas
+from tradeengine.web.access import Access, allow
 from tradeengine.web.envelope import JSON_TYPE, failure, success
 from tradeengine.web.errors import ApiError
 from tradeengine.web.front import current_front
@@ -31,7 +32,7 @@ def describe_app(app: Any, provider: OpenAPIProvider) -> None:
 
 
 @blueprint.get("/")
-@describe(tags=_TAG, answers={200: schemas.EntryPointsAnswer}, token=False)
+@describe(tags=_TAG, answers={200: schemas.EntryPointsAnswer}, access=Access.PUBLIC)
 async def show_entry_points() -> Response:
     """Say what is where."""
     return success(
@@ -49,7 +50,7 @@ async def show_entry_points() -> Response:
 
 
 @blueprint.get("/health")
-@describe(tags=_TAG, answers={200: schemas.HealthAnswer}, token=False)
+@describe(tags=_TAG, answers={200: schemas.HealthAnswer}, access=Access.PUBLIC)
 async def show_health() -> Response:
     """Say that this process answers."""
     uptime_s = time.monotonic() - current_front().started_s
@@ -57,7 +58,7 @@ async def show_health() -> Response:
 
 
 @blueprint.get("/ready")
-@describe(tags=_TAG, answers={200: schemas.ReadinessAnswer, 503: schemas.ErrorAnswer}, token=False)
+@describe(tags=_TAG, answers={200: schemas.ReadinessAnswer, 503: schemas.ErrorAnswer}, access=Access.PUBLIC)
 async def show_readiness() -> Response:
     """Say whether orders are accepted: 200 while they are, and what is degraded; else 503 and why."""
     try:
@@ -68,6 +69,7 @@ async def show_readiness() -> Response:
 
 
 @blueprint.get("/metrics")
+@allow(Access.SCRAPE)
 @hide
 async def show_metrics() -> Response:
     """Show every actor and ring in Prometheus' text format."""
@@ -79,6 +81,7 @@ async def show_metrics() -> Response:
 
 
 @blueprint.get("/openapi.json")
+@allow(Access.PUBLIC)
 @hide
 async def show_openapi() -> Response:
     """Describe this API."""
@@ -86,6 +89,7 @@ async def show_openapi() -> Response:
 
 
 @blueprint.get("/docs")
+@allow(Access.PUBLIC)
 @hide
 async def show_docs() -> Response:
     """Show the description to people; the page needs nothing from elsewhere."""
