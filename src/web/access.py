@@ -107,7 +107,10 @@ def caller() -> Identity:
 
 
 def require(needed: Access) -> Identity:
-    """Name who called, where only some uses of a public route need somebody. Raises ApiError UNAUTHORIZED, FORBIDDEN."""
+    """Name who called, where only some uses of a public route need somebody.
+
+    Raises ApiError UNAUTHORIZED, FORBIDDEN.
+    """
     identity = caller_if_named()
     if identity is None:
         identity = cast("FrontApp", current_app).front.identify()
