@@ -80,6 +80,17 @@ def fetch_add(_typing_context: Any, address: Any, value: Any) -> Any:
 
 
 @_intrinsic
+def compare_exchange(_typing_context: Any, address: Any, expected: Any, value: Any) -> Any:
+    """Store ``value`` if the word is ``expected``, in one step; returns what was there. Also a full fence."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        pair = builder.cmpxchg(_pointer(builder, arguments[0]), arguments[1], arguments[2], "seq_cst", "seq_cst")
+        return builder.extract_value(pair, 0)
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
+
+
+@_intrinsic
 def fence_acquire(_typing_context: Any) -> Any:
     """Keep loads before it before all loads and stores after it."""
     return types.void(), _fence("acquire")
@@ -184,6 +195,13 @@ def fetch_add_word(address: int, value: int) -> int:
     return before
 
 
+@njit("int64(int64, int64, int64)", cache=True)
+def compare_exchange_word(address: int, expected: int, value: int) -> int:
+    """``compare_exchange`` for interpreted code."""
+    before: int = compare_exchange(address, expected, value)
+    return before
+
+
 @njit("int64(int64)", cache=True)
 def load_word_after_fence(address: int) -> int:
     """Fence fully, then load the word: what a waker does between publishing and looking for a sleeper."""
@@ -194,5 +212,6 @@ def load_word_after_fence(address: int) -> int:
 
 def compile_kernels() -> None:
     """Compile what is compiled here. Signatures are fixed, so importing has done it already."""
-    for kernel in (load_word, store_word, exchange_word, fetch_add_word, load_word_after_fence):
+    kernels = (load_word, store_word, exchange_word, fetch_add_word, compare_exchange_word, load_word_after_fence)
+    for kernel in kernels:
         assert kernel.signatures
