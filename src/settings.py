@@ -133,6 +133,17 @@ class Publisher(_Section, frozen=True):
     candle_interval_ms: Annotated[int, Meta(ge=1, le=60_000)]
 
 
+class RequestLimits(_Section, frozen=True):
+    """How many requests are answered: token buckets, for all fronts together. A rate of 0: no limit."""
+
+    user_per_s: Annotated[int, Meta(ge=0, le=1_000_000)]
+    user_burst: Annotated[int, Meta(ge=1, le=10_000_000)]
+    address_per_s: Annotated[int, Meta(ge=0, le=1_000_000)]
+    address_burst: Annotated[int, Meta(ge=1, le=10_000_000)]
+    cancel_factor: Annotated[int, Meta(ge=1, le=1000)]
+    names_max: Annotated[int, Meta(ge=64, le=1 << 24)]
+
+
 class Streams(_Section, frozen=True):
     """What WebSocket clients may do."""
 
@@ -211,6 +222,7 @@ class Settings(_Section, frozen=True):
     settlement: Settlement
     publisher: Publisher
     keeper: Keeper
+    request_limits: RequestLimits
     streams: Streams
     database: Database
     supervisor: Supervisor
@@ -322,6 +334,9 @@ def _check(settings: Settings) -> None:
         slots = getattr(settings.rings, name)
         if slots & (slots - 1):
             _refuse(f"rings.{name}", slots, "a power of two")
+    names_max = settings.request_limits.names_max
+    if names_max & (names_max - 1):
+        _refuse("request_limits.names_max", names_max, "a power of two")
     if settings.rings.reserve_slots * 2 > settings.rings.commands_slots:
         _refuse("rings.reserve_slots", settings.rings.reserve_slots, "at most half of rings.commands_slots")
     if settings.settlement.backlog_events_max > settings.rings.events_slots // 2:

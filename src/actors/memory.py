@@ -23,6 +23,7 @@ from tradeengine.ipc.handoff import Handoff
 from tradeengine.ipc.metric_names import ROLE_METRICS
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import ReaderSpec, Ring, RingStatistics
+from tradeengine.ipc.segment import Segment
 from tradeengine.ipc.seqlock import SeqlockTable
 from tradeengine.ipc.wiring import LAYOUTS, Wiring
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tradeengine.actors.topology import Actor, RingPlan
-    from tradeengine.ipc.segment import Segment
     from tradeengine.settings import Settings
 
 
@@ -45,6 +45,7 @@ class Memory:
     bells: dict[str, Doorbell] = field(init=False)
     rings: dict[str, Ring] = field(init=False)
     tables: dict[str, SeqlockTable] = field(init=False)
+    boards: dict[str, Segment] = field(init=False)
     metrics: dict[str, MetricPage] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,6 +57,7 @@ class Memory:
             table.name: SeqlockTable.create(table.name, topology.dtype_of(table.name), table.rows)
             for table in topology.tables
         }
+        self.boards = {board.name: Segment.create(board.name, board.size_bytes) for board in topology.boards}
         parties = (*topology.actors, topology.operator, *topology.clients)
         self.metrics = {
             actor.name: MetricPage.create(actor.name, actor.role, *ROLE_METRICS[actor.role]) for actor in parties
@@ -78,6 +80,7 @@ class Memory:
             fds[f"ring:{name}"] = _descriptor(self.rings[name].segment, writable=terms.access != "follow")
         for name, table_terms in tables.items():
             fds[f"table:{name}"] = _descriptor(self.tables[name].segment, writable=table_terms.writable)
+        fds |= {f"board:{name}": os.dup(self.boards[name].fd) for name in self.topology.boards_of(actor.name)}
         for name, page in self.metrics.items():
             if name == actor.name or actor.role in {"front", "operator"}:
                 fds[f"metrics:{name}"] = _descriptor(page.segment, writable=name == actor.name)
@@ -111,14 +114,14 @@ class Memory:
     def close(self) -> None:
         """Give back all descriptors; what actors have been handed stays theirs."""
         parts: list[Ring | SeqlockTable | MetricPage | Doorbell] = [*self.rings.values(), *self.tables.values()]
-        for part in (*parts, *self.metrics.values(), *self.bells.values()):
+        for part in (*parts, *self.metrics.values(), *self.bells.values(), *self.boards.values()):
             part.close()
         self.bells_page.close()
 
     def bytes_total(self) -> int:
-        """Size of all rings and tables; the kernel gives a page only when it is first written."""
+        """Size of all rings, tables and boards; the kernel gives a page only when it is first written."""
         segments = [ring.segment for ring in self.rings.values()] + [table.segment for table in self.tables.values()]
-        return sum(segment.size for segment in segments)
+        return sum(segment.size for segment in (*segments, *self.boards.values()))
 
 
 def _descriptor(segment: Segment, *, writable: bool) -> int:

@@ -27,6 +27,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
 from tradeengine.core.tables import table_dtype
+from tradeengine.ipc.buckets import board_bytes
 from tradeengine.ipc.handoff import Access, Layout, RingTerms, TableTerms
 
 if TYPE_CHECKING:
@@ -88,14 +89,23 @@ class TablePlan:
     readers: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class BoardPlan:
+    """A board: words of shared memory that all fronts change at the same time, by compare-and-swap."""
+
+    name: str
+    size_bytes: int
+
+
 @dataclass(frozen=True)
 class Topology:
-    """All actors, rings and tables of one engine."""
+    """All actors, rings, tables and boards of one engine."""
 
     actors: tuple[Actor, ...]
     clients: tuple[Actor, ...]
     rings: tuple[RingPlan, ...]
     tables: tuple[TablePlan, ...]
+    boards: tuple[BoardPlan, ...]
     limits: Limits
 
     @property
@@ -139,6 +149,10 @@ class Topology:
             if actor in table.writers or actor in table.readers
         }
 
+    def boards_of(self, actor: str) -> tuple[str, ...]:
+        """Boards that an actor writes: those of the fronts."""
+        return tuple(board.name for board in self.boards) if self.actor(actor).role == "front" else ()
+
     def dtype_of(self, table: str) -> np.dtype[np.void]:
         """Layout of a table's rows."""
         limits = self.limits
@@ -174,6 +188,7 @@ def plan(settings: Settings) -> Topology:
             RingPlan("feed", "feed", settings.rings.feed_slots, PUBLISHER, gating=(), lappable=_names(fronts)),
         ),
         tables=_tables(settings, matchers, fronts, clients),
+        boards=(BoardPlan("buckets", board_bytes(settings.request_limits.names_max)),),
         limits=settings.limits,
     )
 

@@ -46,8 +46,8 @@ class TableTerms(msgspec.Struct, frozen=True):
 class Handoff(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an actor is given.
 
-    ``fds`` are descriptors by what they are: ``ring:NAME``, ``table:NAME``, ``bell:NAME``, ``bells`` (the doorbell
-    page), ``metrics:NAME``, ``listen``. ``doorbells`` are places in the doorbell page.
+    ``fds`` are descriptors by what they are: ``ring:NAME``, ``table:NAME``, ``board:NAME``, ``bell:NAME``,
+    ``bells`` (the doorbell page), ``metrics:NAME``, ``listen``. ``doorbells`` are places in the doorbell page.
     """
 
     name: str

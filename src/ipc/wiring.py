@@ -116,6 +116,10 @@ class Wiring:
             self._tables[name] = SeqlockTable.attach(fd, dtype, writable=self._handoff.tables[name].writable)
         return self._tables[name]
 
+    def board(self, name: str) -> Segment:
+        """Map a board by name. Raises KeyError for one that is not this actor's business. Ask once."""
+        return Segment.attach(self._handoff.fds[f"board:{name}"], writable=True)
+
     @cached_property
     def doorbell(self) -> Doorbell:
         """This actor's own bell."""
