@@ -26,7 +26,7 @@ KERNEL_MODULES: Final[dict[str, tuple[str, ...]]] = {
     "publisher": _IPC,
     "shadow": (*_IPC, *_BOOK),
     "keeper": _IPC,
-    "front": (*_IPC, "ipc.buckets"),
+    "front": (*_IPC, "ipc.buckets", "ipc.replay_guard"),
     "supervisor": (*_IPC, "storage.journal_scan"),
 }
 """Modules with a ``compile_kernels`` function, by the role that runs them."""

@@ -26,6 +26,7 @@ SECRET_LENGTH_MIN: Final = 32
 Count = Annotated[int, Meta(ge=1)]
 Slots = Annotated[int, Meta(ge=16, le=1 << 28)]
 Seconds = Annotated[float, Meta(gt=0)]
+TokenAlgorithm = Literal["HS256", "RS256", "EdDSA"]
 
 
 class SettingsError(ValueError):
@@ -64,10 +65,22 @@ class Http(_Section, frozen=True):
 class Auth(_Section, frozen=True):
     """How tokens are signed and checked."""
 
-    algorithm: Literal["HS256"]
+    algorithms: tuple[TokenAlgorithm, ...]
+    keys_file: str
+    issuer: str
+    audience: str
     secret: str
     token_lifetime_s: Count
     leeway_s: Annotated[int, Meta(ge=0, le=300)]
+
+
+class Keys(_Section, frozen=True):
+    """API keys and the requests that are signed with them."""
+
+    master: str
+    per_account_max: Annotated[int, Meta(ge=1, le=10_000)]
+    window_ms_max: Annotated[int, Meta(ge=5000, le=60_000)]
+    signatures_max: Annotated[int, Meta(ge=64, le=1 << 28)]
 
 
 class Limits(_Section, frozen=True):
@@ -214,6 +227,7 @@ class Settings(_Section, frozen=True):
     engine: Engine
     http: Http
     auth: Auth
+    keys: Keys
     limits: Limits
     rings: Rings
     wait: Wait
@@ -337,6 +351,11 @@ def _check(settings: Settings) -> None:
     names_max = settings.request_limits.names_max
     if names_max & (names_max - 1):
         _refuse("request_limits.names_max", names_max, "a power of two")
+    signatures_max = settings.keys.signatures_max
+    if signatures_max & (signatures_max - 1):
+        _refuse("keys.signatures_max", signatures_max, "a power of two")
+    if settings.keys.master and len(settings.keys.master) < SECRET_LENGTH_MIN:
+        _refuse("keys.master", "(hidden)", f"empty or at least {SECRET_LENGTH_MIN} characters")
     if settings.rings.reserve_slots * 2 > settings.rings.commands_slots:
         _refuse("rings.reserve_slots", settings.rings.reserve_slots, "at most half of rings.commands_slots")
     if settings.settlement.backlog_events_max > settings.rings.events_slots // 2:
@@ -347,8 +366,17 @@ def _check(settings: Settings) -> None:
         )
     if settings.auth.secret and len(settings.auth.secret) < SECRET_LENGTH_MIN:
         _refuse("auth.secret", "(hidden)", f"empty or at least {SECRET_LENGTH_MIN} characters")
+    _check_token_keys(settings.auth)
     if bool(settings.http.tls_certificate) != bool(settings.http.tls_key):
         _refuse("http.tls_key", settings.http.tls_key, "set together with http.tls_certificate, or both empty")
+
+
+def _check_token_keys(auth: Auth) -> None:
+    if not auth.algorithms or len(set(auth.algorithms)) != len(auth.algorithms):
+        _refuse("auth.algorithms", list(auth.algorithms), "a list that names at least one, and none twice")
+    asymmetric = [algorithm for algorithm in auth.algorithms if algorithm != "HS256"]
+    if asymmetric and not auth.keys_file:
+        _refuse("auth.keys_file", "", f"set when auth.algorithms has {' or '.join(asymmetric)}")
 
 
 def _refuse(name: str, value: object, allowed: str) -> typing.NoReturn:

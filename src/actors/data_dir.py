@@ -1,8 +1,8 @@
-"""The data directory: who owns it, and the secret that is kept in it.
+"""The data directory: who owns it, and the secrets that are kept in it.
 
 Rule 1: one engine per directory. The lock is a flock whose descriptor all actors inherit, so it is held as long as any
 process of the engine lives, and gone with the last of them however they ended.
-Rule 2: there is no default secret. It is made at the first start, readable by its owner only.
+Rule 2: there are no default secrets. They are made at the first start, readable by their owner only.
 It refuses to know what else lies in the directory.
 """
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LOCK_NAME: Final = "engine.lock"
 SECRET_NAME: Final = "secret"  # noqa: S105 - the name of the file, not what is in it
+MASTER_NAME: Final = "api-keys.master"
+"""What the secrets of API keys are encrypted under."""
 _MEND_SECRET: Final = "put the right one back, or remove the file and the next start makes a new one"  # noqa: S105 - prose
 ORPHANS_TIMEOUT_S: Final = 10.0
 """Actors of a killed supervisor exit as soon as they notice; the next start waits that long for them."""
@@ -54,9 +56,9 @@ def open_data_dir(path: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def read_secret(path: Path) -> str:
-    """Read the secret of a data directory. Raises DataDirError when there is none, or none that is worth the name."""
-    place = path / SECRET_NAME
+def read_secret(path: Path, name: str = SECRET_NAME) -> str:
+    """Read a secret of a data directory. Raises DataDirError when there is none, or none that is worth the name."""
+    place = path / name
     try:
         secret = place.read_text(encoding="ascii").strip()
     except FileNotFoundError:
@@ -74,10 +76,10 @@ def read_secret(path: Path) -> str:
     return secret
 
 
-def ensure_secret(path: Path) -> str:
-    """Read the secret of a data directory, made when missing."""
-    if not (path / SECRET_NAME).exists():
-        making = path / f"{SECRET_NAME}.new"
+def ensure_secret(path: Path, name: str = SECRET_NAME) -> str:
+    """Read a secret of a data directory, made when missing."""
+    if not (path / name).exists():
+        making = path / f"{name}.new"
         with suppress(FileNotFoundError):
             making.unlink()
         fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -85,8 +87,8 @@ def ensure_secret(path: Path) -> str:
             file.write(secrets.token_urlsafe(48) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        making.rename(path / SECRET_NAME)
-    return read_secret(path)
+        making.rename(path / name)
+    return read_secret(path, name)
 
 
 def owner_pid(path: Path) -> int | None:

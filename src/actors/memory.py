@@ -129,4 +129,5 @@ def _descriptor(segment: Segment, *, writable: bool) -> int:
 
 
 def _without_secrets(settings: Settings) -> Settings:
-    return msgspec.structs.replace(settings, auth=msgspec.structs.replace(settings.auth, secret=""))
+    replace = msgspec.structs.replace
+    return replace(settings, auth=replace(settings.auth, secret=""), keys=replace(settings.keys, master=""))

@@ -33,7 +33,7 @@ import structlog
 import trio
 
 from tradeengine.actors.children import BACKGROUND_ROLES, KILL_AFTER_S, Child
-from tradeengine.actors.data_dir import ensure_secret, open_data_dir
+from tradeengine.actors.data_dir import MASTER_NAME, ensure_secret, open_data_dir
 from tradeengine.actors.errors import StartError
 from tradeengine.actors.outside import check_outside
 from tradeengine.actors.topology import Topology, plan
@@ -79,7 +79,7 @@ def run_engine(settings: Settings, attend: Attend) -> None:
     check_outside(settings)
     _raise_descriptor_limit()
     with open_data_dir(settings.data_dir) as lock_fd, open_listener(settings) as listener:
-        supervisor = make_supervisor(_with_secret(settings), listener, lock_fd, attend)
+        supervisor = make_supervisor(_with_secrets(settings), listener, lock_fd, attend)
         trio.run(supervisor.run)
 
 
@@ -329,9 +329,11 @@ def with_database(settings: Settings, dsn: str) -> Settings:
     return msgspec.structs.replace(settings, database=msgspec.structs.replace(settings.database, dsn=dsn))
 
 
-def _with_secret(settings: Settings) -> Settings:
+def _with_secrets(settings: Settings) -> Settings:
     secret = settings.auth.secret or ensure_secret(settings.data_dir)
-    return msgspec.structs.replace(settings, auth=msgspec.structs.replace(settings.auth, secret=secret))
+    master = settings.keys.master or ensure_secret(settings.data_dir, MASTER_NAME)
+    replace = msgspec.structs.replace
+    return replace(settings, auth=replace(settings.auth, secret=secret), keys=replace(settings.keys, master=master))
 
 
 def _raise_descriptor_limit() -> None:

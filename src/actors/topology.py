@@ -27,7 +27,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
 from tradeengine.core.tables import table_dtype
-from tradeengine.ipc.buckets import board_bytes
+from tradeengine.ipc import buckets, replay_guard
 from tradeengine.ipc.handoff import Access, Layout, RingTerms, TableTerms
 
 if TYPE_CHECKING:
@@ -188,7 +188,10 @@ def plan(settings: Settings) -> Topology:
             RingPlan("feed", "feed", settings.rings.feed_slots, PUBLISHER, gating=(), lappable=_names(fronts)),
         ),
         tables=_tables(settings, matchers, fronts, clients),
-        boards=(BoardPlan("buckets", board_bytes(settings.request_limits.names_max)),),
+        boards=(
+            BoardPlan("buckets", buckets.board_bytes(settings.request_limits.names_max)),
+            BoardPlan("signatures", replay_guard.board_bytes(settings.keys.signatures_max)),
+        ),
         limits=settings.limits,
     )
 

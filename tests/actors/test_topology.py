@@ -80,13 +80,15 @@ def test_handoff_opens_for_writing_only_what_an_actor_writes(memory: Memory, top
 
 
 def test_only_fronts_get_the_secret() -> None:
-    """The secret that signs tokens goes to the fronts and to nobody else."""
+    """What signs tokens, and what API keys are encrypted under, goes to the fronts and to nobody else."""
     secret = "s" * 40
-    with_secret = load_settings(overrides={"auth.secret": secret, "limits.accounts_max": 64}, environ={})
+    overrides = {"auth.secret": secret, "keys.master": secret, "limits.accounts_max": 64}
+    with_secret = load_settings(overrides=overrides, environ={})
     with closing(Memory(plan(with_secret), with_secret, {})) as memory:
         for actor in (*memory.topology.actors, *memory.topology.clients):
             handoff = memory.handoff(actor)
             assert (handoff.settings.auth.secret == secret) == (actor.role == "front")
+            assert (handoff.settings.keys.master == secret) == (actor.role == "front")
             close_descriptors(handoff)
 
 
