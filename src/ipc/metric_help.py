@@ -109,6 +109,7 @@ METRIC_HELP: Final[dict[str, dict[str, str]]] = {
         "orders_sent": "Orders, cancels and amends sent into the engine.",
         "outcomes_unknown": "Commands whose outcome did not come back in time: answered OUTCOME_UNKNOWN.",
         "lapped": "Times events were overwritten before the front read them, so that outcomes became unknown.",
+        "rate_limited": "Requests answered 429: their address or user had asked for too much.",
         "stream_messages": "Messages passed to stream clients, counted once for each that gets it.",
         "stream_snapshots": "Books sent whole to stream clients, at a beginning or after a gap.",
         "stream_lapped": "Times the publisher's messages were overwritten before the front read them.",

@@ -89,7 +89,7 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
     ),
     "front": RoleMetrics(
         counters=(
-            *("requests", "errors", "orders_sent", "outcomes_unknown", "lapped"),
+            *("requests", "errors", "orders_sent", "outcomes_unknown", "lapped", "rate_limited"),
             *("stream_messages", "stream_snapshots", "stream_lapped"),
         ),
         gauges=("in_flight", "connections", "stream_clients", "stream_channels", "stream_waiting_bytes"),

@@ -2,12 +2,14 @@
 
 Rule 1: a route that does not say what it needs is not served: the application refuses to start.
 Rule 2: it is decided before the handler runs; a handler asks only who it is that called.
+Rule 3: a request is paid for first, by its address before anyone looks at a token, then by its user.
 It refuses to know tokens and keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
+WRONG_TOKEN_WEIGHT: Final = 10
+"""What a wrong token costs its address on top, so that guessing ends soon."""
 _ATTRIBUTE: Final = "tradeengine_access"
 
 
@@ -43,17 +47,30 @@ class Access(Enum):
     """The token for metrics, where one is configured; the handler looks at it."""
 
 
-def allow(access: Access) -> Callable[[Handler], Handler]:
-    """Say what a handler needs."""
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a route needs, what it weighs, and whether it is paid for out of the buckets for cancels."""
+
+    access: Access
+    weight: int = 1
+    cancels: bool = False
+
+
+_UNKNOWN: Final = Terms(Access.PUBLIC)
+"""Of what is no route."""
+
+
+def allow(access: Access, *, weight: int = 1, cancels: bool = False) -> Callable[[Handler], Handler]:
+    """Say what a handler needs. weight: 0 for what must be answered however much is asked."""
 
     def mark(handler: Handler) -> Handler:
-        setattr(handler, _ATTRIBUTE, access)
+        setattr(handler, _ATTRIBUTE, Terms(access, weight, cancels))
         return handler
 
     return mark
 
 
-def access_of(handler: Callable[..., Any]) -> Access | None:
+def terms_of(handler: Callable[..., Any]) -> Terms | None:
     """Say what a handler needs; None: it does not say."""
     return getattr(handler, _ATTRIBUTE, None)
 
@@ -61,23 +78,31 @@ def access_of(handler: Callable[..., Any]) -> Access | None:
 def check_routes(app: Quart) -> None:
     """Refuse an application with a route that does not say what it needs. Raises AssertionError."""
     for endpoint, handler in app.view_functions.items():
-        assert access_of(handler) is not None, f"{endpoint} does not say who may call it"
+        assert terms_of(handler) is not None, f"{endpoint} does not say who may call it"
 
 
 async def check_access() -> None:
-    """Let the present request pass, or not. Raises ApiError UNAUTHORIZED, FORBIDDEN."""
-    if request.endpoint is None or request.method == "OPTIONS":
-        return
-    needed = access_of(current_app.view_functions[request.endpoint])
-    assert needed is not None
+    """Let the present request pass, or not. Raises ApiError RATE_LIMITED, UNAUTHORIZED, FORBIDDEN."""
+    front = cast("FrontApp", current_app).front
+    limits = front.request_limits
+    terms = terms_of(current_app.view_functions[request.endpoint]) if request.endpoint is not None else _UNKNOWN
+    assert terms is not None
     g.caller = None
-    if needed is Access.SCRAPE:
+    if terms.weight:
+        limits.charge_address(front.client_address(), terms.weight, cancels=terms.cancels)
+    needed = terms.access
+    if needed is Access.SCRAPE or request.method == "OPTIONS":
         return
     if needed is Access.PUBLIC and "Authorization" not in request.headers:
         return
-    front = cast("FrontApp", current_app).front
-    g.caller = caller = front.identify()
+    try:
+        g.caller = caller = front.identify()
+    except ApiError:
+        limits.charge_address(front.client_address(), WRONG_TOKEN_WEIGHT, cancels=False)
+        raise
     refuse_unless(needed, caller)
+    if terms.weight:
+        limits.charge_user(caller.name, terms.weight, cancels=terms.cancels)
 
 
 def refuse_unless(needed: Access, caller: Identity) -> None:

@@ -19,6 +19,7 @@ from tradeengine.web.envelope import failure, request_id
 from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.front import Front
 from tradeengine.web.measure import RequestMeter
+from tradeengine.web.request_limits import tell_limits
 from tradeengine.web.routes import account, history, market, orders, snapshots, system
 from tradeengine.web.schemas import NoQuery
 from tradeengine.web.streams.endpoint import StreamConnection
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from werkzeug.routing import MapAdapter
 
 PREFIX: Final = "/api/v1"
+_EXPOSED_HEADERS: Final = ("X-Request-ID", "Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
 _log = structlog.get_logger()
 
 
@@ -68,6 +70,7 @@ def create_app(front: Front) -> FrontApp:
     app.before_request(_check_query)
     app.before_request(access.check_access)
     app.after_request(meter.end)
+    app.after_request(_tell_limits)
     app.after_request(_answer_options)
     if front.settings.http.cors_origins:
         app.after_request(_allow_origin)
@@ -127,6 +130,10 @@ def _from_http(error: HTTPException) -> ApiError:
             return ApiError("INVALID_REQUEST", str(error.description))
 
 
+async def _tell_limits(response: Response) -> Response:
+    return tell_limits(response)
+
+
 async def _answer_options(response: Response) -> Response:
     """Answer which methods a path takes by the header alone: there is no body, so none of a type."""
     if request.method == "OPTIONS" and response.status_code == 200:
@@ -144,7 +151,7 @@ async def _allow_origin(response: Response) -> Response:
     if origin is None or (origin not in allowed and "*" not in allowed):
         return response
     response.headers["Access-Control-Allow-Origin"] = origin
-    response.headers["Access-Control-Expose-Headers"] = "X-Request-ID, Retry-After"
+    response.headers["Access-Control-Expose-Headers"] = ", ".join(_EXPOSED_HEADERS)
     if request.method == "OPTIONS":
         response.headers["Access-Control-Allow-Methods"] = "GET, POST, PATCH, DELETE"
         response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-Request-ID"

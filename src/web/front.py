@@ -18,6 +18,7 @@ from tradeengine.ipc.directory import DirectoryPage, read_directory
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.seqlock import SeqlockBusy, SeqlockTable
 from tradeengine.settings import Settings
+from tradeengine.web.address import client_address
 from tradeengine.web.auth import Authenticator, Identity
 from tradeengine.web.connection import FrontRequest
 from tradeengine.web.database import Database
@@ -26,6 +27,7 @@ from tradeengine.web.gateway import Gateway, NoRoom, OutcomeUnknown, Records
 from tradeengine.web.history import Accounts, History
 from tradeengine.web.inbox import Inbox
 from tradeengine.web.jsonbody import printable, read_object
+from tradeengine.web.request_limits import RequestLimits
 from tradeengine.web.streams.tasks import Tasks
 from tradeengine.web.validation import read_body
 
@@ -53,6 +55,7 @@ class Front:
     history: History
     pages: Pages
     hub: Hub
+    request_limits: RequestLimits
     watch: Watch
     metrics: MetricPage
     shard_count: int
@@ -74,6 +77,11 @@ class Front:
     def identify(self) -> Identity:
         """Name the caller of the present request. Raises ApiError UNAUTHORIZED."""
         return self.authenticator.identify(request.headers.getlist("Authorization"))
+
+    def client_address(self) -> str:
+        """Name where the present request comes from, as far as proxies are trusted."""
+        forwarded_for = ",".join(request.headers.getlist("X-Forwarded-For"))
+        return client_address(request.remote_addr or "", forwarded_for, self.settings.http.trusted_proxies)
 
     async def account_id(self, name: str) -> int:
         """Account id of a caller's name, made when it is new. Raises ApiError."""

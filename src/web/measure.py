@@ -66,6 +66,6 @@ class RequestMeter:
             latency_us=latency_us,
             request_id=request_id(),
             client=client_address(
-                headers.get("Remote-Addr", ""), headers.get("X-Forwarded-For", ""), self._trusted_proxies
+                headers.get("Remote-Addr", ""), ",".join(headers.getlist("X-Forwarded-For")), self._trusted_proxies
             ),
         )

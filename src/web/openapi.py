@@ -69,8 +69,13 @@ def describe(
     body: type[msgspec.Struct] | None = None,
     query: type[msgspec.Struct] | None = None,
     access: Access,
+    weight: int = 1,
+    cancels: bool = False,
 ) -> Callable[[Handler], Handler]:
-    """Say what a handler takes and gives, and who may call it. Without ``query`` it takes no parameters."""
+    """Say what a handler takes and gives, who may call it, and what it weighs (see ``access.Terms``).
+
+    Without ``query`` it takes no parameters.
+    """
 
     def mark(handler: Handler) -> Handler:
         for status, answer in answers.items():
@@ -80,7 +85,7 @@ def describe(
         if query is not None:
             handler = document_querystring(query)(handler)
         setattr(handler, _TAKES_QUERY, query is not None)
-        handler = allow(access)(handler)
+        handler = allow(access, weight=weight, cancels=cancels)(handler)
         if access is not Access.PUBLIC:
             handler = security_scheme([{_BEARER: []}])(handler)
         return tag([tags])(handler)

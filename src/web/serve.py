@@ -16,6 +16,7 @@ from typing import Final
 import trio
 from hypercorn.config import Config
 
+from tradeengine.ipc.buckets import Buckets
 from tradeengine.ipc.wiring import Wiring
 from tradeengine.settings import Settings
 from tradeengine.web.app import create_app
@@ -26,6 +27,7 @@ from tradeengine.web.front import Front, Pages
 from tradeengine.web.gateway import Gateway
 from tradeengine.web.history import Accounts, History
 from tradeengine.web.inbox import Inbox
+from tradeengine.web.request_limits import RequestLimits
 from tradeengine.web.server import Server
 from tradeengine.web.streams.demand import Wishes
 from tradeengine.web.streams.feed_reader import FeedReader
@@ -106,6 +108,7 @@ def assemble(wiring: Wiring) -> Front:
         history=History(database, settled, Barrier(shard_rings, "risk"), settings.http.barrier_timeout_ms / 1000),
         pages=pages,
         hub=hub,
+        request_limits=RequestLimits(Buckets(wiring.board("buckets")), settings.request_limits, wiring.metrics),
         watch=Watch(
             wiring.table("actors"),
             settled,

@@ -32,7 +32,7 @@ _PERCENT_PLACES: Final = 4
 
 
 @blueprint.get("/candles/<path:symbol>")
-@describe(tags=_TAG, answers={200: schemas.CandlesAnswer}, query=schemas.CandlesQuery, access=Access.PUBLIC)
+@describe(tags=_TAG, answers={200: schemas.CandlesAnswer}, query=schemas.CandlesQuery, access=Access.PUBLIC, weight=5)
 async def list_candles(symbol: str) -> Response:
     """List candles, oldest first, in UTC, the present one included.
 
@@ -59,7 +59,9 @@ async def list_candles(symbol: str) -> Response:
 
 
 @blueprint.get("/historical/trades/<path:symbol>")
-@describe(tags=_TAG, answers={200: schemas.PastTradesAnswer}, query=schemas.PastTradesQuery, access=Access.PUBLIC)
+@describe(
+    tags=_TAG, answers={200: schemas.PastTradesAnswer}, query=schemas.PastTradesQuery, access=Access.PUBLIC, weight=5
+)
 async def list_past_trades(symbol: str) -> Response:
     """List a symbol's trades, oldest first, imported ones included.
 
@@ -83,7 +85,7 @@ async def list_past_trades(symbol: str) -> Response:
 
 
 @blueprint.get("/statistics/24h/<path:symbol>")
-@describe(tags=_TAG, answers={200: schemas.DayStatisticsAnswer}, access=Access.PUBLIC)
+@describe(tags=_TAG, answers={200: schemas.DayStatisticsAnswer}, access=Access.PUBLIC, weight=5)
 async def show_day(symbol: str) -> Response:
     """Show what was traded in the 24 hours before now, exact to the trade at both ends."""
     front = current_front()

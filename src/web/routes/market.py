@@ -81,7 +81,7 @@ async def show_ticker(symbol: str) -> Response:
 
 
 @blueprint.get("/trades")
-@describe(tags=_TAG, answers={200: schemas.TradesAnswer}, query=schemas.TradesQuery, access=Access.PUBLIC)
+@describe(tags=_TAG, answers={200: schemas.TradesAnswer}, query=schemas.TradesQuery, access=Access.PUBLIC, weight=5)
 async def list_trades() -> Response:
     """List trades of a symbol, newest first; with scope=mine (needs a token) own fills, of one symbol or all."""
     front = current_front()

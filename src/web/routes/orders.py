@@ -72,7 +72,7 @@ async def test_order() -> Response:
 
 
 @blueprint.get("/orders")
-@describe(tags=_TAG, query=schemas.OrdersQuery, answers={200: schemas.OrdersAnswer}, access=Access.READ)
+@describe(tags=_TAG, query=schemas.OrdersQuery, answers={200: schemas.OrdersAnswer}, access=Access.READ, weight=5)
 async def list_orders() -> Response:
     """List own orders, newest first."""
     front = current_front()
@@ -116,7 +116,7 @@ async def get_order_by_client_id(client_order_id: str) -> Response:
 
 
 @blueprint.delete("/orders/<order_id>")
-@describe(tags=_TAG, answers={200: schemas.OrderAndTradesAnswer}, access=Access.TRADE)
+@describe(tags=_TAG, answers={200: schemas.OrderAndTradesAnswer}, access=Access.TRADE, cancels=True)
 async def cancel_order(order_id: str) -> Response:
     """Cancel an open order; ORDER_NOT_OPEN (409) when it has ended already."""
     front = current_front()
@@ -147,7 +147,13 @@ async def amend_order(order_id: str) -> Response:
 
 
 @blueprint.delete("/orders")
-@describe(tags=_TAG, query=schemas.CancelQuery, answers={200: schemas.CancelledOrdersAnswer}, access=Access.TRADE)
+@describe(
+    tags=_TAG,
+    query=schemas.CancelQuery,
+    answers={200: schemas.CancelledOrdersAnswer},
+    access=Access.TRADE,
+    cancels=True,
+)
 async def cancel_all_orders() -> Response:
     """Cancel all own open orders, or those of one symbol."""
     front = current_front()

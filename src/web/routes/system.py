@@ -50,7 +50,7 @@ async def show_entry_points() -> Response:
 
 
 @blueprint.get("/health")
-@describe(tags=_TAG, answers={200: schemas.HealthAnswer}, access=Access.PUBLIC)
+@describe(tags=_TAG, answers={200: schemas.HealthAnswer}, access=Access.PUBLIC, weight=0)
 async def show_health() -> Response:
     """Say that this process answers."""
     uptime_s = time.monotonic() - current_front().started_s
@@ -58,7 +58,7 @@ async def show_health() -> Response:
 
 
 @blueprint.get("/ready")
-@describe(tags=_TAG, answers={200: schemas.ReadinessAnswer, 503: schemas.ErrorAnswer}, access=Access.PUBLIC)
+@describe(tags=_TAG, answers={200: schemas.ReadinessAnswer, 503: schemas.ErrorAnswer}, access=Access.PUBLIC, weight=0)
 async def show_readiness() -> Response:
     """Say whether orders are accepted: 200 while they are, and what is degraded; else 503 and why."""
     try:
@@ -69,7 +69,7 @@ async def show_readiness() -> Response:
 
 
 @blueprint.get("/metrics")
-@allow(Access.SCRAPE)
+@allow(Access.SCRAPE, weight=0)
 @hide
 async def show_metrics() -> Response:
     """Show every actor and ring in Prometheus' text format."""

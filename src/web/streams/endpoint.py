@@ -100,6 +100,7 @@ class StreamConnection:
     async def _let_in(self, session: Session, request: Request, send: ASGISendCallable) -> bool:
         """Keep a place for a client and see who it is; returns whether it may come in, else it is told why not."""
         try:
+            self._front.request_limits.charge_address(request.address, 1, cancels=False)
             self._front.hub.admit(session)
             if request.token is not None:
                 await self._operations.sign_in(session, request.token)
@@ -137,7 +138,7 @@ def _read_request(front: Front, scope: WebsocketScope) -> Request:
     return Request(
         begins=begins,
         token=bearer_token(authorization) if authorization else None,
-        address=client_address(peer, headers.first("x-forwarded-for"), front.settings.http.trusted_proxies),
+        address=client_address(peer, ",".join(headers.all("x-forwarded-for")), front.settings.http.trusted_proxies),
         binary=MSGPACK_PROTOCOL in scope["subprotocols"],
         batch=batch,
     )

@@ -18,6 +18,7 @@ import structlog
 
 from tradeengine.core.times import format_ms
 from tradeengine.web import placing, schemas, trading
+from tradeengine.web.access import WRONG_TOKEN_WEIGHT
 from tradeengine.web.errors import ApiError, invalid_field, overloaded
 from tradeengine.web.front import ANSWER_GRACE_S
 from tradeengine.web.gateway import NoRoom, OutcomeUnknown, Waiting
@@ -144,7 +145,11 @@ class Operations:
 
     async def sign_in(self, session: Session, token: str) -> None:
         """Take note of who the session belongs to. Raises ApiError."""
-        identity, expires_s = self._front.authenticator.identify_token(token)
+        try:
+            identity, expires_s = self._front.authenticator.identify_token(token)
+        except ApiError:
+            self._front.request_limits.charge_address(session.address, WRONG_TOKEN_WEIGHT, cancels=False)
+            raise
         known = session.caller
         if known is not None and known.identity.name != identity.name:
             raise invalid_field("access_token", "This connection belongs to another user; open a new one.")
@@ -215,7 +220,7 @@ class Operations:
         self._acknowledge(session, request_id, {"time": format_ms(time.time_ns() // NS_PER_MS)})
 
     async def _place(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
-        caller = _caller(session)
+        caller = self._paying(session)
         wanted = read_body(raw, schemas.PlaceOrder)
         spec = self._front.symbol(wanted.symbol)
         command = placing.place_command(wanted, spec, caller.account_id, time.time_ns(), self._front.command_timeout_ms)
@@ -231,7 +236,7 @@ class Operations:
         self._send(session, request_id, command, answer, later, details)
 
     async def _amend(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
-        caller = _caller(session)
+        caller = self._paying(session)
         order_id = take_order_id(raw)
         wanted = read_body(raw, schemas.AmendOrder)
         symbol_id = session.order_symbols.get(order_id)
@@ -248,10 +253,16 @@ class Operations:
         self._send_change(session, request_id, command, order_id, wanted)
 
     async def _cancel(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
-        caller = _caller(session)
+        caller = self._paying(session, cancels=True)
         order_id = parse_id(read_body(raw, OrderNamed).order_id, "ORDER_NOT_FOUND")
         command = placing.cancel_command(caller.account_id, order_id, time.time_ns(), self._front.command_timeout_ms)
         self._send_change(session, request_id, command, order_id)
+
+    def _paying(self, session: Session, *, cancels: bool = False) -> Caller:
+        """Give who the session belongs to, after they have paid for one order or cancel. Raises ApiError."""
+        caller = _caller(session)
+        self._front.request_limits.charge_user(caller.identity.name, 1, cancels=cancels)
+        return caller
 
     def _send_change(
         self,
