@@ -4,6 +4,8 @@ Rule 1: a request is a row first, pending and idempotent by its reference. Only 
 Rule 2: numbers are gapless and commit in their order, because the counter's row stays locked until the commit: who has
 seen a number has seen all below it, and risk can refuse repeats by one number.
 Rule 3: the answer is what settlement committed. A request may be repeated until it comes.
+Rule 4: with a wallet outside, the wallet is asked too: a deposit gets its number only when the wallet has reserved it, so
+risk cannot see it before; a withdrawal is pending until the wallet has released it. ``storage.wallet_fundings`` does that.
 It refuses to know rings, risk and how the money arrives.
 """
 
@@ -51,8 +53,12 @@ class ReferenceReusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Funding:
-    """A deposit or withdrawal. ``amount_units`` > 0 in minor units of the asset, whatever the direction."""
+    """A deposit or withdrawal. ``amount_units`` > 0 in minor units of the asset, whatever the direction.
 
+    ``number``: 0 while a wallet has not reserved a deposit. ``wallet_error``: what the wallet said last, if it is asked.
+    """
+
+    id: int
     number: int
     kind: FundingKind
     reference: str
@@ -64,6 +70,7 @@ class Funding:
     transaction_id: int | None
     requested_at: dt.datetime
     closed_at: dt.datetime | None
+    wallet_error: str | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", FundingKind(self.kind))
@@ -97,17 +104,29 @@ def request_funding(
 def _insert(
     connection: Connection, kind: FundingKind, reference: str, account_id: int, asset_id: int, amount_units: int
 ) -> Funding:
-    row = connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'funding' RETURNING value").fetchone()
-    assert row is not None
+    through_wallet = is_kept_outside(connection)
+    number = None if through_wallet and kind is FundingKind.DEPOSIT else next_number(connection)
     connection.execute(
-        "INSERT INTO funding (number, kind, reference, account_id, asset_id, amount_units) "
-        "VALUES (%s, %s, %s, %s, %s, %s)",
-        (row[0], kind, reference, account_id, asset_id, amount_units),
+        "INSERT INTO funding (number, kind, reference, account_id, asset_id, amount_units, wallet_state) "
+        "VALUES (%s, %s, %s, %s, %s, %s, %s::wallet_funding_state)",
+        (number, kind, reference, account_id, asset_id, amount_units, "waiting" if through_wallet else None),
     )
     connection.execute(f"NOTIFY {CHANNEL}")
     request = find_funding(connection, kind, reference)
     assert request is not None
     return request
+
+
+def is_kept_outside(connection: Connection) -> bool:
+    """Whether the money of this database is kept with a wallet service outside."""
+    return connection.execute("SELECT FROM wallet_kind WHERE kind = 'http'").rowcount == 1
+
+
+def next_number(connection: Connection) -> int:
+    """Take the next number; its counter stays locked until the caller's transaction ends."""
+    row = connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'funding' RETURNING value").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def find_funding(connection: Connection, kind: FundingKind, reference: str) -> Funding | None:
@@ -153,9 +172,11 @@ def count_pending(connection: Connection) -> int:
     return int(row[0])
 
 
+# What the ledger has settled and the wallet has not released yet is pending for everyone who asks.
 _SELECT: Final = """
-SELECT number, kind::text, reference, account_id, asset_id, amount_units, status::text, status_reason::text,
-       transaction_id, requested_at, closed_at
+SELECT id, coalesce(number, 0), kind::text, reference, account_id, asset_id, amount_units,
+       CASE WHEN status = 'settled' AND wallet_state IN ('waiting', 'dead') THEN 'pending' ELSE status::text END,
+       status_reason::text, transaction_id, requested_at, closed_at, wallet_error
 FROM funding
 """
 
