@@ -256,6 +256,11 @@ class Settings(_Section, frozen=True):
         """Folder of a shard's snapshots."""
         return self.data_dir / "snapshots" / f"shard-{shard}"
 
+    @property
+    def wallet_dir(self) -> Path:
+        """Folder of the reference wallet service; the secret in it is how the engine and the service know each other."""
+        return self.data_dir / "wallet"
+
 
 class AssetSeed(_Section, frozen=True):
     """An asset of ``symbols.toml``."""

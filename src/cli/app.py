@@ -97,13 +97,16 @@ def up(
 def token(
     user: Annotated[str, typer.Argument(help="Name of the user.")],
     role: Annotated[str, typer.Option(help="user, admin or super_admin.")] = "user",
+    two_factor: Annotated[bool, typer.Option("--two-factor", help="As after a sign-in with a second factor.")] = False,
+    key: Annotated[Path | None, typer.Option(help="Sign with this private key, PEM, instead of the secret.")] = None,
+    kid: Annotated[str, typer.Option(help="Name of that key in auth.keys_file.")] = "",
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
     """Print an access token for a user."""
     from tradeengine.cli.accounts import run_token
 
-    run_token(read_settings(data_dir, config), user, role)
+    run_token(read_settings(data_dir, config), user, role, two_factor=two_factor, key=key, key_id=kid)
 
 
 # With its minus sign an amount looks like an option: let through, so that the answer is about the amount.
@@ -132,6 +135,22 @@ def status(
     from tradeengine.cli.status import run_status
 
     run_status(read_settings(data_dir, config), as_json=as_json)
+
+
+@app.command()
+def wallet(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8090,
+    dsn: Annotated[
+        str, typer.Option(help="PostgreSQL 14 or newer; else one of its own in the data directory's folder wallet.")
+    ] = "",
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Run the reference wallet service until Ctrl-C: a program of its own, for an engine with wallet.kind = "http"."""
+    from tradeengine.cli.wallet import run_wallet
+
+    run_wallet(read_settings(data_dir, config), host, port, dsn)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
+from psycopg import sql
 
 from tradeengine.settings import package_folder
 
@@ -27,14 +28,15 @@ class MigrationError(Exception):
     """The database cannot be used with this program; the message says why and what to do."""
 
 
-def migrate(dsn: str, folder: Path | None = None) -> list[str]:
+def migrate(dsn: str, folder: Path | None = None, schema: str = "public") -> list[str]:
     """Apply what is missing and return the names of what was applied.
 
-    dsn: as URL or key=value string. Raises MigrationError for a server before version 14 or a database with migrations
-    that this program does not know, psycopg.Error when the database cannot be reached or a statement fails (nothing
-    of that file is then applied).
+    dsn: as URL or key=value string. schema: where the tables are and the record of what was applied, made when missing;
+    so two programs can share a database. Raises MigrationError for a server before version 14 or a database with
+    migrations that this program does not know, psycopg.Error when the database cannot be reached or a statement fails
+    (nothing of that file is then applied).
     """
-    with _backend(dsn, folder) as (backend, migrations):
+    with _backend(dsn, folder, schema) as (backend, migrations):
         missing = backend.to_apply(migrations)
         backend.apply_migrations(missing)
         return [migration.id for migration in missing]
@@ -57,7 +59,7 @@ def check_schema(dsn: str, folder: Path | None = None) -> None:
 
 
 @contextmanager
-def _backend(dsn: str, folder: Path | None) -> Iterator[tuple[Any, Any]]:
+def _backend(dsn: str, folder: Path | None, schema: str = "public") -> Iterator[tuple[Any, Any]]:
     with warnings.catch_warnings():
         # yoyo's SQLite driver registers adapters that newer Pythons deprecate; ours is PostgreSQL.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -70,6 +72,8 @@ def _backend(dsn: str, folder: Path | None) -> Iterator[tuple[Any, Any]]:
 
     class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo is untyped
         """yoyo on a connection that psycopg opened (it would parse only URLs), a migration and its record as one."""
+
+        list_tables_sql = "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
 
         def connect(self, _uri: object) -> psycopg.Connection:
             return connection
@@ -88,6 +92,9 @@ def _backend(dsn: str, folder: Path | None) -> Iterator[tuple[Any, Any]]:
     with connection:
         check_server(connection)
         connection.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK_KEY,))
+        if schema != "public":
+            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+            connection.execute("SELECT set_config('search_path', %s, false)", (schema,))
         uri = DatabaseURI("postgresql+psycopg", None, None, None, None, connection.info.dbname, {})
         backend = Backend(uri, default_migration_table)
         backend.init_database()

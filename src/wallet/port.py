@@ -91,7 +91,7 @@ class RefusalCode(StrEnum):
 
     INSUFFICIENT = "INSUFFICIENT_BALANCE"
     """A debited user has not got so much (any more, or yet)."""
-    CONFLICT = "ID_REUSED"
+    CONFLICT = "REFERENCE_REUSED"
     """The id was used with another content."""
     INVALID = "INVALID_REQUEST"
     UNKNOWN_ACCOUNT = "UNKNOWN_ACCOUNT"

@@ -1,0 +1,4 @@
+DROP FUNCTION make_entries(text[], text[], text[], jsonb[]);
+DROP TABLE postings;
+DROP TABLE balances;
+DROP TABLE entries;
