@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
+from pathlib import Path
 from typing import Final
 
 import psycopg
@@ -24,18 +25,53 @@ from tradeengine.storage.funding import (
     request_funding,
     wait_funding,
 )
-from tradeengine.web.auth import SUBJECT_PATTERN, issue_token
+from tradeengine.web.auth import SUBJECT_PATTERN, SigningKey, issue_token, read_signing_key
+from tradeengine.web.token_keys import load_keys
+from tradeengine.web.tokens import BadTokenError, read_signed
 
 SETTLE_TIMEOUT_S: Final = 30.0
 
 
-def run_token(settings: Settings, user: str, role: str) -> None:
-    """Print a token. Raises CommandError for a bad name or role, or when there is no secret yet."""
+def run_token(settings: Settings, user: str, role: str, *, two_factor: bool, key: Path | None, key_id: str) -> None:
+    """Print a token. key: PEM file of a private key that the engine knows the public part of, as ``key_id``.
+
+    Raises CommandError for a bad name, role or key, or when there is nothing to sign with.
+    """
+    auth = settings.auth
     try:
-        secret = settings.auth.secret or read_secret(settings.data_dir)
-        sys.stdout.write(issue_token(secret.encode(), user, role, settings.auth.token_lifetime_s) + "\n")
+        signer = _signer(settings) if key is None else read_signing_key(key, key_id)
+        token = issue_token(
+            signer,
+            user,
+            role,
+            auth.token_lifetime_s,
+            two_factor=two_factor,
+            issuer=auth.issuer,
+            audience=auth.audience,
+        )
     except (DataDirError, ValueError) as error:
         raise CommandError(str(error)) from None
+    if isinstance(signer, SigningKey):
+        _check_taken(settings, token, signer)
+    sys.stdout.write(token + "\n")
+
+
+def _signer(settings: Settings) -> bytes:
+    if "HS256" not in settings.auth.algorithms:
+        names = " or ".join(settings.auth.algorithms)
+        raise CommandError(f"this engine takes tokens signed with {names}: name a private key by --key FILE --kid ID")
+    return (settings.auth.secret or read_secret(settings.data_dir)).encode()
+
+
+def _check_taken(settings: Settings, token: str, signer: SigningKey) -> None:
+    """See that the engine would take a token: the key may be another one than the engine knows by that name."""
+    try:
+        read_signed(token, load_keys(settings.auth))
+    except BadTokenError:
+        raise CommandError(
+            f"the engine would not take it: auth.keys_file has no {signer.algorithm} key {signer.key_id!r} "
+            f"that is the public part of this one, or auth.algorithms does not name {signer.algorithm}"
+        ) from None
 
 
 def run_deposit(settings: Settings, user: str, asset_name: str, amount: str, reference: str | None) -> None:

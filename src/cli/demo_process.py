@@ -52,11 +52,11 @@ class Told(msgspec.Struct, frozen=True):
     log: Log
 
 
-async def keep_demo_traders(settings: Settings, url: str, secret: bytes) -> None:
-    """Run demo traders against the engine at that address until cancelled. secret: signs their tokens."""
+async def keep_demo_traders(settings: Settings, url: str) -> None:
+    """Run demo traders against the engine at that address until cancelled."""
 
     def tell() -> bytes:
-        tokens = list(demo_tokens(settings, secret).values())
+        tokens = list(demo_tokens(settings).values())
         told = Told(url, tokens, settings.demo.orders_per_s, settings.http.tls_certificate, settings.log)
         return msgspec.json.encode(told) + b"\n"
 
@@ -69,14 +69,21 @@ async def keep_demo_traders(settings: Settings, url: str, secret: bytes) -> None
         await trio.sleep(PAUSE_S)
 
 
-def demo_tokens(settings: Settings, secret: bytes) -> dict[str, str]:
-    """Issue a token for each demo trader, by name; none when they are switched off."""
+def demo_tokens(settings: Settings) -> dict[str, str]:
+    """Issue a token for each demo trader, by name; none when they are switched off, or the secret does not count."""
     # Not at the top: the other end needs none of it.
+    from tradeengine.actors.data_dir import read_secret
     from tradeengine.actors.demo_accounts import demo_names
     from tradeengine.web.auth import issue_token
 
-    lifetime_s = settings.auth.token_lifetime_s
-    return {name: issue_token(secret, name, "user", lifetime_s) for name in demo_names(settings)}
+    auth = settings.auth
+    if "HS256" not in auth.algorithms:
+        return {}
+    secret = (auth.secret or read_secret(settings.data_dir)).encode()
+    return {
+        name: issue_token(secret, name, "user", auth.token_lifetime_s, issuer=auth.issuer, audience=auth.audience)
+        for name in demo_names(settings)
+    }
 
 
 async def _run_process(tell: Callable[[], bytes], interval_s: float) -> int:

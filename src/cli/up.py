@@ -15,7 +15,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from tradeengine.actors.data_dir import DataDirError, read_secret
+from tradeengine.actors.data_dir import DataDirError
 from tradeengine.actors.errors import StartError
 from tradeengine.actors.supervisor import Running, run_engine
 from tradeengine.cli.errors import CommandError
@@ -32,6 +32,13 @@ def run_up(settings: Settings, *, demo: bool) -> None:
     configure_logs(settings.log, "supervisor")
     if demo and not settings.demo.enabled:
         raise CommandError("--demo needs demo.enabled = true")
+    if settings.auth.keys_file or settings.auth.secret:
+        # Not at the top: nothing that the actors need waits for it.
+        from tradeengine.web.token_keys import load_keys
+
+        load_keys(settings.auth)
+    if demo and "HS256" not in settings.auth.algorithms:
+        raise CommandError("--demo signs the traders' tokens itself: it needs HS256 in auth.algorithms")
     try:
         run_engine(settings, partial(_attend, settings, demo))
     except (DataDirError, StartError) as error:
@@ -46,11 +53,10 @@ async def _attend(settings: Settings, demo: bool, running: Running) -> None:
     # Not at the top: nothing that the actors need waits for these.
     from tradeengine.cli.demo_process import demo_tokens, keep_demo_traders
 
-    secret = (settings.auth.secret or read_secret(settings.data_dir)).encode()
     url = f"{'https' if settings.http.tls_certificate else 'http'}://{_host(running.host)}:{running.port}"
-    announce(url, running.start_s, demo_tokens(settings, secret))
+    announce(url, running.start_s, demo_tokens(settings))
     if demo:
-        await keep_demo_traders(settings, url, secret)
+        await keep_demo_traders(settings, url)
 
 
 def announce(url: str, start_s: float, tokens: Mapping[str, str]) -> None:

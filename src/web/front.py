@@ -68,6 +68,7 @@ class Front:
             nursery.start_soon(self.inbox.run, self.gateway, self.hub)
             nursery.start_soon(self.hub.look_after)
             nursery.start_soon(self.hub.private.watch_balances)
+            nursery.start_soon(self.authenticator.follow_keys)
 
     @property
     def command_timeout_ms(self) -> int:

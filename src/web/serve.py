@@ -33,6 +33,7 @@ from tradeengine.web.streams.demand import Wishes
 from tradeengine.web.streams.feed_reader import FeedReader
 from tradeengine.web.streams.hub import Hub
 from tradeengine.web.streams.private import Private
+from tradeengine.web.streams.standing import objection
 from tradeengine.web.watch import Watch
 
 HEADER_BYTES_MAX: Final = 16 * 1024
@@ -93,7 +94,7 @@ def assemble(wiring: Wiring) -> Front:
     )
     front = Front(
         settings=settings,
-        authenticator=Authenticator(settings.auth.secret.encode(), settings.auth.leeway_s),
+        authenticator=Authenticator(settings.auth),
         database=database,
         inbox=inbox,
         gateway=Gateway(
@@ -120,6 +121,7 @@ def assemble(wiring: Wiring) -> Front:
         shard_count=wiring.shard_count,
     )
     hub.private = Private(front, hub, wiring.index)
+    hub.object_to = partial(objection, front)
     return front
 
 

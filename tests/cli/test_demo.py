@@ -235,7 +235,7 @@ async def keep_until(is_enough: Callable[[], bool], **environ: str) -> None:
     settings = load_settings(environ=environ)
     with trio.fail_after(BACK_S):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep_demo_traders, settings, "http://127.0.0.1:1", SECRET)
+            nursery.start_soon(keep_demo_traders, settings, "http://127.0.0.1:1")
             # What is waited for is another process's doing, of which no event tells.
             while not is_enough():  # noqa: ASYNC110
                 await trio.sleep(0.01)

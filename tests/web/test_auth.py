@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.web.bench import SECRET, Bench, bearer
 
+from tradeengine.settings import load_settings
 from tradeengine.web import auth
 from tradeengine.web.auth import Authenticator, issue_token
 from tradeengine.web.errors import ApiError
@@ -32,9 +33,15 @@ def forge(header: dict[str, Any], claims: Any, signature: bytes = b"") -> str:
     return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
 
 
-def identify(token: str, leeway_s: float = 0) -> auth.Identity:
+def authenticator(**settings: Any) -> Authenticator:
+    """Make an authenticator that is configured so."""
+    overrides = {f"auth.{name}": value for name, value in ({"secret": SECRET, "leeway_s": 0} | settings).items()}
+    return Authenticator(load_settings(overrides=overrides, environ={}).auth)
+
+
+def identify(token: str, **settings: Any) -> auth.Identity:
     """Check one token."""
-    return Authenticator(SECRET.encode(), leeway_s).identify([f"Bearer {token}"])
+    return authenticator(**settings).identify([f"Bearer {token}"])
 
 
 def test_good_token_names_its_owner() -> None:
@@ -125,29 +132,29 @@ def test_other_algorithms_and_keys_are_refused() -> None:
 def test_header_must_hold_one_bearer_token(header: list[str]) -> None:
     """No header, two headers, or another scheme is 401."""
     with pytest.raises(ApiError) as refusal:
-        Authenticator(SECRET.encode()).identify(header)
+        authenticator().identify(header)
     assert "WWW-Authenticate" in refusal.value.headers
 
 
 def test_remembered_token_still_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that was checked before is refused once its time, and the leeway after it, is over."""
-    authenticator = Authenticator(SECRET.encode(), leeway_s=5)
+    patient = authenticator(leeway_s=5)
     header = [f"bearer {sign(GOOD)}"]
-    assert authenticator.identify(header).name == "alice"
+    assert patient.identify(header).name == "alice"
     monkeypatch.setattr("tradeengine.web.auth.time.time", lambda: NOW_S + LIFE_S + 4)
-    assert authenticator.identify(header).name == "alice"
+    assert patient.identify(header).name == "alice"
     monkeypatch.setattr("tradeengine.web.auth.time.time", lambda: NOW_S + LIFE_S + 5)
     with pytest.raises(ApiError):
-        authenticator.identify(header)
+        patient.identify(header)
 
 
 def test_remembered_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many tokens come, only so many are kept."""
     monkeypatch.setattr(auth, "CACHED_TOKENS_MAX", 3)
-    authenticator = Authenticator(SECRET.encode())
+    bounded = authenticator()
     for number in range(10):
-        assert authenticator.identify([f"Bearer {sign(GOOD | {'sub': f'u{number}'})}"]).name == f"u{number}"
-    assert len(authenticator._checked) == 3
+        assert bounded.identify([f"Bearer {sign(GOOD | {'sub': f'u{number}'})}"]).name == f"u{number}"
+    assert len(bounded._checked) == 3
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ It refuses to know requests, tokens and HTTP; own orders and balances are ``priv
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -24,7 +23,7 @@ from tradeengine.web.streams.channels import MERGED
 from tradeengine.web.streams.hub_metrics import HubMetrics
 from tradeengine.web.streams.messages import ServerShutdown, encode
 from tradeengine.web.streams.present import Present
-from tradeengine.web.streams.session import RESTART, TOKEN_EXPIRED, TOO_SLOW
+from tradeengine.web.streams.session import RESTART, TOO_SLOW
 from tradeengine.web.streams.wire import Message
 
 if TYPE_CHECKING:
@@ -39,7 +38,8 @@ if TYPE_CHECKING:
     from tradeengine.web.streams.feed_reader import FeedMessage, FeedReader
     from tradeengine.web.streams.merging import Key
     from tradeengine.web.streams.private import Private
-    from tradeengine.web.streams.session import Session
+    from tradeengine.web.streams.session import Caller, Session
+    from tradeengine.web.streams.standing import Objection
     from tradeengine.web.streams.tasks import Tasks
 
 JOINING: Final = -2
@@ -71,13 +71,15 @@ class Hub:
     def __init__(
         self, feed: FeedReader, wishes: Wishes, pages: Pages, limits: Streams, metrics: MetricPage, inbox: Inbox
     ) -> None:
-        """Join the ends; ``private`` and ``nursery`` are set before the first session comes."""
+        """Join the ends; ``private``, ``object_to`` and ``nursery`` are set before the first session comes."""
         self._feed = feed
         self._pages = pages
         self._inbox = inbox
         self.wishes = wishes
         self.limits = limits
         self.private: Private
+        self.object_to: Callable[[Caller], Objection | None]
+        """Says why whom a session belongs to may not go on."""
         self.nursery: Tasks
         self.stopping = False
         self._sessions: set[Session] = set()
@@ -226,10 +228,11 @@ class Hub:
         """End sessions whose time is over, and ping the others, for as long as the front runs."""
         while True:
             await trio.sleep(LOOK_INTERVAL_S)
-            now_s, unix_s = trio.current_time(), time.time()
+            now_s = trio.current_time()
             for session in tuple(self._sessions):
-                if session.caller is not None and session.caller.expires_s <= unix_s:
-                    session.end(TOKEN_EXPIRED, "the token has expired")
+                objection = self.object_to(session.caller) if session.caller is not None else None
+                if objection is not None:
+                    session.end(objection.close_code, objection.reason)
                 elif session.stalled_s > self.limits.stall_timeout_s:
                     session.end(TOO_SLOW, "reads too slowly")
                     self.nursery.start_soon(session.socket.abort)

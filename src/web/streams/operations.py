@@ -18,7 +18,7 @@ import structlog
 
 from tradeengine.core.times import format_ms
 from tradeengine.web import placing, schemas, trading
-from tradeengine.web.access import WRONG_TOKEN_WEIGHT
+from tradeengine.web.access import WRONG_TOKEN_WEIGHT, Access, refuse_unless
 from tradeengine.web.errors import ApiError, invalid_field, overloaded
 from tradeengine.web.front import ANSWER_GRACE_S
 from tradeengine.web.gateway import NoRoom, OutcomeUnknown, Waiting
@@ -37,7 +37,7 @@ from tradeengine.web.streams.requests import (
     take_id,
     take_order_id,
 )
-from tradeengine.web.streams.session import ABUSE, TOKEN_EXPIRED, TRY_AGAIN, Caller
+from tradeengine.web.streams.session import ABUSE, TRY_AGAIN, Caller
 from tradeengine.web.streams.wire import Message
 from tradeengine.web.validation import read_body
 from tradeengine.web.views import Records
@@ -90,9 +90,10 @@ class Operations:
             await self._handler(raw, _FIXED if fixed else tuple(self._handlers))(session, request_id, raw)
         except ApiError as error:
             self._refuse(session, request_id, error)
-            if session.caller is not None and session.caller.expires_s <= time.time():
+            objection = self._hub.object_to(session.caller) if session.caller is not None else None
+            if objection is not None:
                 # Here already: whoever places many orders a second would else be taken for abusive before anyone looks.
-                session.end(TOKEN_EXPIRED, "the token has expired")
+                session.end(objection.close_code, objection.reason)
             elif error.code in _STRIKING and session.strike():
                 session.end(ABUSE, "too many wrong requests")
         except Exception as error:
@@ -128,10 +129,10 @@ class Operations:
         if BALANCES in private and not session.wants_balances:
             await self._front.history.wait_folded()
         if ORDERS in private and session.orders is None:
-            cursor = await self._hub.private.join_orders(session, _caller(session).account_id)
+            cursor = await self._hub.private.join_orders(session, self._caller(session, Access.READ).account_id)
         # From here on nothing waits, so that nothing comes between the answer and what each channel begins with.
         if BALANCES in private and not session.wants_balances:
-            balances = self._hub.private.begin_balances(session, _caller(session).account_id)
+            balances = self._hub.private.begin_balances(session, self._caller(session, Access.READ).account_id)
         data: dict[str, Any] = {"channels": _listens_to(session)}
         if cursor is not None:
             data["cursor"] = cursor
@@ -157,6 +158,17 @@ class Operations:
         if known is None:
             self._hub.admit_user(identity.name)
         session.caller = Caller(identity, account_id, expires_s)
+
+    def _caller(self, session: Session, needed: Access) -> Caller:
+        """Give who the session belongs to, if they may do what is ``needed``. Raises ApiError."""
+        caller = session.caller
+        if caller is None:
+            raise ApiError("UNAUTHORIZED", 'This needs a token: {"op": "auth", "access_token": "…"} first.')
+        objection = self._hub.object_to(caller)
+        if objection is not None:
+            raise ApiError(objection.error_code, f"This connection ends: {objection.reason}.")
+        refuse_unless(needed, caller.identity)
+        return caller
 
     def _check_rate(self, session: Session) -> None:
         if not session.may_ask():
@@ -184,7 +196,7 @@ class Operations:
                 {"field": "channels", "maximum": maximum},
             )
         if private:
-            _caller(session)
+            self._caller(session, Access.READ)
         if wanted.since is not None:
             if ORDERS not in private:
                 raise invalid_field("since", "since goes with the channel orders.")
@@ -208,7 +220,7 @@ class Operations:
 
     async def _authenticate(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
         await self.sign_in(session, read_body(raw, Authenticate).access_token)
-        caller = _caller(session)
+        caller = self._caller(session, Access.PUBLIC)
         data = {"user": caller.identity.name, "expires_at": format_ms(int(caller.expires_s * 1000))}
         self._acknowledge(session, request_id, data)
         waiting, session.after_sign_in = session.after_sign_in, None
@@ -260,7 +272,7 @@ class Operations:
 
     def _paying(self, session: Session, *, cancels: bool = False) -> Caller:
         """Give who the session belongs to, after they have paid for one order or cancel. Raises ApiError."""
-        caller = _caller(session)
+        caller = self._caller(session, Access.TRADE)
         self._front.request_limits.charge_user(caller.identity.name, 1, cancels=cancels)
         return caller
 
@@ -272,7 +284,7 @@ class Operations:
         order_id: int,
         amend: schemas.AmendOrder | None = None,
     ) -> None:
-        account_id = _caller(session).account_id
+        account_id = self._caller(session, Access.TRADE).account_id
         self._send(
             session,
             request_id,
@@ -343,16 +355,6 @@ class Operations:
 
 _FIXED: Final = ("auth", "ping")
 _STRIKING: Final = frozenset({"INVALID_REQUEST", "RATE_LIMITED", "UNAUTHORIZED"})
-
-
-def _caller(session: Session) -> Caller:
-    """Give who the session belongs to. Raises ApiError."""
-    caller = session.caller
-    if caller is None:
-        raise ApiError("UNAUTHORIZED", 'This needs a token: {"op": "auth", "access_token": "…"} first.')
-    if caller.expires_s <= time.time():
-        raise ApiError("UNAUTHORIZED", "The token has expired; get a new one.")
-    return caller
 
 
 def _listens_to(session: Session) -> list[str]:

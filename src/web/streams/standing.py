@@ -1,0 +1,33 @@
+"""Whether whom a connection belongs to may still have it.
+
+It is asked again and again, because what let a client in can end: a token's time, the key that it was signed with.
+It refuses to know connections.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from tradeengine.web.streams.session import TOKEN_EXPIRED
+
+if TYPE_CHECKING:
+    from tradeengine.web.front import Front
+    from tradeengine.web.streams.session import Caller
+
+
+class Objection(NamedTuple):
+    """Why a connection ends, as the close frame says it, and the code of the error that a request meanwhile gets."""
+
+    close_code: int
+    reason: str
+    error_code: str = "UNAUTHORIZED"
+
+
+def objection(front: Front, caller: Caller) -> Objection | None:
+    """Say why a caller may not go on; None: they may."""
+    if caller.expires_s <= time.time():
+        return Objection(TOKEN_EXPIRED, "the token has expired")
+    if not front.authenticator.knows(caller.identity):
+        return Objection(TOKEN_EXPIRED, "the token's key counts no more")
+    return None
