@@ -89,4 +89,7 @@ ALTER TABLE funding ADD COLUMN wallet_error text;
 
 CREATE INDEX funding_wallet_waiting ON funding (id) WHERE wallet_state = 'waiting';
 
+-- Reserved, and then refused by risk: to be given back.
+CREATE INDEX funding_wallet_refused ON funding (id) WHERE wallet_state = 'done' AND status = 'refused';
+
 CREATE INDEX funding_wallet_dead ON funding (id) WHERE wallet_state = 'dead';

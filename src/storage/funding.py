@@ -4,8 +4,8 @@ Rule 1: a request is a row first, pending and idempotent by its reference. Only 
 Rule 2: numbers are gapless and commit in their order, because the counter's row stays locked until the commit: who has
 seen a number has seen all below it, and risk can refuse repeats by one number.
 Rule 3: the answer is what settlement committed. A request may be repeated until it comes.
-Rule 4: with a wallet outside, the wallet is asked too: a deposit gets its number only when the wallet has reserved it, so
-risk cannot see it before; a withdrawal is pending until the wallet has released it. ``storage.wallet_fundings`` does that.
+Rule 4: a wallet outside is asked too (``storage.wallet_fundings``): a deposit gets its number only when the wallet has
+reserved it, so risk cannot see it before; a withdrawal is pending until the wallet has released it.
 It refuses to know rings, risk and how the money arrives.
 """
 
@@ -55,7 +55,7 @@ class ReferenceReusedError(Exception):
 class Funding:
     """A deposit or withdrawal. ``amount_units`` > 0 in minor units of the asset, whatever the direction.
 
-    ``number``: 0 while a wallet has not reserved a deposit. ``wallet_error``: what the wallet said last, if it is asked.
+    ``number``: 0 while a wallet has not reserved a deposit. ``wallet_error``: what a wallet said last.
     """
 
     id: int

@@ -22,6 +22,7 @@ from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.storage import settle_sql
 from tradeengine.storage.bulk import copy_in, register_arrays
 from tradeengine.storage.migrate import check_server
+from tradeengine.storage.outbox import transfer_columns
 from tradeengine.storage.partitions import Partitions
 from tradeengine.storage.settle_fold import Events, Fold, SettlementStopped, SymbolUnits, fold_batch
 
@@ -81,12 +82,13 @@ def engine_running(connection: psycopg.Connection[Any]) -> bool:
 class Settler:
     """One connection that settles. ``cursors`` is what the database has committed, by shard; -1 is risk's ring."""
 
-    def __init__(self, connection: psycopg.Connection[Any], shards: int) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], shards: int, *, with_outbox: bool = False) -> None:
         """Take the connection over, and close it when that fails.
 
-        Raises DatabaseInUse, MigrationError, psycopg.Error.
+        with_outbox: a wallet outside is to be told of every trade. Raises DatabaseInUse, MigrationError, psycopg.Error.
         """
         self.connection = connection
+        self._with_outbox = with_outbox
         self._symbols = SymbolUnits()
         try:
             self._begin(shards)
@@ -180,6 +182,8 @@ class Settler:
             connection.execute(settle_sql.PUT_SYMBOL, settle_sql.symbol_parameters(event))
         copy_in(connection, "trades", settle_sql.trade_columns(fold.trades))
         copy_in(connection, "postings", settle_sql.posting_columns(fold.postings))
+        if self._with_outbox:
+            copy_in(connection, "wallet_transfers", transfer_columns(fold.legs))
         copy_in(connection, "orders", settle_sql.order_columns(orders))
         self._change("ORDER_UNKNOWN", settle_sql.UPDATE_ORDERS, settle_sql.order_arrays(orders))
         self._change("BALANCE_UNKNOWN", settle_sql.ADD_BALANCES, settle_sql.balance_arrays(fold.balances))

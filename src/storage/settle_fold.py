@@ -50,7 +50,9 @@ _ORDER_KINDS: Final = (
 _SYMBOL_KINDS: Final = (EventKind.SYMBOL_LISTED, EventKind.PARAMETERS_SET, EventKind.TRADING_STATE_SET)
 _SILENT_KINDS: Final = (EventKind.REFUSED, EventKind.REPEATED, EventKind.CANCELLED_ALL, EventKind.EXPIRED)
 _SHARD_KINDS: Final = frozenset(_ORDER_KINDS + _SYMBOL_KINDS + _SILENT_KINDS)
-_RISK_KINDS: Final = frozenset({EventKind.REFUSED, EventKind.REPEATED, EventKind.FUNDED, EventKind.FUNDING_REFUSED})
+_RISK_KINDS: Final = frozenset(
+    {EventKind.REFUSED, EventKind.REPEATED, EventKind.FUNDED, EventKind.FUNDING_REFUSED, EventKind.ACCOUNT_SET}
+)
 
 
 class SettlementStopped(Exception):  # noqa: N818 - the state that it leads to
@@ -128,6 +130,21 @@ class Postings:
 
 
 @dataclass(frozen=True, slots=True)
+class TradeLegs:
+    """Who gives what to whom in each trade: the base asset to the buyer, the notional to the seller, both a fee."""
+
+    trade_id: Int64s
+    buyer_account_id: Int64s
+    seller_account_id: Int64s
+    base_asset_id: Int64s
+    quote_asset_id: Int64s
+    base_units: Int64s
+    notional_units: Int64s
+    buyer_fee_units: Int64s
+    seller_fee_units: Int64s
+
+
+@dataclass(frozen=True, slots=True)
 class Balances:
     """What each account's total of an asset changed by; one row per account and asset, also for 0."""
 
@@ -156,6 +173,8 @@ class Fold:
     """Everything that one transaction must write."""
 
     trades: Events
+    legs: TradeLegs
+    """Of these trades."""
     orders: Orders
     postings: Postings
     balances: Balances
@@ -187,9 +206,11 @@ def fold_batch(shard_events: Events, risk_events: Events, symbols: SymbolUnits) 
     fundings = risk_events[np.isin(risk_events["kind"], (EventKind.FUNDED, EventKind.FUNDING_REFUSED))]
     fundings = fundings.view(funding_event_dtype)
     funding_ids = funding_transaction_ids(fundings)
-    postings = _concatenate(_post_trades(trades, symbols), _post_fundings(fundings, funding_ids))
+    legs = trade_legs(trades, symbols)
+    postings = _concatenate(_post_trades(legs), _post_fundings(fundings, funding_ids))
     return Fold(
         trades=trades,
+        legs=legs,
         orders=_fold_orders(shard_events),
         postings=postings,
         balances=_sum_balances(postings),
@@ -291,28 +312,39 @@ def _status(events: Events, end_at: Int64s, remaining_lots: Int64s) -> Int64s:
     return np.select(conditions, [REJECTED, CANCELLED, FILLED, PARTIALLY_FILLED, PENDING, PARTIALLY_FILLED], OPEN)
 
 
-def _post_trades(trades: Events, symbols: SymbolUnits) -> Postings:
-    """Five postings a trade: the base asset changes hands, so does the quote asset, and the exchange gets the fees."""
+def trade_legs(trades: Events, symbols: SymbolUnits) -> TradeLegs:
+    """Tell buyer from seller in each trade. trades: TRADED events of symbols that are known."""
     symbol_id = trades["symbol_id"]
     taker_buys = trades["side"] == Side.BUY
-    buyer = np.where(taker_buys, trades["account_id"], trades["maker_account_id"])
-    seller = np.where(taker_buys, trades["maker_account_id"], trades["account_id"])
+    taker, maker = trades["account_id"].astype(np.int64), trades["maker_account_id"].astype(np.int64)
     taker_fee, maker_fee = trades["fee_units"], trades["maker_fee_units"]
-    buyer_fee = np.where(taker_buys, taker_fee, maker_fee)
-    seller_fee = np.where(taker_buys, maker_fee, taker_fee)
-    base_units = trades["quantity_lots"] * symbols.lot_units[symbol_id]
-    notional = trades["notional_units"]
-    base, quote = symbols.base_asset_id[symbol_id], symbols.quote_asset_id[symbol_id]
+    return TradeLegs(
+        trade_id=trades["trade_id"],
+        buyer_account_id=np.where(taker_buys, taker, maker),
+        seller_account_id=np.where(taker_buys, maker, taker),
+        base_asset_id=symbols.base_asset_id[symbol_id],
+        quote_asset_id=symbols.quote_asset_id[symbol_id],
+        base_units=trades["quantity_lots"] * symbols.lot_units[symbol_id],
+        notional_units=trades["notional_units"],
+        buyer_fee_units=np.where(taker_buys, taker_fee, maker_fee),
+        seller_fee_units=np.where(taker_buys, maker_fee, taker_fee),
+    )
+
+
+def _post_trades(legs: TradeLegs) -> Postings:
+    """Five postings a trade: the base asset changes hands, so does the quote asset, and the exchange gets the fees."""
+    buyer, seller, base, quote = legs.buyer_account_id, legs.seller_account_id, legs.base_asset_id, legs.quote_asset_id
+    notional, buyer_fee, seller_fee = legs.notional_units, legs.buyer_fee_units, legs.seller_fee_units
     # Side by side and then flattened: a trade's postings lie together.
     amounts = np.column_stack(
-        [-base_units, base_units, -(notional + buyer_fee), notional - seller_fee, taker_fee + maker_fee]
+        [-legs.base_units, legs.base_units, -(notional + buyer_fee), notional - seller_fee, buyer_fee + seller_fee]
     )
-    accounts = np.column_stack([seller, buyer, buyer, seller, np.full(len(trades), ACCOUNT_ID_EXCHANGE)])
+    accounts = np.column_stack([seller, buyer, buyer, seller, np.full(len(buyer), ACCOUNT_ID_EXCHANGE)])
     assets = np.column_stack([base, base, quote, quote, quote])
     posted = amounts.reshape(-1) != 0
     return Postings(
-        transaction_id=np.repeat(trades["trade_id"], 5)[posted],
-        account_id=accounts.reshape(-1)[posted].astype(np.int64),
+        transaction_id=np.repeat(legs.trade_id, 5)[posted],
+        account_id=accounts.reshape(-1)[posted],
         asset_id=assets.reshape(-1)[posted],
         amount_units=amounts.reshape(-1)[posted],
         kind=np.full(int(posted.sum()), POSTING_TRADE, np.uint8),
