@@ -146,7 +146,7 @@ class Publisher(_Section, frozen=True):
     candle_interval_ms: Annotated[int, Meta(ge=1, le=60_000)]
 
 
-class RequestLimits(_Section, frozen=True):
+class Requests(_Section, frozen=True):
     """How many requests are answered: token buckets, for all fronts together. A rate of 0: no limit."""
 
     user_per_s: Annotated[int, Meta(ge=0, le=1_000_000)]
@@ -236,7 +236,7 @@ class Settings(_Section, frozen=True):
     settlement: Settlement
     publisher: Publisher
     keeper: Keeper
-    request_limits: RequestLimits
+    requests: Requests
     streams: Streams
     database: Database
     supervisor: Supervisor
@@ -353,9 +353,9 @@ def _check(settings: Settings) -> None:
         slots = getattr(settings.rings, name)
         if slots & (slots - 1):
             _refuse(f"rings.{name}", slots, "a power of two")
-    names_max = settings.request_limits.names_max
+    names_max = settings.requests.names_max
     if names_max & (names_max - 1):
-        _refuse("request_limits.names_max", names_max, "a power of two")
+        _refuse("requests.names_max", names_max, "a power of two")
     signatures_max = settings.keys.signatures_max
     if signatures_max & (signatures_max - 1):
         _refuse("keys.signatures_max", signatures_max, "a power of two")

@@ -189,7 +189,7 @@ def plan(settings: Settings) -> Topology:
         ),
         tables=_tables(settings, matchers, fronts, clients),
         boards=(
-            BoardPlan("buckets", buckets.board_bytes(settings.request_limits.names_max)),
+            BoardPlan("buckets", buckets.board_bytes(settings.requests.names_max)),
             BoardPlan("signatures", replay_guard.board_bytes(settings.keys.signatures_max)),
         ),
         limits=settings.limits,

@@ -19,7 +19,7 @@ from tradeengine.web.errors import ApiError
 
 if TYPE_CHECKING:
     from tradeengine.ipc.metrics import MetricPage
-    from tradeengine.settings import RequestLimits as Settings
+    from tradeengine.settings import Requests
 
 _EVERYTHING: Final = 0
 _CANCELS: Final = 1
@@ -30,7 +30,7 @@ _IPV6_BITS: Final = 64
 class RequestLimits:
     """All buckets, as requests see them."""
 
-    def __init__(self, buckets: Buckets, settings: Settings, page: MetricPage) -> None:
+    def __init__(self, buckets: Buckets, settings: Requests, page: MetricPage) -> None:
         self._buckets = buckets
         factor = settings.cancel_factor
         self._user = _rates(settings.user_per_s, settings.user_burst, factor)

@@ -109,7 +109,7 @@ def assemble(wiring: Wiring) -> Front:
         history=History(database, settled, Barrier(shard_rings, "risk"), settings.http.barrier_timeout_ms / 1000),
         pages=pages,
         hub=hub,
-        request_limits=RequestLimits(Buckets(wiring.board("buckets")), settings.request_limits, wiring.metrics),
+        request_limits=RequestLimits(Buckets(wiring.board("buckets")), settings.requests, wiring.metrics),
         watch=Watch(
             wiring.table("actors"),
             settled,
