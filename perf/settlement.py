@@ -124,6 +124,7 @@ def visibility(dsn: str, specs: list[SymbolSpec], seconds: int, first_sequence: 
         lambda: Settler(psycopg.connect(dsn), 1),
         page,
         ingress_number=0,
+        settings_applied=lambda: 0,
         batch_events_max=20_000,
         tell=lambda _state, _text: None,
     )

@@ -1,9 +1,8 @@
-"""Settlement: what happened goes into PostgreSQL, and deposits and withdrawals come from there to risk.
+"""Settlement: what happened goes into PostgreSQL; deposits, withdrawals and settings come from there to risk.
 
 A round: see which events are there, commit a batch of them with the cursors behind it, then pass them in the rings. So
 a ring's cursor never says more than the database, and a kill between the two costs nothing: the next round starts from
-what the database says. Funding requests are rows first; each is fed to risk in the order of its number, once per life
-of this process: after a restart all that are pending go again, and risk passes over those it knows.
+what the database says. What goes the other way, to risk, is in ``settlement_feed``.
 
 Rule 1: the shards' heads are read before risk's, and risk's events are settled first or with them: no trade is settled
 before the deposit that paid for it.
@@ -25,13 +24,12 @@ import psycopg
 import structlog
 from numpy.typing import NDArray
 
-from tradeengine.core.records import command_dtype
+from tradeengine.actors.settlement_feed import Feed
 from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import RingWriter
 from tradeengine.ipc.ring_reader import RingReader
 from tradeengine.ipc.wiring import Wiring
-from tradeengine.storage.funding import CHANNEL, count_pending, pending_commands
 from tradeengine.storage.migrate import MigrationError
 from tradeengine.storage.patient import PatientConnection
 from tradeengine.storage.settle import RISK_SHARD, CursorMoved, DatabaseInUse, Settled, Settler
@@ -47,10 +45,7 @@ COMMIT_INTERVAL_S: Final = 0.004
 """Transactions of a few events begin at least this far apart: each costs a sync, whatever is in it."""
 RETRY_S_MIN: Final = 0.1
 RETRY_S_MAX: Final = 5.0
-FUNDING_LOOK_S: Final = 1.0
-"""Pending requests are looked for this often though none was announced."""
 SILENCE_S_MAX: Final = 30.0
-FUNDING_BATCH_MAX: Final = 1024
 
 logger = structlog.get_logger(__name__)
 
@@ -87,6 +82,7 @@ def main(wiring: Wiring) -> None:
         connect,
         metrics,
         ingress_number=wiring.ingress_number,
+        settings_applied=lambda: 0,
         batch_events_max=settings.settlement.batch_events_max,
         tell=lambda state, text: wiring.ready() if state is SettlementState.RUNNING else wiring.blocked(text),
     )
@@ -109,19 +105,20 @@ class SettlementDuty:
         metrics: MetricPage,
         *,
         ingress_number: int,
+        settings_applied: Callable[[], int],
         batch_events_max: int,
         tell: Callable[[SettlementState, str], None],
     ) -> None:
         """Join the ends up.
 
         readers: of event rings by shard, -1: risk's. ingress: the ring to risk, ``ingress_number`` its number.
+        settings_applied: says the highest version of accounts' settings that risk has taken over.
         tell: called when the state changes.
         """
         self._readers = dict(readers)
-        self._ingress = ingress
         self._connect = connect
         self._metrics = SettlementMetrics(metrics)
-        self._ingress_number = ingress_number
+        self._feed = Feed(ingress, ingress_number, settings_applied, self._metrics.show_pending)
         self._batch_events_max = batch_events_max
         self._batch_events = min(BATCH_EVENTS_MIN, batch_events_max)
         self._tell = tell
@@ -130,8 +127,6 @@ class SettlementDuty:
         self._retry_s = RETRY_S_MIN
         self._retry_at_s = 0.0
         self._committed_at_s = 0.0
-        self._fed_number = 0
-        self._funding_at_s = 0.0
 
     def __call__(self) -> int:
         """Do one round."""
@@ -140,7 +135,7 @@ class SettlementDuty:
             return 0
         try:
             settler = self._settler or self._open()
-            did = self._settle(settler) + self._feed(settler)
+            did = self._settle(settler) + self._feed(settler.connection)
         except (CursorMoved, psycopg.OperationalError, psycopg.InterfaceError) as error:
             # Whether the last COMMIT took effect only a new connection can say.
             self._drop(SettlementState.DATABASE_UNAVAILABLE, error)
@@ -170,13 +165,11 @@ class SettlementDuty:
         try:
             for shard, reader in self._readers.items():
                 _align(shard, reader, settler.cursors.get(shard, 0))
-            settler.connection.add_notify_handler(self._hear)
-            settler.connection.execute(f"LISTEN {CHANNEL}")
+            self._feed.begin(settler.connection)
         except BaseException:
             settler.close()
             raise
         self._settler = settler
-        self._funding_at_s = 0.0
         # Those of the present; the keeper makes them ahead, and what it did not make the settler does.
         settler.partitions.make_ahead(time.time_ns() // 1_000_000, months=0, days=0)
         self._enter(SettlementState.RUNNING, "")
@@ -228,34 +221,6 @@ class SettlementDuty:
             self._batch_events = max(self._batch_events * 3 // 4, min(BATCH_EVENTS_MIN, self._batch_events_max))
         elif events * 2 > self._batch_events and duration_s < TRANSACTION_S_GOAL / 2:
             self._batch_events = min(self._batch_events * 2, self._batch_events_max)
-
-    def _feed(self, settler: Settler) -> int:
-        """Give risk the requests that it has not been given yet, as many as have room."""
-        # Raises when the server has closed the connection, which an idle engine would not notice otherwise.
-        settler.connection.pgconn.consume_input()
-        while (notice := settler.connection.pgconn.notifies()) is not None:
-            self._hear(notice)
-        now_s = time.monotonic()
-        if now_s < self._funding_at_s:
-            return 0
-        room = min(self._ingress.free(), FUNDING_BATCH_MAX)
-        commands = pending_commands(settler.connection, self._fed_number, room)
-        # Perhaps there are more: look again at once.
-        self._funding_at_s = now_s + (FUNDING_LOOK_S if len(commands) < room else 0.0)
-        self._metrics.show_pending(count_pending(settler.connection))
-        if len(commands) == 0:
-            return 0
-        commands["ingress_ring"] = self._ingress_number
-        commands["ingress_sequence"] = self._ingress.head + np.arange(len(commands))
-        commands["timestamp_ns"] = time.time_ns()
-        self._ingress.publish(commands.view(command_dtype))
-        crash_point("settlement.after_feed")
-        self._fed_number = int(commands["funding_number"][-1])
-        return len(commands)
-
-    def _hear(self, _notice: object) -> None:
-        """Take note that requests were announced."""
-        self._funding_at_s = 0.0
 
     def _drop(self, state: SettlementState, error: Exception) -> None:
         self._metrics.count_error()

@@ -18,11 +18,20 @@ from tests.postgres import connection, dsn, make_database, postgres, symbol
 from tests.storage.events import ALICE, BOB, Events, Market, funding_events
 
 from tradeengine.actors.settlement import SettlementDuty, SettlementState
-from tradeengine.core.records import CommandKind, Side, command_dtype, event_dtype, funding_command_dtype
+from tradeengine.core.records import (
+    CommandKind,
+    EventKind,
+    Side,
+    account_command_dtype,
+    command_dtype,
+    event_dtype,
+    funding_command_dtype,
+)
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.ipc.metric_names import ROLE_METRICS
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import ReaderSpec, Ring
+from tradeengine.storage.account_settings import change
 from tradeengine.storage.directory import resolve_account
 from tradeengine.storage.embedded import Embedded
 from tradeengine.storage.funding import Funding, FundingKind, FundingStatus, find_funding, request_funding
@@ -44,6 +53,8 @@ class Engine:
     shards: int = 2
     states: list[SettlementState] = field(default_factory=list)
     duties: list[SettlementDuty] = field(default_factory=list)
+    settings_applied: int = 0
+    """The version of accounts' settings that risk has taken over."""
 
     def __post_init__(self) -> None:
         gate = ReaderSpec("settlement", gating=True)
@@ -63,6 +74,7 @@ class Engine:
             lambda: Settler(psycopg.connect(self.dsn), self.shards),
             self.page,
             ingress_number=3,
+            settings_applied=lambda: self.settings_applied,
             batch_events_max=batch_events_max,
             tell=lambda state, _text: self.states.append(state),
         )
@@ -196,7 +208,7 @@ def test_request_is_heard_at_once(engine: Engine, symbol: SymbolSpec, connection
     """A request that comes while settlement is idle is fed because PostgreSQL announces it, not by looking often."""
     duty = engine.duty()
     drain(duty)
-    duty._funding_at_s = float("inf")
+    duty._feed.look_at_s = float("inf")
     _ask(connection, "a")
     while not duty():
         pass
@@ -224,6 +236,67 @@ def test_more_requests_than_room(engine: Engine, symbol: SymbolSpec, connection:
         drain(duty)
         fed += engine.commands()["funding_number"].tolist()
     assert fed == numbers
+
+
+def test_settings_are_fed_once_and_in_order(engine: Engine, symbol: SymbolSpec, connection: psycopg.Connection) -> None:
+    """Settings of accounts reach risk as they are announced, each version once, beside deposits."""
+    alice, bob = (resolve_account(connection, name, accounts_max=100) for name in ("alice", "bob"))
+    change(connection, alice, suspended=True)
+    change(connection, bob, max_open_orders=3)
+    duty = engine.duty()
+    drain(duty)
+    commands = engine.commands().view(account_command_dtype)
+    assert commands["kind"].tolist() == [CommandKind.SET_ACCOUNT] * 2
+    assert commands["account_id"].tolist() == [alice, bob]
+    assert commands["version"].tolist() == [1, 2]
+    assert commands["ingress_sequence"].tolist() == [0, 1]
+    duty._feed.look_at_s = float("inf")
+    change(connection, alice, suspended=False)
+    while not duty():
+        pass
+    assert engine.commands().view(account_command_dtype)["version"].tolist() == [3]
+    _ask(connection, "a")
+    while not duty():
+        pass
+    assert engine.commands()["kind"].tolist() == [CommandKind.FUND]
+
+
+def test_settings_that_risk_has_are_not_fed_again(
+    engine: Engine, symbol: SymbolSpec, connection: psycopg.Connection
+) -> None:
+    """After a restart only what is newer than what risk has taken over goes in."""
+    for name in ("alice", "bob", "carol"):
+        change(connection, resolve_account(connection, name, accounts_max=100), suspended=True)
+    engine.settings_applied = 2
+    drain(engine.duty())
+    assert engine.commands().view(account_command_dtype)["version"].tolist() == [3]
+
+
+def test_more_settings_than_room(engine: Engine, symbol: SymbolSpec, connection: psycopg.Connection) -> None:
+    """Settings beyond the ingress ring's room wait for it and keep their order."""
+    for number in range(40):
+        change(connection, resolve_account(connection, f"user-{number}", accounts_max=100), suspended=True)
+    duty = engine.duty()
+    fed: list[int] = []
+    while len(fed) < 40:
+        drain(duty)
+        fed += engine.commands().view(account_command_dtype)["version"].tolist()
+    assert fed == list(range(1, 41))
+
+
+def test_answers_to_settings_are_passed_over(
+    engine: Engine, symbol: SymbolSpec, connection: psycopg.Connection
+) -> None:
+    """Risk's answer that settings are in force changes nothing in the database, and holds up nothing."""
+    answer = np.zeros(1, event_dtype)
+    answer["kind"] = EventKind.ACCOUNT_SET
+    answer["account_id"] = ALICE
+    answer["order_id"] = 1
+    engine.publish({RISK_SHARD: answer})
+    duty = engine.duty()
+    drain(duty)
+    assert engine.states == [SettlementState.RUNNING]
+    assert engine.cursors()[RISK_SHARD] == 1
 
 
 def test_cursor_in_the_ring_follows_the_database(
@@ -361,7 +434,7 @@ CHILD = """
         Ring.attach(given["ingress"], command_dtype, writable=True).writer({}),
         lambda: Settler(psycopg.connect(given["dsn"]), 2),
         MetricPage.attach(given["page"], writable=True),
-        ingress_number=3, batch_events_max=8, tell=lambda state, text: None,
+        ingress_number=3, settings_applied=lambda: 0, batch_events_max=8, tell=lambda state, text: None,
     )
     while True:
         duty()
