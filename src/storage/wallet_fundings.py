@@ -1,8 +1,8 @@
 """Deposits and withdrawals through a wallet outside: which ones the wallet must be asked about, and what it said.
 
-A deposit waits until the wallet has reserved it; only then it gets its number, and risk hears of it. A withdrawal waits,
-after risk has debited it and settlement has posted that, until the wallet has released it. A deposit that risk refused
-after the wallet had reserved it is given back.
+A deposit waits until the wallet has reserved it; only then it gets its number, and risk hears of it. A withdrawal
+waits, after risk has debited it and settlement has posted that, until the wallet has released it. A deposit that risk
+refused after the wallet had reserved it is given back.
 
 Rule 1: a number that risk may see is durable before it is announced.
 Rule 2: a withdrawal waits for every undelivered transfer of its account: proceeds that the wallet has not confirmed can
