@@ -21,7 +21,7 @@ _BOOK: Final = ("core.book", "core.book_dump", "core.hashing", "storage.journal_
 
 KERNEL_MODULES: Final[dict[str, tuple[str, ...]]] = {
     "risk": (*_IPC, "core.money", "core.risk"),
-    "matcher": (*_IPC, *_BOOK, "actors.matcher_survey"),
+    "matcher": (*_IPC, *_BOOK, "core.book_census", "actors.matcher_survey"),
     "settlement": _IPC,
     "publisher": _IPC,
     "shadow": (*_IPC, *_BOOK),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import structlog
 
+from tradeengine.actors.census import BookCensus
 from tradeengine.actors.matcher_events import EventOutlet, ReplayDiffers
 from tradeengine.actors.matcher_recovery import Place, Recovered, RecoveryRefused, recover
 from tradeengine.actors.matcher_survey import survey_commands
@@ -112,6 +113,7 @@ class MatcherDuty:
         tables: MatcherTables,
         metrics: MetricPage,
         *,
+        census: BookCensus | None = None,
         batch_max: int,
         sync: bool = True,
         segment_age_s_max: float = SEGMENT_AGE_S_MAX,
@@ -122,6 +124,7 @@ class MatcherDuty:
         self._matching = matching
         self._outlet = outlet
         self._tables = tables
+        self._census = census
         self._metrics = MatcherMetrics(metrics)
         self._batch_max = min(batch_max, journal.batch_max)
         self._sync = sync
@@ -130,7 +133,7 @@ class MatcherDuty:
     def __call__(self) -> int:
         """Do one round."""
         started_ns = time.perf_counter_ns()
-        count = int(self._tables.answer()) + self._work()
+        count = int(self._tables.answer()) + int(self._census is not None and self._census.answer()) + self._work()
         if count:
             self._metrics.count_busy(started_ns, self._matching, self._journal)
         return count
@@ -308,6 +311,9 @@ def _start(wiring: Wiring, place: Place) -> MatcherDuty:
         outlet,
         tables,
         wiring.metrics,
+        census=BookCensus(
+            recovered.matching.book, wiring.table("census_requests"), wiring.table(f"book_census.{shard}")
+        ),
         batch_max=wiring.settings.journal.group_commands_max,
         sync=wiring.settings.journal.sync,
     )

@@ -20,6 +20,7 @@ import numpy as np
 import psycopg
 import structlog
 
+from tradeengine.actors.census import RiskCensus
 from tradeengine.actors.risk_gates import Gates
 from tradeengine.actors.risk_metrics import RiskMetrics
 from tradeengine.actors.risk_restart import Taken, restart, words_of
@@ -77,7 +78,15 @@ def main(wiring: Wiring) -> None:
     tables = RiskTables(risk, wiring.table("balances"), wiring.table("touch"))
     tables.repair()
     duty = RiskDuty(
-        risk, rings, outbox, tables, gates, wiring.metrics, taken, reserve=wiring.settings.rings.reserve_slots
+        risk,
+        rings,
+        outbox,
+        tables,
+        gates,
+        wiring.metrics,
+        taken,
+        reserve=wiring.settings.rings.reserve_slots,
+        census=RiskCensus(risk, rings, wiring.table("census_requests"), wiring.table("risk_census")),
     )
     wiring.metrics.set_state(0, "running")
     wiring.ready()
@@ -98,6 +107,7 @@ class RiskDuty:
         taken: Taken,
         *,
         reserve: int,
+        census: RiskCensus | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         """Join the ends up. taken: from ``restart``. reserve: command slots that only cancels may use."""
@@ -109,6 +119,7 @@ class RiskDuty:
         self._metrics = RiskMetrics(metrics, risk)
         self._taken = taken
         self._reserve = reserve
+        self._census = census
         self._clock = clock
         self._forwards = [commands.reshape(-1).view(command_dtype) for commands in outbox.commands]
         self._answers = outbox.events.reshape(-1).view(event_dtype)
@@ -119,6 +130,8 @@ class RiskDuty:
         """Do one round."""
         heads = [reader.head for reader in self._rings.ingress]
         count = self._fold_events()
+        if self._census is not None:
+            count += self._census.answer()
         self._gates.look()
         for number, head in enumerate(heads):
             if head > self._rings.ingress[number].cursor and number not in self._damaged:

@@ -11,7 +11,8 @@ it from there, checks and holds the money, and forwards it into the *command rin
 
 What never reaches a matcher (refusals, repeats, funding) risk publishes on an event ring of its own. Beside the way
 stands the **shadow**, which replays closed journal segments, writes snapshots and checks that a replay is identical,
-and the **keeper**, which makes and drops partitions in PostgreSQL and stores depth now and then.
+and the **keeper**, which makes and drops partitions in PostgreSQL, stores depth now and then, and compares everything
+with everything: it asks risk and the matchers for a *census* of what lives in them.
 The **supervisor** owns the memory and the processes; on the rings it is called *operator*, and lists symbols.
 **Clients** are local programs (replay, benchmarks) that attach later and have a ring like a front.
 
@@ -109,6 +110,11 @@ class Topology:
     limits: Limits
 
     @property
+    def shard_count(self) -> int:
+        """How many matchers there are."""
+        return sum(actor.role == "matcher" for actor in self.actors)
+
+    @property
     def operator(self) -> Actor:
         """The supervisor as a party on the rings."""
         return Actor(OPERATOR, "operator")
@@ -134,8 +140,12 @@ class Topology:
         return {ring.name: ring for ring in self.rings}[name]
 
     def rings_of(self, actor: str) -> dict[str, RingTerms]:
-        """Rings that an actor is joined to, and how. A front also looks at the cursors of all others, for /metrics."""
-        looks = self.actor(actor).role == "front"
+        """Rings that an actor is joined to, and how.
+
+        A front also looks at the cursors of all others, for /metrics, and the keeper looks back into what is on its way
+        between two censuses. Neither is woken by them.
+        """
+        looks = self.actor(actor).role in {"front", "keeper"}
         terms = {
             ring.name: (ring.layout, ring.access_of(actor) or ("follow" if looks else None)) for ring in self.rings
         }
@@ -162,6 +172,8 @@ class Topology:
             levels_max=limits.levels_max,
             accounts_max=limits.accounts_max,
             symbols_max=limits.symbols_max,
+            orders_max=limits.orders_max,
+            shards=self.shard_count,
         )
 
 
@@ -243,6 +255,7 @@ def _tables(
         for plan in (
             TablePlan(f"levels.{matcher.index}", 1, (matcher.name,), (PUBLISHER,)),
             TablePlan(f"level_requests.{matcher.index}", 1, (PUBLISHER,), (matcher.name,)),
+            TablePlan(f"book_census.{matcher.index}", 1, (matcher.name,), (KEEPER,)),
         )
     )
     return (
@@ -252,6 +265,8 @@ def _tables(
         TablePlan("tickers", limits.symbols_max, (PUBLISHER,), watchers),
         TablePlan("directory", 1, (OPERATOR,), (RISK, SETTLEMENT, PUBLISHER, SHADOW, *watchers)),
         TablePlan("actors", actor_count, (OPERATOR,), (RISK, SETTLEMENT, PUBLISHER, *watchers)),
+        TablePlan("risk_census", 1, (RISK,), (KEEPER,)),
+        TablePlan("census_requests", 1, (KEEPER,), (RISK, *_names(matchers))),
         *per_shard,
         *(TablePlan(f"demand.{front.index}", 1, (front.name,), (PUBLISHER,)) for front in fronts),
     )

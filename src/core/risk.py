@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tradeengine.core.risk_census import compile_kernels as compile_census_kernels
 from tradeengine.core.risk_checks import market_symbols
 from tradeengine.core.risk_clients import content_fingerprint
 from tradeengine.core.risk_fold import fold
@@ -69,6 +70,7 @@ def compile_kernels() -> None:
     market_symbols(commands, np.zeros(1, np.int64))
     fold(risk, np.zeros((1, EVENT_WORDS), np.int64))
     retake(risk, commands)
+    compile_census_kernels(risk)
     load_orders(risk, np.zeros(0, live_order_dtype))
     load_client_ids(risk, np.zeros(0, client_id_dtype))
     load_balances(risk, *(np.zeros(1, np.int64) for _ in range(3)))

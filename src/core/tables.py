@@ -17,6 +17,9 @@ table               row                writer                       what
 ``directory``       one                supervisor                   assets and symbols by name, as a msgpack blob
 ``actors``          actor              supervisor                   process, state and restarts of each actor
 ``demand.f``        one                front f                      what its clients have subscribed to
+``risk_census``     one                risk                         its live orders and balances, on request
+``book_census.s``   one                matcher s                    its live orders, on request
+``census_requests`` one                keeper                       the number of the census that is wanted
 =================== ================== ============================ ====================================================
 """
 
@@ -27,6 +30,7 @@ from typing import Final
 
 import numpy as np
 
+from tradeengine.core.census import book_census_dtype, census_request_dtype, risk_census_dtype
 from tradeengine.core.feed import demand_dtype
 
 DEPTH_LEVELS_MAX: Final = 1000
@@ -129,7 +133,7 @@ directory_dtype: Final = np.dtype(
 
 
 def table_dtype(
-    name: str, *, assets_max: int, levels_max: int, accounts_max: int, symbols_max: int
+    name: str, *, assets_max: int, levels_max: int, accounts_max: int, symbols_max: int, orders_max: int, shards: int
 ) -> np.dtype[np.void]:
     """Give the row layout of a table by its name; ``levels.3`` is a table of the kind ``levels``. Raises KeyError."""
     kind = name.partition(".")[0]
@@ -139,6 +143,10 @@ def table_dtype(
         return levels_dtype(levels_max)
     if kind == "demand":
         return demand_dtype(accounts_max, symbols_max)
+    if kind == "risk_census":
+        return risk_census_dtype(orders_max * shards, accounts_max, assets_max)
+    if kind == "book_census":
+        return book_census_dtype(orders_max)
     return _FIXED_LAYOUTS[kind]
 
 
@@ -171,6 +179,7 @@ _FIXED_LAYOUTS: Final = {
     "depth": depth_dtype,
     "tickers": ticker_dtype,
     "level_requests": level_request_dtype,
+    "census_requests": census_request_dtype,
     "directory": directory_dtype,
     "actors": actor_dtype,
 }

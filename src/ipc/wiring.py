@@ -111,6 +111,8 @@ class Wiring:
                 levels_max=limits.levels_max,
                 accounts_max=limits.accounts_max,
                 symbols_max=limits.symbols_max,
+                orders_max=limits.orders_max,
+                shards=self.shard_count,
             )
             fd = self._handoff.fds[f"table:{name}"]
             self._tables[name] = SeqlockTable.attach(fd, dtype, writable=self._handoff.tables[name].writable)
