@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tradeengine.actors.matcher_events import ReplayDiffers
-from tradeengine.actors.matching import Matching
+from tradeengine.actors.matching import KERNEL_VERSIONS_REPLAYED, Matching
 from tradeengine.core.book import load, make_book, state_hash
 from tradeengine.core.hashing import HASH_START
 from tradeengine.storage.journal import Journal
@@ -136,7 +136,7 @@ def _replay(
     openings = {segment.header.first_command_sequence: segment.header for segment in list_segments(place.journal_dir)}
     published = 0
     try:
-        for first, commands in read_groups(place.journal_dir, matching.command_sequence, place.kernel_version):
+        for first, commands in read_groups(place.journal_dir, matching.command_sequence, KERNEL_VERSIONS_REPLAYED):
             if first in openings:
                 check_opening(openings[first], matching)
             published += _replay_batch(matching, commands, outlet, alive)

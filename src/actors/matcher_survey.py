@@ -20,6 +20,7 @@ _EVENT_WORDS: Final = event_dtype.itemsize // 8
 _EVENT_KIND: Final = byte(event_dtype, "kind") // 8
 _EVENT_SYMBOL: Final = half(event_dtype, "symbol_id")
 _PLACE: Final = int(CommandKind.PLACE)
+_CANCEL_ALL_AFTER: Final = int(CommandKind.CANCEL_ALL_AFTER)
 _TRADED: Final = int(EventKind.TRADED)
 
 assert byte(command_dtype, "kind") % 8 == 0  # the low byte of its word
@@ -29,8 +30,8 @@ assert byte(event_dtype, "kind") % 8 == 0
 def survey_commands(commands: NDArray[np.void], due_ns: int) -> tuple[int, int]:
     """Say how many commands come before the first expiry that could fall between them, and how many of these place.
 
-    commands: shape (n ≥ 1,), ``command_dtype``; the first one is older than ``due_ns``, the earliest expiry of an open
-    order. Returns (1 … n, orders placed among them).
+    commands: shape (n ≥ 1,), ``command_dtype``; the first one is older than ``due_ns``, the earliest end of an order or
+    timer. Returns (1 … n, orders placed among them).
     """
     count, placed = _survey_commands(_words(commands), due_ns)
     return int(count), int(placed)
@@ -62,8 +63,10 @@ def _survey_commands(words: NDArray[np.int64], due_ns: int) -> tuple[int, int]:
         if count > 0 and words[start + _COMMAND_TIMESTAMP] >= due_ns:
             break
         count += 1
-        if words[start + _COMMAND_KIND] & 0xFF == _PLACE:
+        kind = words[start + _COMMAND_KIND] & 0xFF
+        if kind == _PLACE:
             placed += 1
+        if kind in (_PLACE, _CANCEL_ALL_AFTER):
             expires_at_ns = words[start + _COMMAND_EXPIRES]
             if 0 < expires_at_ns < due_ns:
                 due_ns = expires_at_ns

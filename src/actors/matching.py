@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
     from tradeengine.core.book_state import BookState
 
-KERNEL_VERSION: Final = 1
-"""Raise it when the same commands would give other events than before; journals and snapshots name it."""
+KERNEL_VERSION: Final = 2
+"""Raise it when the same commands would give other events or another state hash than before; journals and snapshots
+name it. 2 knows timers."""
+KERNEL_VERSIONS_REPLAYED: Final = frozenset({1, KERNEL_VERSION})
+"""Whose journals give the same events here. With version 1, risk let no CANCEL_ALL_AFTER pass, so its journals have
+none, and all else is as it was. Version 1 in turn refuses to replay journals of version 2, as it must."""
 PIECE_EVENTS: Final = 8192
 """Events in one piece at most: 2 MiB, which stays in a core's cache until it is published."""
 

@@ -18,6 +18,7 @@ import structlog
 from tradeengine.actors.matcher import place_of, settled_sequence, snapshot_header
 from tradeengine.actors.matcher_events import ReplayDiffers
 from tradeengine.actors.matcher_recovery import check_opening, starting_point
+from tradeengine.actors.matching import KERNEL_VERSIONS_REPLAYED
 from tradeengine.core.book import dump, state_hash
 from tradeengine.storage.journal_format import JournalError
 from tradeengine.storage.journal_read import closed_segment, prune, read_segment
@@ -137,8 +138,7 @@ class ShardShadow:
         first = self._matching.command_sequence
         if first == segment.header.first_command_sequence:
             check_opening(segment.header, self._matching)
-        kernel_version = self._place.kernel_version
-        for _, commands in read_segment(segment, first, closed=True, kernel_version=kernel_version):
+        for _, commands in read_segment(segment, first, closed=True, kernel_versions=KERNEL_VERSIONS_REPLAYED):
             for _events in self._matching.pieces(commands):
                 self._alive()
         self._check_closing(after)

@@ -5,9 +5,9 @@ no file and no user; the same commands give the same events, byte for byte, howe
 however small the event buffer is. Rule 3: everything configurable (fees, collars, limits, states, new symbols) reaches
 it as commands. Rule 4: running out of a limit is answered (BOOK_FULL), never overrun.
 
-``book_state`` has the memory, ``book_place``, ``book_amend``, ``book_cancel``, ``book_symbols`` the commands,
-``book_match`` and ``book_stops`` what follows from them, ``book_events`` the output, ``book_views`` what others may
-see, ``book_dump`` how a book is kept.
+``book_state`` has the memory, ``book_place``, ``book_amend``, ``book_cancel``, ``book_timers``, ``book_symbols`` the
+commands, ``book_match`` and ``book_stops`` what follows from them, ``book_events`` the output, ``book_views`` what
+others may see, ``book_dump`` how a book is kept.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from tradeengine.core.book_kinds import (
     COMMAND_AMEND,
     COMMAND_CANCEL,
     COMMAND_CANCEL_ALL,
+    COMMAND_CANCEL_ALL_AFTER,
     COMMAND_EXPIRE,
     COMMAND_LIST_SYMBOL,
     COMMAND_PLACE,
@@ -94,6 +95,9 @@ from tradeengine.core.book_symbols import (
     set_parameters,
     start_set_state,
 )
+from tradeengine.core.book_timers import (
+    set_timer,
+)
 from tradeengine.core.book_views import compile_kernels as compile_view_kernels
 from tradeengine.core.book_views import (
     in_command,
@@ -105,6 +109,7 @@ from tradeengine.core.book_views import (
     next_expiry_ns,
     order_count,
     stops,
+    timers,
     touch,
     touches,
 )
@@ -128,6 +133,7 @@ __all__ = [
     "order_count",
     "state_hash",
     "stops",
+    "timers",
     "touch",
     "touches",
 ]
@@ -218,6 +224,8 @@ def _seldom(book: BookState, call: Call, n: int, kind: int) -> int:
     if kind == COMMAND_EXPIRE:
         start_expire(book)
         return n
+    if kind == COMMAND_CANCEL_ALL_AFTER:
+        return set_timer(book, call, n)
     if kind == COMMAND_LIST_SYMBOL:
         return list_symbol(book, call, n)
     if kind == COMMAND_SET_PARAMETERS:

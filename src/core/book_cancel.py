@@ -2,6 +2,7 @@
 
 Rule 1: ending works in every trading state. Rule 2: a mass command ends orders in a fixed sequence (an account's by id;
 everybody's by symbol, then bids, asks, stop buys, stop sells, best level first) and closes with their count.
+Rule 3: an EXPIRE that comes late does what would have been done in time: orders and timers by when they were due.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tradeengine.core.book_index import (
     find_slot,
 )
 from tradeengine.core.book_kinds import (
+    CANCEL_ALL_AFTER,
     CANCELLED_ALL,
     EVENT_CANCELLED_ALL,
     EVENT_EXPIRED,
@@ -36,11 +38,11 @@ from tradeengine.core.book_ladder import (
 from tradeengine.core.book_match import (
     cancel_resting,
 )
+from tradeengine.core.book_orders import next_end_ns
 from tradeengine.core.book_state import (
     H_ACCOUNTS_MAX,
     H_CURSOR,
     H_DONE,
-    H_EXPIRY_COUNT,
     H_LEVELS_MAX,
     H_PHASE,
     H_SYMBOLS_MAX,
@@ -61,6 +63,7 @@ from tradeengine.core.book_state import (
     kernel,
     leaf,
 )
+from tradeengine.core.book_timers import disarm, first_timer, next_timer_ns
 from tradeengine.core.records import ACCOUNT_ID_NONE, SYMBOL_ID_ALL
 
 
@@ -147,10 +150,24 @@ def expire_more(book: BookState, call: Call, n: int) -> int:
     now_ns = call.commands[call.command + C_TIMESTAMP]
     symbol = call.commands[call.command + C_ACCOUNT] >> 32
     while n < call.capacity:
-        slot = int64(book.expiries[1])
-        if book.header[H_EXPIRY_COUNT] == 0 or book.expires_at[slot] > now_ns:
+        order_ns, timer_ns = next_end_ns(book), next_timer_ns(book)
+        if order_ns > now_ns and timer_ns > now_ns:
             book.header[H_PHASE] = PHASE_IDLE
             return put_closing(call, n, EVENT_EXPIRED, symbol, book.header[H_DONE], NONE, 0)
-        n = cancel_resting(book, call, n, slot, EXPIRED)
-        book.header[H_DONE] += 1
+        if order_ns <= timer_ns:
+            n = cancel_resting(book, call, n, int64(book.expiries[1]), EXPIRED)
+            book.header[H_DONE] += 1
+        else:
+            n = _fire_timer(book, call, n, first_timer(book))
     return n
+
+
+@kernel
+def _fire_timer(book: BookState, call: Call, n: int, account: int) -> int:
+    """End the next order of an account whose timer ran out; the timer goes when there is none."""
+    slot = int64(book.accounts[at(account, 1)])
+    if slot == 0:
+        disarm(book, account)
+        return n
+    book.header[H_DONE] += 1
+    return cancel_resting(book, call, n, slot, CANCEL_ALL_AFTER)

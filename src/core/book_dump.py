@@ -2,15 +2,18 @@
 
 Rule 1: only logical content is kept: counters, listed symbols, live orders in the order in which they stand. Slots,
 free lists and tables are made anew, so two books that say the same give the same bytes, whatever their history and
-their limits. Rule 2: a book is dumped between commands only. Rule 3: the format has a version; another one is refused.
+their limits. Rule 2: a book is dumped between commands only. Rule 3: the format has a version; one from the future is
+refused.
 
-The bytes are int64 words: version, order count, symbol count; the counters; per symbol its id and words; per order its
-words (without slot numbers) and expires_at: by symbol, then bids, asks, stop buys, stop sells, best level first, in the
-order of the queue.
+The bytes are int64 words: version, order count, symbol count, timer count; the counters; per symbol its id and words;
+per order its words (without slot numbers) and expires_at: by symbol, then bids, asks, stop buys, stop sells, best level
+first, in the order of the queue; per timer, by account, the account and when it runs out. Version 1 had no timers, and
+no count of them.
 """
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
 from typing import Final
 
 import numpy as np
@@ -63,13 +66,16 @@ from tradeengine.core.book_state import (
     kernel,
     make_book,
 )
+from tradeengine.core.book_timers import arm
+from tradeengine.core.book_views import timers
 from tradeengine.core.hashing import HASH_START, hash_bytes
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 _COUNTERS: Final = slice(H_EVENT_SEQUENCE, H_ORDER_ID + 1)
 _COUNTER_COUNT: Final = H_ORDER_ID + 1 - H_EVENT_SEQUENCE
-_HEAD_WORDS: Final = 3
+_HEAD_WORDS: Final = 4
 _DUMPED_WORDS: Final = ORDER_WORDS + 1
+_TIMER_WORDS: Final = 2
 
 
 class DumpError(ValueError):
@@ -84,39 +90,50 @@ def dump(book: BookState) -> bytes:
     orders = np.zeros(int(book.header[H_ORDER_COUNT]) * _DUMPED_WORDS, np.int64)
     written = int(_dump_orders(book, orders))
     assert written == len(orders)
-    head = np.array([FORMAT_VERSION, book.header[H_ORDER_COUNT], len(listed)], np.int64)
+    ends = timers(book)
+    head = np.array([FORMAT_VERSION, book.header[H_ORDER_COUNT], len(listed), len(ends)], np.int64)
     rows = np.concatenate((listed[:, None].astype(np.int64), symbols[listed]), axis=1)
-    return b"".join(part.tobytes() for part in (head, book.header[_COUNTERS], rows, orders))
+    return b"".join(part.tobytes() for part in (head, book.header[_COUNTERS], rows, orders, ends))
 
 
 def load(limits: BookLimits, data: bytes) -> BookState:
     """Make a book that says what ``data`` says. Raises DumpError."""
-    if len(data) % 8 or len(data) < (_HEAD_WORDS + _COUNTER_COUNT) * 8:
+    counters, rows, orders, ends = _parts(data)
+    if len(orders) > limits.orders_max:
+        raise DumpError(f"{len(orders)} orders do not fit orders_max {limits.orders_max}")
+    if rows[:, 0].max(initial=0) >= limits.symbols_max:
+        raise DumpError(f"symbol {rows[:, 0].max()} does not fit symbols_max {limits.symbols_max}")
+    account_max = max(orders[:, O_PLACE].max(initial=0), ends[:, 0].max(initial=0))
+    if account_max >= limits.accounts_max:
+        raise DumpError(f"account {account_max} does not fit accounts_max {limits.accounts_max}")
+    book = make_book(limits)
+    book.header[_COUNTERS] = counters
+    book.symbols.reshape(-1, SYMBOL_WORDS)[rows[:, 0]] = rows[:, 1:]
+    if not _load_orders(book, orders.reshape(-1), np.argsort(orders[:, O_ID])):
+        raise DumpError(f"its price levels do not fit levels_max {limits.levels_max}")
+    _load_timers(book, ends.reshape(-1))
+    return book
+
+
+def _parts(data: bytes) -> list[NDArray[np.int64]]:
+    """Split a dump: its counters, and the rows of symbols, orders and timers. Raises DumpError."""
+    if len(data) % 8 or len(data) < (_HEAD_WORDS - 1 + _COUNTER_COUNT) * 8:
         raise DumpError("not a dump of a book: its length is wrong")
     words = np.frombuffer(data, np.int64)
-    version, order_count, symbol_count = (int(word) for word in words[:_HEAD_WORDS])
-    if version != FORMAT_VERSION:
-        raise DumpError(f"a dump of version {version}; this program reads version {FORMAT_VERSION}")
-    symbols_at = _HEAD_WORDS + _COUNTER_COUNT
-    orders_at = symbols_at + symbol_count * (1 + SYMBOL_WORDS)
-    if min(order_count, symbol_count) < 0 or len(words) != orders_at + order_count * _DUMPED_WORDS:
+    version = int(words[0])
+    if version not in (1, FORMAT_VERSION):
+        raise DumpError(f"a dump of version {version}; this program reads versions 1 and {FORMAT_VERSION}")
+    head = _HEAD_WORDS - (version == 1)
+    counts = [int(word) for word in words[1:head]]
+    widths = (_COUNTER_COUNT, 1 + SYMBOL_WORDS, _DUMPED_WORDS, _TIMER_WORDS)
+    order_count, symbol_count, timer_count = *counts, *[0] * (_HEAD_WORDS - head)
+    heights = (1, symbol_count, order_count, timer_count)
+    sizes = (width * height for width, height in zip(widths, heights, strict=True))
+    bounds = list(accumulate(sizes, initial=head))
+    if min(counts) < 0 or len(words) != bounds[-1]:
         raise DumpError("not a dump of a book: its length is wrong")
-    if order_count > limits.orders_max:
-        raise DumpError(f"{order_count} orders do not fit orders_max {limits.orders_max}")
-    rows = words[symbols_at:orders_at].reshape(symbol_count, 1 + SYMBOL_WORDS)
-    if symbol_count and rows[:, 0].max() >= limits.symbols_max:
-        raise DumpError(f"symbol {rows[:, 0].max()} does not fit symbols_max {limits.symbols_max}")
-    book = make_book(limits)
-    book.header[_COUNTERS] = words[_HEAD_WORDS:symbols_at]
-    book.symbols.reshape(-1, SYMBOL_WORDS)[rows[:, 0]] = rows[:, 1:]
-    orders = words[orders_at:].copy()
-    accounts = orders.reshape(-1, _DUMPED_WORDS)[:, O_PLACE]
-    if order_count and accounts.max() >= limits.accounts_max:
-        raise DumpError(f"account {accounts.max()} does not fit accounts_max {limits.accounts_max}")
-    by_id = np.argsort(orders.reshape(-1, _DUMPED_WORDS)[:, O_ID])
-    if not _load_orders(book, orders, by_id):
-        raise DumpError(f"its price levels do not fit levels_max {limits.levels_max}")
-    return book
+    parts = [words[start:end] for start, end in pairwise(bounds)]
+    return [parts[0], *(part.reshape(-1, width).copy() for part, width in zip(parts[1:], widths[1:], strict=True))]
 
 
 def state_hash(book: BookState) -> int:
@@ -174,3 +191,9 @@ def _load_orders(book: BookState, orders: NDArray[np.int64], by_id: NDArray[np.i
     for index in range(len(by_id)):
         register(book, by_id[index] + 1)  # slots were given from 1 on
     return True
+
+
+@kernel
+def _load_timers(book: BookState, ends: NDArray[np.int64]) -> None:
+    for w in range(0, len(ends), _TIMER_WORDS):
+        arm(book, ends[w], ends[w + 1])

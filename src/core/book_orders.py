@@ -24,6 +24,7 @@ from tradeengine.core.book_state import (
     H_ORDER_FREE,
     H_ORDER_FRESH,
     HIGH_32,
+    INT64_MAX,
     K_ACCOUNT_NEXT,
     K_ACCOUNT_PREVIOUS,
     K_NEXT,
@@ -116,6 +117,14 @@ def _unlink_account(book: BookState, slot: int, account: int) -> None:
         book.accounts[at(account, 1) + 1] = before
     else:
         book.links[at(after, LINK_SHIFT) + K_ACCOUNT_PREVIOUS] = before
+
+
+@kernel
+def next_end_ns(book: BookState) -> int:
+    """When the first order's time is over; 2**63 - 1 when none has an end."""
+    if book.header[H_EXPIRY_COUNT] == 0:
+        return INT64_MAX
+    return book.expires_at[book.expiries[1]]  # type: ignore[no-any-return]
 
 
 @kernel

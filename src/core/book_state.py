@@ -14,6 +14,7 @@ pool means "none", so that fresh memory (zeros, which the operating system gives
   better: bids and stop sells +, asks and stop buys -.
 - ``id_index``: order id → slot, open addressing. ``accounts``: head and tail of each account's list of open orders.
 - ``expiries``: a heap of slots by (expires_at, order id); ``expires_at`` beside it per slot.
+- ``timers``: 4 words each (``T_…``): a heap of accounts by (end, account), and each account's end and place in it.
 
 It refuses to know what the words are for: rules live in the other ``book_…`` files.
 """
@@ -90,6 +91,7 @@ H_SYMBOLS_MAX: Final = 20
 H_ACCOUNTS_MAX: Final = 21
 H_SHARD: Final = 22
 H_INDEX_MASK: Final = 23
+H_TIMER_COUNT: Final = 24
 HEADER_WORDS: Final = 32
 
 # Where a command stands when the event buffer is full.
@@ -155,6 +157,12 @@ L_COUNT: Final = 4
 L_LADDER: Final = 5
 LEVEL_SHIFT: Final = 3
 
+# Timer words: the first by position in the heap (from 1 on), the others by account.
+T_ACCOUNT: Final = 0
+T_END: Final = 1
+T_PLACE: Final = 2  # position in the heap; 0: not armed
+TIMER_SHIFT: Final = 2
+
 # Ladders of a symbol.
 LADDER_BIDS: Final = 0
 LADDER_ASKS: Final = 1
@@ -208,6 +216,7 @@ class BookState(NamedTuple):
     accounts: NDArray[np.uint32]
     expiries: NDArray[np.uint32]
     expires_at: NDArray[np.int64]
+    timers: NDArray[np.int64]
 
 
 def make_book(limits: BookLimits) -> BookState:
@@ -228,6 +237,7 @@ def make_book(limits: BookLimits) -> BookState:
         accounts=np.zeros(limits.accounts_max * 2, np.uint32),
         expiries=np.zeros(slots, np.uint32),
         expires_at=np.zeros(slots, np.int64),
+        timers=_aligned_zeros((limits.accounts_max + 1) << TIMER_SHIFT),
     )
     header = book.header
     header[H_RING_SEQUENCE] = -1

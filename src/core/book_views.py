@@ -16,6 +16,7 @@ from tradeengine.core.book_state import (
     H_PHASE,
     H_RING_SEQUENCE,
     H_SHARD,
+    H_TIMER_COUNT,
     H_TIMESTAMP,
     INT64_MAX,
     L_LOTS,
@@ -30,6 +31,10 @@ from tradeengine.core.book_state import (
     S_LISTED,
     S_STATE,
     SYMBOL_WORDS,
+    T_ACCOUNT,
+    T_END,
+    T_PLACE,
+    TIMER_SHIFT,
     BookLimits,
     BookState,
     kernel,
@@ -78,10 +83,21 @@ def last_timestamp_ns(book: BookState) -> int:
 
 
 def next_expiry_ns(book: BookState) -> int:
-    """Earliest ``expires_at_ns`` of an open order; 2**63 - 1 when none expires."""
-    if book.header[H_EXPIRY_COUNT] == 0:
-        return INT64_MAX
-    return int(book.expires_at[book.expiries[1]])
+    """When the first timer or the time of an open order runs out; 2**63 - 1 when none does."""
+    order_ns = timer_ns = INT64_MAX
+    if book.header[H_EXPIRY_COUNT]:
+        order_ns = int(book.expires_at[book.expiries[1]])
+    if book.header[H_TIMER_COUNT]:
+        first = int(book.timers[(1 << TIMER_SHIFT) + T_ACCOUNT])
+        timer_ns = int(book.timers[(first << TIMER_SHIFT) + T_END])
+    return min(order_ns, timer_ns)
+
+
+def timers(book: BookState) -> NDArray[np.int64]:
+    """List the armed timers by account: shape (n, 2), account id and when it runs out."""
+    rows = book.timers.reshape(-1, 1 << TIMER_SHIFT)
+    accounts = np.flatnonzero(rows[:, T_PLACE])
+    return np.stack((accounts, rows[accounts, T_END]), axis=1)
 
 
 def order_count(book: BookState) -> int:

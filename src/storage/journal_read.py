@@ -32,7 +32,7 @@ from tradeengine.storage.journal_format import (
 from tradeengine.storage.journal_scan import SCAN_FULL, SCAN_SEALED, SCAN_STOPPED, ScanPosition, scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -99,11 +99,14 @@ def journal_end(directory: Path) -> JournalEnd:
 
 
 def read_groups(
-    directory: Path, from_sequence: int, kernel_version: int | None = None, batch: int = BATCH_COMMANDS
+    directory: Path,
+    from_sequence: int,
+    kernel_versions: Collection[int] | None = None,
+    batch: int = BATCH_COMMANDS,
 ) -> Iterator[tuple[int, NDArray[np.void]]]:
     """Give the commands from ``from_sequence`` to the end as (first command sequence, command_dtype[1 … batch]).
 
-    kernel_version: refuse groups that another version wrote. Whole groups are merged up to ``batch`` commands.
+    kernel_versions: refuse groups that other versions wrote. Whole groups are merged up to ``batch`` commands.
     Raises SequenceNotHeld, KernelChanged, JournalDamaged.
     """
     segments = list_segments(directory)
@@ -115,7 +118,7 @@ def read_groups(
         is_last = index == len(following)
         if is_last or following[index] > from_sequence:
             yield from read_segment(
-                segment, from_sequence, kernel_version=kernel_version, batch=batch, closed=not is_last
+                segment, from_sequence, kernel_versions=kernel_versions, batch=batch, closed=not is_last
             )
 
 
@@ -124,7 +127,7 @@ def read_segment(
     from_sequence: int,
     *,
     closed: bool,
-    kernel_version: int | None = None,
+    kernel_versions: Collection[int] | None = None,
     batch: int = BATCH_COMMANDS,
 ) -> Iterator[tuple[int, NDArray[np.void]]]:
     """Give the commands of one segment as ``read_groups`` does. closed: it must end with its seal."""
@@ -138,11 +141,11 @@ def read_segment(
         status, count, kernel, position = scan(words, position, segment.header.shard, out)
         if count == 0 or first + count <= from_sequence:
             continue
-        if kernel_version is not None and kernel != kernel_version:
+        if kernel_versions is not None and kernel not in kernel_versions:
             raise KernelChanged(
-                f"{segment.path}: commands from sequence {first} were matched by kernel version {kernel}, this is "
-                f"{kernel_version}. Remedy: start the version that wrote them once more and stop it in order, so that "
-                "it leaves a snapshot at its end"
+                f"{segment.path}: commands from sequence {first} were matched by kernel version {kernel}, this one "
+                f"replays {', '.join(map(str, sorted(kernel_versions)))}. Remedy: start the version that wrote them "
+                "once more and stop it in order, so that it leaves a snapshot at its end"
             )
         skip = max(0, from_sequence - first)
         yield first + skip, out[:count].reshape(-1).view(command_dtype)[skip:]

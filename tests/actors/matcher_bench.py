@@ -17,6 +17,7 @@ from tradeengine.actors.matching import KERNEL_VERSION
 from tradeengine.core.book import BookLimits, dump
 from tradeengine.core.ids import make_order_id
 from tradeengine.core.records import (
+    SYMBOL_ID_ALL,
     CommandKind,
     OrderType,
     SelfTradePrevention,
@@ -64,7 +65,7 @@ def listings() -> NDArray[np.void]:
 
 
 def flow(seed: int, count: int) -> NDArray[np.void]:
-    """Make order flow that rests, trades, cancels, expires and triggers: ``count`` commands behind the listings."""
+    """Make order flow that rests, trades, cancels, expires, triggers, sets timers: ``count`` commands after the listings."""
     random = np.random.default_rng(seed)
     commands = np.zeros(count, dtype=command_dtype)
     number = np.arange(count)
@@ -90,6 +91,11 @@ def flow(seed: int, count: int) -> NDArray[np.void]:
     commands["order_type"][stops] = OrderType.STOP
     commands["stop_price_ticks"][stops] = random.integers(980, 1020, stops.sum())
     commands["price_ticks"][stops] = 0
+    timers = (roll >= 0.25) & (roll < 0.3)
+    commands["kind"][timers] = CommandKind.CANCEL_ALL_AFTER
+    commands["symbol_id"][timers] = SYMBOL_ID_ALL
+    ends = commands["timestamp_ns"] + random.integers(1, 200, count) * 500_000
+    commands["expires_at_ns"][timers] = np.where(random.random(count) < 0.2, 0, ends)[timers]
     commands["hold_units"] = np.where(commands["side"] == Side.BUY, 10**9, commands["quantity_lots"])
     cancels = (roll >= 0.7) & (number > 10)
     for index in np.flatnonzero(cancels):
@@ -110,6 +116,7 @@ class Bench:
     command_slots: int = 2048
     event_slots: int = 8192
     limits: BookLimits = LIMITS
+    kernel_version: int = KERNEL_VERSION
     commands: Ring = field(init=False)
     events: Ring = field(init=False)
     risk: RingWriter = field(init=False)
@@ -134,7 +141,7 @@ class Bench:
     def place(self) -> Place:
         """Where journal and snapshots are."""
         return Place(
-            self.directory / "journal", self.directory / "snapshots", SEGMENT_BYTES, self.limits, KERNEL_VERSION
+            self.directory / "journal", self.directory / "snapshots", SEGMENT_BYTES, self.limits, self.kernel_version
         )
 
     def feed(self, commands: NDArray[np.void]) -> None:

@@ -14,7 +14,7 @@ from tradeengine.actors import matcher
 from tradeengine.actors.matcher_events import ReplayDiffers
 from tradeengine.actors.matcher_recovery import RecoveryRefused
 from tradeengine.core.book import levels, state_hash
-from tradeengine.core.records import CommandKind, EventKind, Side
+from tradeengine.core.records import CommandKind, EventKind, Reason, Side
 from tradeengine.storage.journal import JournalFailed
 from tradeengine.storage.journal_read import journal_end, list_segments
 
@@ -40,6 +40,7 @@ def expected(commands: NDArray[np.void], tmp_path_factory: pytest.TempPathFactor
     kinds = set(events["kind"].tolist())
     wanted = (EventKind.ACCEPTED, EventKind.TRADED, EventKind.CANCELLED, EventKind.TRIGGERED, EventKind.EXPIRED)
     assert set(map(int, wanted)) <= kinds
+    assert Reason.CANCEL_ALL_AFTER in set(events["reason"].tolist())
     return events
 
 

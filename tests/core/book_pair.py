@@ -71,7 +71,8 @@ def assert_same_state(book: BookState, reference: ReferenceBook) -> None:
     """Compare levels, stops, touch and order count, and check what must hold of any book."""
     assert kernel.order_count(book) == len(reference.orders)
     expiries = [order.expires_at_ns for order in reference.orders.values() if order.expires_at_ns]
-    assert kernel.next_expiry_ns(book) == min(expiries, default=2**63 - 1)
+    assert kernel.next_expiry_ns(book) == min([*expiries, *reference.timers.values()], default=2**63 - 1)
+    assert kernel.timers(book).tolist() == sorted(map(list, reference.timers.items()))
     for symbol_id, market in reference.markets.items():
         for side in Side:
             assert kernel.levels(book, symbol_id, side).tolist() == level_sums(market.ladders[side].orders(), "price")

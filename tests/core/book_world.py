@@ -133,6 +133,11 @@ class Market:
         fields = {"hold_units": PLENTY} | fields
         return self.send(CommandKind.AMEND, order_id=order_id, account_id=account, **fields)
 
+    def set_timer(self, account: int, ends_ns: int, **fields: Any) -> Records:
+        """Let an account's orders be cancelled at a time; 0: never."""
+        values = {"symbol_id": -1, "account_id": account, "expires_at_ns": ends_ns}
+        return self.send(CommandKind.CANCEL_ALL_AFTER, **values | fields)
+
     def expire(self) -> Records:
         """End what is over."""
         return self.send(CommandKind.EXPIRE, symbol_id=-1)

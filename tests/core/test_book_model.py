@@ -29,6 +29,7 @@ from tests.model.random_commands import LOT_UNITS, MIXED, PROFILES, CommandStrea
 
 from tradeengine.core import book as kernel
 from tradeengine.core.records import (
+    SYMBOL_ID_ALL,
     CommandFlag,
     CommandKind,
     EventKind,
@@ -74,10 +75,12 @@ def test_streams_reach_every_ending() -> None:
         events = run(kernel.make_book(LIMITS), stream(1, profile, 4 * STREAM_COMMANDS))
         seen.update(zip(map(EventKind, events["kind"]), map(Reason, events["reason"]), strict=True))
     kinds = {kind for kind, _ in seen}
-    assert kinds == set(EventKind) - {EventKind.REPEATED, EventKind.FUNDED, EventKind.FUNDING_REFUSED}
+    told_by_risk = {EventKind.REPEATED, EventKind.FUNDED, EventKind.FUNDING_REFUSED, EventKind.ACCOUNT_SET}
+    assert kinds == set(EventKind) - told_by_risk
     of_risk = {
         *(Reason.CLIENT_ORDER_ID_REUSED, Reason.LIMIT_EXCEEDED, Reason.ENGINE_OVERLOADED),
         *(Reason.SETTLEMENT_BACKLOG, Reason.DEADLINE_PASSED),
+        *(Reason.TWO_FACTOR_REQUIRED, Reason.ACCOUNT_SUSPENDED),
     }
     assert {reason for _, reason in seen} == set(Reason) - of_risk - {Reason.SYMBOL_EXISTS}
 
@@ -237,6 +240,16 @@ class BookModel(RuleBasedStateMachine):
     def cancel_all(self, account_id: int, symbol_id: int) -> None:
         """Cancel all orders of an account, or of all."""
         self._ask(self._command(CommandKind.CANCEL_ALL, account_id=account_id, symbol_id=symbol_id))
+
+    @rule(account_id=st.sampled_from(ACCOUNTS), ends_in=st.integers(-1, 6), disarm=st.booleans())
+    def set_timer(self, account_id: int, ends_in: int, disarm: bool) -> None:
+        """Arm an account's timer, renew it or take it away; its end may fall on that of an order."""
+        ends_ns = 0 if disarm else self.source.now_ns + ends_in
+        self._ask(
+            self._command(
+                CommandKind.CANCEL_ALL_AFTER, account_id=account_id, symbol_id=SYMBOL_ID_ALL, expires_at_ns=ends_ns
+            )
+        )
 
     @rule(state=st.sampled_from((TradingState.OPEN, TradingState.OPEN, *TradingState)))
     def set_state(self, state: TradingState) -> None:

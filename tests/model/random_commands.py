@@ -45,6 +45,7 @@ class Profile:
             CommandKind.AMEND: 140,
             CommandKind.EXPIRE: 15,
             CommandKind.CANCEL_ALL: 5,
+            CommandKind.CANCEL_ALL_AFTER: 15,
             CommandKind.SET_PARAMETERS: 5,
             CommandKind.SET_TRADING_STATE: 5,
         }
@@ -123,6 +124,7 @@ class CommandStream:
             CommandKind.AMEND: self._amend,
             CommandKind.EXPIRE: lambda: self._command(CommandKind.EXPIRE, symbol_id=SYMBOL_ID_ALL),
             CommandKind.CANCEL_ALL: self._cancel_all,
+            CommandKind.CANCEL_ALL_AFTER: self._set_timer,
             CommandKind.SET_PARAMETERS: self._set_parameters,
             CommandKind.SET_TRADING_STATE: self._set_trading_state,
         }[kind]
@@ -226,6 +228,17 @@ class CommandStream:
             CommandKind.CANCEL_ALL,
             account_id=self.random.choice((ACCOUNT_ID_NONE, *self.profile.accounts)),
             symbol_id=self.random.randrange(-1, self.profile.symbols + 1),
+        )
+
+    def _set_timer(self) -> Records:
+        """Arm an account's timer, renew it, or take it away; now and then one that is over at once."""
+        return self._command(
+            CommandKind.CANCEL_ALL_AFTER,
+            account_id=self.random.choice(self.profile.accounts),
+            symbol_id=SYMBOL_ID_ALL,
+            expires_at_ns=self.random.choice(
+                (0, 1, self.now_ns, *[self.now_ns + self.random.randrange(300_000_000)] * 5)
+            ),
         )
 
     def _set_trading_state(self) -> Records:

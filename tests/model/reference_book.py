@@ -72,6 +72,7 @@ class ReferenceBook:
         self.levels_max, self.accounts_max, self.shard = levels_max, accounts_max, shard
         self.markets: dict[int, Market] = {}
         self.orders: dict[int, Order] = {}
+        self.timers: dict[int, int] = {}  # account -> when it runs out
         self.sequence = 0
         self.command_sequence = 0
         self.ring_sequence = -1
@@ -91,6 +92,7 @@ class ReferenceBook:
             CommandKind.CANCEL_ALL: self._cancel_all,
             CommandKind.AMEND: self._amend,
             CommandKind.EXPIRE: self._expire,
+            CommandKind.CANCEL_ALL_AFTER: self._set_timer,
             CommandKind.LIST_SYMBOL: self._list_symbol,
             CommandKind.SET_PARAMETERS: self._set_parameters,
             CommandKind.SET_TRADING_STATE: self._set_trading_state,
@@ -446,10 +448,34 @@ class ReferenceBook:
 
     def _expire(self) -> None:
         now_ns = int(self._command["timestamp_ns"])
-        due = [order for order in self.orders.values() if 0 < order.expires_at_ns <= now_ns]
-        for order in sorted(due, key=lambda order: (order.expires_at_ns, order.order_id)):
-            self._end(order, Reason.EXPIRED)
-        self._close(EventKind.EXPIRED, int(self._command["symbol_id"]), quantity_lots=len(due))
+        # At the same instant orders come before timers: False before True.
+        due = [(o.expires_at_ns, False, o.order_id) for o in self.orders.values() if 0 < o.expires_at_ns <= now_ns]
+        due += [(ends_ns, True, account_id) for account_id, ends_ns in self.timers.items() if ends_ns <= now_ns]
+        ended = 0
+        for _, is_timer, number in sorted(due):
+            if is_timer:
+                del self.timers[number]
+                ended += self._end_all_of(number, Reason.CANCEL_ALL_AFTER)
+            elif number in self.orders:
+                self._end(self.orders[number], Reason.EXPIRED)
+                ended += 1
+        self._close(EventKind.EXPIRED, int(self._command["symbol_id"]), quantity_lots=ended)
+
+    def _set_timer(self) -> None:
+        account_id, ends_ns = int(self._command["account_id"]), int(self._command["expires_at_ns"])
+        if not 0 < account_id < self.accounts_max or self._command["symbol_id"] != SYMBOL_ID_ALL or ends_ns < 0:
+            self._refuse(EventKind.REFUSED, Reason.INVALID_REQUEST, released=0)
+            return
+        self.timers.pop(account_id, None)
+        if ends_ns:
+            self.timers[account_id] = ends_ns
+        self._close(EventKind.TIMER_SET, SYMBOL_ID_ALL, expires_at_ns=ends_ns)
+
+    def _end_all_of(self, account_id: int, reason: Reason) -> int:
+        own = sorted((o for o in self.orders.values() if o.account_id == account_id), key=lambda o: o.order_id)
+        for order in own:
+            self._end(order, reason)
+        return len(own)
 
     def _end(self, order: Order, reason: Reason) -> None:
         """End an order that rests or waits."""

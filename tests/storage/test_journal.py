@@ -313,9 +313,9 @@ def test_other_shard_and_second_writer_refuse(tmp_path: Path) -> None:
 def test_unknown_sequence_and_kernel_refuse(tmp_path: Path) -> None:
     """A reader refuses commands that the journal no longer holds, and those of another kernel version."""
     write_segments(tmp_path / "j")
-    assert list(read_groups(tmp_path / "j", 0, kernel_version=5))
+    assert list(read_groups(tmp_path / "j", 0, kernel_versions={4, 5}))
     with pytest.raises(KernelChanged, match="version 5"):
-        list(read_groups(tmp_path / "j", 0, kernel_version=6))
+        list(read_groups(tmp_path / "j", 0, kernel_versions={6}))
     list_segments(tmp_path / "j")[0].path.unlink()
     with pytest.raises(SequenceNotHeld, match="begins at 6"):
         list(read_groups(tmp_path / "j", 5))
