@@ -7,7 +7,7 @@ repeats is on its way, and what is published twice after a crash can be told by 
 
 Rule 1: a command is copied before it is looked at, and only the copy goes on: who wrote it can change nothing more.
 Rule 2: a refusal changes nothing: no id is used up, no hold taken, no trace left.
-Rule 3: a command for every shard (mass cancels and trading states with ``SYMBOL_ID_ALL``) goes to all shards or to
+Rule 3: a command for every shard (mass cancels, timers, trading states with ``SYMBOL_ID_ALL``) goes to all shards or to
 none, and each shard answers with its own last-of-command: who waits for it counts as many as there are shards.
 Rule 4: time stamps never go back, and order ids grow in each shard.
 Rule 5: a ring has rights: who may fund and who may halt is decided by where a command comes from, not by what it says.
@@ -38,6 +38,7 @@ from tradeengine.core.risk_layout import (
 from tradeengine.core.risk_outbox import DONE, Outbox, write_answer
 from tradeengine.core.risk_place import place
 from tradeengine.core.risk_state import LAST_TIMESTAMP_NS, Int64Array, RiskState, kernel, leaf
+from tradeengine.core.risk_timers import cancel_all_after
 
 
 class IngressRight(IntFlag):
@@ -56,6 +57,7 @@ TAKEN_ANSWERED: Final = 1 << 62
 _PLACE: Final = int(CommandKind.PLACE)
 _CANCEL: Final = int(CommandKind.CANCEL)
 _CANCEL_ALL: Final = int(CommandKind.CANCEL_ALL)
+_CANCEL_ALL_AFTER: Final = int(CommandKind.CANCEL_ALL_AFTER)
 _AMEND: Final = int(CommandKind.AMEND)
 _LIST_SYMBOL: Final = int(CommandKind.LIST_SYMBOL)
 _SET_PARAMETERS: Final = int(CommandKind.SET_PARAMETERS)
@@ -122,7 +124,7 @@ def _decide(
     if kind == _FUND:
         return fund(risk, command) if rights & _MAY_FUND and not taken else (DONE if taken else _INVALID_REQUEST)
     for_all_symbols = get_half(command[C_SYMBOL[0]], C_SYMBOL) == SYMBOL_ID_ALL
-    for_all_shards = kind in (_CANCEL_ALL, _SET_TRADING_STATE) and for_all_symbols
+    for_all_shards = kind in (_CANCEL_ALL, _SET_TRADING_STATE, _CANCEL_ALL_AFTER) and for_all_symbols
     if taken and (taken & TAKEN_ANSWERED or not for_all_shards):
         return DONE
     if not 0 <= asked_ns <= _TIME_NS_MAX:
@@ -139,6 +141,8 @@ def _decide(
             return amend(risk, outbox, command)
         if kind == _CANCEL_ALL:
             return cancel_all(risk, outbox, command, rights & _MAY_ADMIN != 0, taken)
+        if kind == _CANCEL_ALL_AFTER:
+            return cancel_all_after(risk, outbox, command, taken)
     if rights & _MAY_ADMIN:
         if kind in (_LIST_SYMBOL, _SET_PARAMETERS):
             return change_symbol(risk, outbox, command)

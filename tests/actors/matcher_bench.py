@@ -65,7 +65,7 @@ def listings() -> NDArray[np.void]:
 
 
 def flow(seed: int, count: int) -> NDArray[np.void]:
-    """Make order flow that rests, trades, cancels, expires, triggers, sets timers: ``count`` commands after the listings."""
+    """Make order flow of every kind, timers too: ``count`` commands behind the listings."""
     random = np.random.default_rng(seed)
     commands = np.zeros(count, dtype=command_dtype)
     number = np.arange(count)

@@ -1,4 +1,4 @@
-"""Timers in the matcher: they fire by the clock, after a pause too, and journals from before there were any are read."""
+"""Timers in the matcher: they fire by the clock, after a pause too; journals from before there were any are read."""
 
 from __future__ import annotations
 
