@@ -2,8 +2,8 @@
 
 Each round: look how far the ingress rings are filled; fold all events that there are; then decide on commands up to
 where the look was. So an order that its owner was told of is known here before its cancel is looked at.
-What a round decides is published in this order: commands to the shards, balances, risk's own events, and last the
-ingress cursor. ``risk_restart`` says why, and what a kill between any two of them leads to.
+What a round decides is published in this order: commands to the shards, balances and accounts, risk's own events, and
+last the ingress cursor. ``risk_restart`` says why, and what a kill between any two of them leads to.
 
 Rule 1: risk never waits. It stands before and behind the matchers, and for all of them: what a shard has no room for
 is refused at once, and while its own event ring is full commands stay where they are. Rule 2: only risk refuses for
@@ -25,13 +25,14 @@ from tradeengine.actors.risk_gates import Gates
 from tradeengine.actors.risk_metrics import RiskMetrics
 from tradeengine.actors.risk_restart import Taken, restart, words_of
 from tradeengine.actors.risk_rings import RiskRings, rings_of
-from tradeengine.core.records import command_dtype, event_dtype
+from tradeengine.core.records import EventKind, command_dtype, event_dtype
 from tradeengine.core.risk import (
     FOR_CANCELS,
     FOR_ORDERS,
     Outbox,
     RiskLimits,
     RiskState,
+    account_rows,
     fold,
     make_outbox,
     make_risk,
@@ -39,6 +40,7 @@ from tradeengine.core.risk import (
     process,
     take_dirty_accounts,
 )
+from tradeengine.core.risk_state import SETTING_VERSION
 from tradeengine.core.tables import ActorState
 from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.ring_reader import Lapped, RingDamaged, RingWatch
@@ -48,6 +50,8 @@ from tradeengine.storage.recovery import RiskRecovery, load_risk_recovery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
     from tradeengine.ipc.metrics import MetricPage
     from tradeengine.ipc.ring_reader import RingReader
@@ -75,7 +79,7 @@ def main(wiring: Wiring) -> None:
         wiring.settings.data_dir,
         wiring.settings.journal.free_disk_bytes_min,
     )
-    tables = RiskTables(risk, wiring.table("balances"), wiring.table("touch"))
+    tables = RiskTables(risk, wiring.table("balances"), wiring.table("accounts"), wiring.table("touch"))
     tables.repair()
     duty = RiskDuty(
         risk,
@@ -206,16 +210,18 @@ class RiskDuty:
                 crash_point("risk.after_forward")
         self._tables.write_changed()
         if answered:
+            self._tables.write_accounts(self._answers[:answered])
             self._rings.own_events.publish(self._answers[:answered])
             crash_point("risk.after_events")
 
 
 class RiskTables:
-    """The tables that risk writes (balances) and reads (touch)."""
+    """The tables that risk writes (balances, accounts) and reads (touch)."""
 
-    def __init__(self, risk: RiskState, balances: SeqlockTable, touch: SeqlockTable) -> None:
+    def __init__(self, risk: RiskState, balances: SeqlockTable, accounts: SeqlockTable, touch: SeqlockTable) -> None:
         self._risk = risk
         self._balances = balances
+        self._accounts = accounts
         self._touch = touch
         self._symbols = np.zeros(len(risk.symbols), np.int64)
 
@@ -225,14 +231,26 @@ class RiskTables:
         if len(accounts):
             self._write(accounts)
 
+    def write_accounts(self, answers: NDArray[np.void]) -> None:
+        """Write the accounts whose new settings these answers announce, before anybody reads them."""
+        changed = answers["account_id"][answers["kind"] == EventKind.ACCOUNT_SET]
+        if len(changed):
+            self._write_accounts(np.unique(changed).astype(np.int64))
+
     def repair(self) -> None:
         """Write what a dead risk may have left half written, and everything that is known now."""
+        self._write_accounts(np.flatnonzero(self._risk.accounts[:, SETTING_VERSION]))
         self._write(np.union1d(take_dirty_accounts(self._risk), self._balances.torn_rows()).astype(np.int64))
 
     def _write(self, accounts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
         rows = np.empty(len(accounts), self._balances.dtype)
         rows["units"] = self._risk.balances[accounts]
         self._balances.write_rows(accounts, rows)
+
+    def _write_accounts(self, account_ids: NDArray[np.int64]) -> None:
+        """Write accounts, and then row 0: whoever sees its version there sees theirs, too."""
+        for rows in (account_ids, np.zeros(1, np.int64)):
+            self._accounts.write_rows(rows, account_rows(self._risk, rows))
 
     def look_at_touch(self, commands: np.ndarray[tuple[int, int], np.dtype[np.int64]], outbox: Outbox) -> None:
         """Read best bid and ask of the symbols in which market orders are asked for."""

@@ -260,6 +260,7 @@ def _tables(
     )
     return (
         TablePlan("balances", limits.accounts_max, (RISK,), watchers),
+        TablePlan("accounts", limits.accounts_max, (RISK,), (SETTLEMENT, *watchers)),
         TablePlan("touch", limits.symbols_max, _names(matchers), (RISK, PUBLISHER, *watchers)),
         TablePlan("depth", limits.symbols_max, (PUBLISHER,), (KEEPER, *watchers)),
         TablePlan("tickers", limits.symbols_max, (PUBLISHER,), watchers),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tradeengine.core.records import account_command_dtype
+from tradeengine.core.risk_accounts import account_rows, load_accounts
 from tradeengine.core.risk_census import compile_kernels as compile_census_kernels
 from tradeengine.core.risk_checks import market_symbols
 from tradeengine.core.risk_clients import content_fingerprint
@@ -39,6 +41,7 @@ __all__ = [
     "Outbox",
     "RiskLimits",
     "RiskState",
+    "account_rows",
     "balances",
     "begin_epoch",
     "client_id_dtype",
@@ -46,6 +49,7 @@ __all__ = [
     "content_fingerprint",
     "fold",
     "live_order_dtype",
+    "load_accounts",
     "load_balances",
     "load_client_ids",
     "load_orders",
@@ -71,6 +75,7 @@ def compile_kernels() -> None:
     fold(risk, np.zeros((1, EVENT_WORDS), np.int64))
     retake(risk, commands)
     compile_census_kernels(risk)
+    load_accounts(risk, np.zeros(0, account_command_dtype))
     load_orders(risk, np.zeros(0, live_order_dtype))
     load_client_ids(risk, np.zeros(0, client_id_dtype))
     load_balances(risk, *(np.zeros(1, np.int64) for _ in range(3)))

@@ -3,7 +3,7 @@
 Kernels get commands as int64[n, 16] and events as int64[n, 32]: plain loads, no per-record views. A field of eight
 bytes is a word; a smaller one is ``(word, shift)``, taken out with ``get_half`` or ``get_byte`` and put in with a
 shift. Everything is derived from ``core.records``; names begin with C (command), Y (symbol command), F (funding
-command), E (event), S (symbol event) and N (funding event).
+command), A (account command), E (event), S (symbol event) and N (funding event).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from tradeengine.core.records import (
     COMMAND_BYTES,
     EVENT_BYTES,
+    account_command_dtype,
     byte,
     command_dtype,
     event_dtype,
@@ -79,6 +80,19 @@ F_NUMBER: Final = word(funding_command_dtype, "funding_number")
 F_AMOUNT: Final = word(funding_command_dtype, "amount_units")
 F_ASSET: Final = _part(funding_command_dtype, "asset_id")
 
+A_VERSION: Final = word(account_command_dtype, "version")
+A_ORDER_NOTIONAL: Final = word(account_command_dtype, "order_notional_max")
+A_DAY_NOTIONAL: Final = word(account_command_dtype, "day_notional_max")
+A_TWO_FACTOR: Final = word(account_command_dtype, "two_factor_above")
+A_OPEN_ORDERS: Final = word(account_command_dtype, "open_orders_max")
+A_KEYS_VERSION: Final = word(account_command_dtype, "keys_version")
+A_ORDER_SCALE: Final = _part(account_command_dtype, "order_notional_scale")
+A_DAY_SCALE: Final = _part(account_command_dtype, "day_notional_scale")
+A_TWO_FACTOR_SCALE: Final = _part(account_command_dtype, "two_factor_scale")
+A_FLAGS: Final = _part(account_command_dtype, "account_flags")
+A_PARTS: Final = A_FLAGS[0]
+"""The word that holds the scales and the flags."""
+
 E_SEQUENCE: Final = word(event_dtype, "sequence")
 E_COMMAND_SEQUENCE: Final = word(event_dtype, "command_sequence")
 E_RING_SEQUENCE: Final = word(event_dtype, "ring_sequence")
@@ -131,6 +145,8 @@ N_ASSET: Final = _part(funding_event_dtype, "asset_id")
 
 for _field in (C_KIND, C_RING, C_SIDE, C_TYPE, C_TIME_IN_FORCE, C_SELF_TRADE, C_FLAGS, C_STATE):
     assert _field[0] == C_KINDS
+for _field in (A_ORDER_SCALE, A_DAY_SCALE, A_TWO_FACTOR_SCALE, A_FLAGS):
+    assert _field[0] == A_PARTS
 for _field in (E_KIND, E_FLAGS, E_REASON, E_RING, E_SIDE, E_TYPE, E_TIME_IN_FORCE, E_SELF_TRADE):
     assert _field[0] == E_KINDS
 assert byte(command_dtype, "client_order_id") % 8 == 4

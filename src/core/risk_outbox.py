@@ -64,6 +64,7 @@ DONE: Final = 0
 """Forwarded, or to be passed over in silence."""
 REPEATED: Final = -1
 FUNDED: Final = -2
+ACCOUNT_SET: Final = -3
 FUNDING_REFUSED: Final = -1000
 """Less the reason."""
 
@@ -71,6 +72,7 @@ _OVERLOADED: Final = int(Reason.ENGINE_OVERLOADED)
 _KIND_REFUSED: Final = int(EventKind.REFUSED)
 _KIND_REPEATED: Final = int(EventKind.REPEATED)
 _KIND_FUNDED: Final = int(EventKind.FUNDED)
+_KIND_ACCOUNT_SET: Final = int(EventKind.ACCOUNT_SET)
 _KIND_FUNDING_REFUSED: Final = int(EventKind.FUNDING_REFUSED)
 _LAST: Final = int(EventFlag.LAST_OF_COMMAND)
 
@@ -146,7 +148,9 @@ def write_answer(outbox: Outbox, place: int, command: Int64Array, answer: int, s
         kind, reason = _KIND_REPEATED, 0
     elif answer == FUNDED:
         kind, reason = _KIND_FUNDED, 0
-    elif answer < FUNDED:
+    elif answer == ACCOUNT_SET:
+        kind, reason = _KIND_ACCOUNT_SET, 0
+    elif answer < ACCOUNT_SET:
         kind, reason = _KIND_FUNDING_REFUSED, FUNDING_REFUSED - answer
     kinds = command[C_KINDS]
     event[E_SEQUENCE] = sequence
@@ -164,6 +168,9 @@ def write_answer(outbox: Outbox, place: int, command: Int64Array, answer: int, s
         event[E_SYMBOL[0]] = LOW_32
         return
     event[E_ORDER_ID] = command[C_ORDER_ID]
+    if kind == _KIND_ACCOUNT_SET:
+        event[E_SYMBOL[0]] = LOW_32
+        return
     event[E_KINDS] |= get_byte(kinds, C_SIDE) << E_SIDE[1] | get_byte(kinds, C_TYPE) << E_TYPE[1]
     event[E_SYMBOL[0]] = get_half(command[C_SYMBOL[0]], C_SYMBOL) & LOW_32 | command[C_CLIENT_ID] & ~LOW_32
     for word in range(1, 5):

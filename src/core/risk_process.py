@@ -20,6 +20,7 @@ from enum import IntFlag
 from typing import Final
 
 from tradeengine.core.records import SYMBOL_ID_ALL, CommandKind, Reason
+from tradeengine.core.risk_accounts import set_account
 from tradeengine.core.risk_admin import change_symbol, fund, set_trading_state
 from tradeengine.core.risk_amend import amend, cancel, cancel_all
 from tradeengine.core.risk_layout import (
@@ -49,6 +50,7 @@ class IngressRight(IntFlag):
     ADMIN = 2
     """Symbols, trading states, and cancels for everyone."""
     FUND = 4
+    """Deposits, withdrawals, and the settings of accounts: what is a row of PostgreSQL first."""
 
 
 TAKEN_ANSWERED: Final = 1 << 62
@@ -62,6 +64,7 @@ _AMEND: Final = int(CommandKind.AMEND)
 _LIST_SYMBOL: Final = int(CommandKind.LIST_SYMBOL)
 _SET_PARAMETERS: Final = int(CommandKind.SET_PARAMETERS)
 _SET_TRADING_STATE: Final = int(CommandKind.SET_TRADING_STATE)
+_SET_ACCOUNT: Final = int(CommandKind.SET_ACCOUNT)
 _FUND: Final = int(CommandKind.FUND)
 _MAY_TRADE: Final = int(IngressRight.TRADE)
 _MAY_ADMIN: Final = int(IngressRight.ADMIN)
@@ -123,6 +126,8 @@ def _decide(
     kind = get_byte(command[C_KINDS], C_KIND)
     if kind == _FUND:
         return fund(risk, command) if rights & _MAY_FUND and not taken else (DONE if taken else _INVALID_REQUEST)
+    if kind == _SET_ACCOUNT:
+        return set_account(risk, command) if rights & _MAY_FUND and not taken else (DONE if taken else _INVALID_REQUEST)
     for_all_symbols = get_half(command[C_SYMBOL[0]], C_SYMBOL) == SYMBOL_ID_ALL
     for_all_shards = kind in (_CANCEL_ALL, _SET_TRADING_STATE, _CANCEL_ALL_AFTER) and for_all_symbols
     if taken and (taken & TAKEN_ANSWERED or not for_all_shards):

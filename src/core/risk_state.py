@@ -43,6 +43,20 @@ def leaf(function: _Function) -> _Function:
 TOTAL: Final = 0
 HELD: Final = 1
 
+# An account's settings: 64 bytes, a cache line. Amounts are mantissas of decimals, -1: no limit.
+SETTING_VERSION: Final = 0
+SETTING_KEYS: Final = 1
+SETTING_PARTS: Final = 2
+"""Flags and the scales of the amounts, as in the command (``A_PARTS``)."""
+SETTING_ORDER_NOTIONAL: Final = 3
+SETTING_DAY_NOTIONAL: Final = 4
+SETTING_TWO_FACTOR: Final = 5
+SETTING_OPEN_ORDERS: Final = 6
+TRADED_DAY: Final = 7
+"""Of which UTC day, counted since 1970, the account's TRADED are."""
+SETTING_WORDS: Final = 8
+NO_LIMIT: Final = -1
+
 # A live order: 64 bytes, a cache line. Where: account, symbol and ORDER_… bits. Price: ticks and the frozen fee rate.
 ORDER_ID: Final = 0
 ORDER_WHERE: Final = 1
@@ -119,6 +133,8 @@ SHARD_COUNT: Final = 9
 MISMATCH_COUNT: Final = 10
 """Events that did not fit what risk knew: always 0 unless a part of the engine is wrong."""
 FUNDING_SKIPPED_COUNT: Final = 11
+ACCOUNTS_VERSION: Final = 12
+"""Highest version of an account's settings that was taken over."""
 SCALAR_WORDS: Final = 16
 
 REASONS_MAX: Final = 64
@@ -148,6 +164,7 @@ class RiskState(NamedTuple):
     """All arrays of risk. ``orders`` and ``client_index`` are open-addressing tables, a power of two long."""
 
     balances: Int64Array  # [accounts_max, assets_max, 2]
+    accounts: Int64Array  # [accounts_max, SETTING_WORDS]
     open_orders: Int64Array  # [accounts_max]
     orders: Int64Array  # [order slots, ORDER_WORDS]
     symbols: Int64Array  # [symbols_max, SYMBOL_WORDS]
@@ -163,11 +180,14 @@ class RiskState(NamedTuple):
 def make_risk(limits: RiskLimits) -> RiskState:
     """Make an empty state: no money, no symbols, no orders."""
     scalars = np.zeros(SCALAR_WORDS, np.int64)
+    accounts = np.zeros((limits.accounts_max, SETTING_WORDS), np.int64)
+    accounts[:, SETTING_ORDER_NOTIONAL : SETTING_OPEN_ORDERS + 1] = NO_LIMIT
     scalars[ORDERS_MAX] = limits.orders_max
     scalars[OPEN_ORDERS_MAX] = limits.open_orders_max
     scalars[SHARD_COUNT] = limits.shards
     return RiskState(
         balances=np.zeros((limits.accounts_max, limits.assets_max, 2), np.int64),
+        accounts=accounts,
         open_orders=np.zeros(limits.accounts_max, np.int64),
         orders=np.zeros((_table_slots(limits.orders_max, 3, 2), ORDER_WORDS), np.int64),
         symbols=np.zeros((limits.symbols_max, SYMBOL_WORDS), np.int64),

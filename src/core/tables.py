@@ -9,6 +9,7 @@ It refuses to know seqlocks, memory and who asks.
 table               row                writer                       what
 =================== ================== ============================ ====================================================
 ``balances``        account            risk                         total and held of every asset
+``accounts``        account            risk                         settings of the account that others act on
 ``touch``           symbol             the symbol's matcher         best bid and ask, last price, trading state
 ``depth``           symbol             publisher                    the first thousand levels of each side
 ``tickers``         symbol             publisher                    the last 24 hours in one row
@@ -71,6 +72,14 @@ touch_dtype: Final = np.dtype(
         ("sequence", "<i8"),  # of the shard's last event that this row includes
         ("listed", "<i8"),  # 1 once the matcher knows the symbol
         ("shard", "<i8"),
+    ]
+)
+
+accounts_dtype: Final = np.dtype(
+    [
+        ("version", "<i8"),  # of the account's settings, 0: none; row 0 has the highest version of all
+        ("flags", "<i8"),  # AccountFlag
+        ("keys_version", "<i8"),  # keys made known under another one are to be looked up again
     ]
 )
 
@@ -175,6 +184,7 @@ def levels_dtype(levels_max: int) -> np.dtype[np.void]:
 
 
 _FIXED_LAYOUTS: Final = {
+    "accounts": accounts_dtype,
     "touch": touch_dtype,
     "depth": depth_dtype,
     "tickers": ticker_dtype,

@@ -22,7 +22,7 @@ from tradeengine.core.records import CommandKind, EventKind, command_dtype, even
 from tradeengine.core.risk import RiskLimits, RiskState, make_outbox, make_risk
 from tradeengine.core.risk_state import MISMATCH_COUNT
 from tradeengine.core.symbols import SymbolSpec
-from tradeengine.core.tables import balances_dtype, touch_dtype
+from tradeengine.core.tables import accounts_dtype, balances_dtype, touch_dtype
 from tradeengine.ipc.metric_names import ROLE_METRICS
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import ReaderSpec, Ring
@@ -99,6 +99,7 @@ class RiskVenue:
         rings = {RISK_SHARD: self.own_events} | dict(enumerate(self.events))
         self.settlement_readers = {shard: ring.reader("settlement") for shard, ring in rings.items()}
         self.balances = SeqlockTable.create("balances", balances_dtype(ASSETS_MAX), ACCOUNTS_MAX)
+        self.accounts = SeqlockTable.create("accounts", accounts_dtype, ACCOUNTS_MAX)
         self.touch = SeqlockTable.create("touch", touch_dtype, SYMBOLS_MAX)
         self.fed_number = 0
         # What the journals hold beyond the settled cursors comes out again.
@@ -125,7 +126,7 @@ class RiskVenue:
         outbox = make_outbox(SHARDS, SYMBOLS_MAX, rings.batch_count_max)
         role = ROLE_METRICS["risk"]
         page = MetricPage.create("metrics", "risk", role.counters, role.gauges, role.histograms)
-        tables = risk_actor.RiskTables(self.risk, self.balances, self.touch)
+        tables = risk_actor.RiskTables(self.risk, self.balances, self.accounts, self.touch)
         tables.repair()
         gates = Gates(self.events, outbox, SLOTS, Path("/"), 0)
         self.duty = risk_actor.RiskDuty(self.risk, rings, outbox, tables, gates, page, taken, reserve=16)

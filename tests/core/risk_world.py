@@ -12,6 +12,7 @@ import numpy as np
 
 from tradeengine.core import book as kernel
 from tradeengine.core import risk as risk_kernel
+from tradeengine.core.money import parse_decimal
 from tradeengine.core.records import (
     CommandKind,
     EventKind,
@@ -20,6 +21,7 @@ from tradeengine.core.records import (
     SelfTradePrevention,
     Side,
     TimeInForce,
+    account_command_dtype,
     command_dtype,
     event_dtype,
     funding_command_dtype,
@@ -90,6 +92,7 @@ class RiskWorld:
         self.now_ns = START_NS
         self._ingress_sequence = 0
         self._funding_number = 0
+        self._account_version = 0
         self._ring_sequences = [0] * shards
         self.specs = symbols
         for spec in symbols:
@@ -153,6 +156,12 @@ class RiskWorld:
         command["asset_id"] = asset_id
         command["amount_units"] = amount_units
         command["funding_number"] = self._funding_number
+        return self.send(command.view(command_dtype), rights=IngressRight.FUND)
+
+    def set_account(self, account_id: int = ALICE, version: int | None = None, **settings: Any) -> Records:
+        """Set an account's whole settings, limits as decimals in text; gives risk's answer, if there is one."""
+        self._account_version = self._account_version + 1 if version is None else version
+        command = account_settings(account_id, self._account_version, **settings)
         return self.send(command.view(command_dtype), rights=IngressRight.FUND)
 
     def match(self, shard: int = 0, count: int = 1) -> None:
@@ -220,6 +229,22 @@ def place(account_id: int = ALICE, side: Side = Side.BUY, lots: int = 1, price: 
     command["time_in_force"] = TimeInForce.GTC if price else TimeInForce.IOC
     command["self_trade_prevention"] = SelfTradePrevention.CANCEL_TAKER
     for name, value in fields.items():
+        command[name] = value
+    return command
+
+
+def account_settings(account_id: int, version: int, **settings: Any) -> Records:
+    """Make a SET_ACCOUNT. Limits that are not given are none; an amount is a decimal in text."""
+    command = np.zeros(1, account_command_dtype)
+    command["kind"] = CommandKind.SET_ACCOUNT
+    command["account_id"] = account_id
+    command["version"] = version
+    for name in ("order_notional_max", "day_notional_max", "two_factor_above"):
+        mantissa, places = parse_decimal(settings.pop(name)) if name in settings else (-1, 0)
+        command[name] = mantissa
+        command[f"{name.removesuffix('_max').removesuffix('_above')}_scale"] = places
+    command["open_orders_max"] = -1
+    for name, value in settings.items():
         command[name] = value
     return command
 
