@@ -59,7 +59,8 @@ def _find_key(header: dict[str, Any], keys: KeySet) -> TokenKey:
 
 def _read_object(part: str) -> dict[str, Any]:
     try:
-        read = json.loads(_decode(part), object_pairs_hook=unique_names, parse_constant=_refuse_constant)
+        # As text: of bytes the library would also guess UTF-16 and UTF-32.
+        read = json.loads(_decode(part).decode(), object_pairs_hook=unique_names, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise BadTokenError("a part of it is not JSON") from None
     if not isinstance(read, dict):

@@ -232,7 +232,7 @@ def short_pauses(
 
 async def keep_until(is_enough: Callable[[], bool], **environ: str) -> None:
     """Keep demo traders until that is so."""
-    settings = load_settings(environ=environ)
+    settings = load_settings(overrides={"auth.secret": SECRET.decode()}, environ=environ)
     with trio.fail_after(BACK_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_demo_traders, settings, "http://127.0.0.1:1")
