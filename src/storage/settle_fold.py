@@ -48,7 +48,13 @@ _ORDER_KINDS: Final = (
     EventKind.AMENDED,
 )
 _SYMBOL_KINDS: Final = (EventKind.SYMBOL_LISTED, EventKind.PARAMETERS_SET, EventKind.TRADING_STATE_SET)
-_SILENT_KINDS: Final = (EventKind.REFUSED, EventKind.REPEATED, EventKind.CANCELLED_ALL, EventKind.EXPIRED)
+_SILENT_KINDS: Final = (
+    EventKind.REFUSED,
+    EventKind.REPEATED,
+    EventKind.CANCELLED_ALL,
+    EventKind.EXPIRED,
+    EventKind.TIMER_SET,
+)
 _SHARD_KINDS: Final = frozenset(_ORDER_KINDS + _SYMBOL_KINDS + _SILENT_KINDS)
 _RISK_KINDS: Final = frozenset(
     {EventKind.REFUSED, EventKind.REPEATED, EventKind.FUNDED, EventKind.FUNDING_REFUSED, EventKind.ACCOUNT_SET}
