@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from quart import current_app, g, request
 
 from tradeengine.web.errors import ApiError
+from tradeengine.web.signed_requests import KEY_HEADER
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -93,12 +94,13 @@ async def check_access() -> None:
     needed = terms.access
     if needed is Access.SCRAPE or request.method == "OPTIONS":
         return
-    if needed is Access.PUBLIC and "Authorization" not in request.headers:
+    if needed is Access.PUBLIC and "Authorization" not in request.headers and KEY_HEADER not in request.headers:
         return
     try:
-        g.caller = caller = front.identify()
-    except ApiError:
-        limits.charge_address(front.client_address(), WRONG_TOKEN_WEIGHT, cancels=False)
+        g.caller = caller = await front.identify()
+    except ApiError as error:
+        if error.code == "UNAUTHORIZED":
+            limits.charge_address(front.client_address(), WRONG_TOKEN_WEIGHT, cancels=False)
         raise
     refuse_unless(needed, caller)
     if terms.weight:
@@ -138,7 +140,7 @@ def require(needed: Access) -> Identity:
     """
     identity = caller_if_named()
     if identity is None:
-        identity = cast("FrontApp", current_app).front.identify()
+        identity = cast("FrontApp", current_app).front.authenticator.identify(())
     refuse_unless(needed, identity)
     return identity
 

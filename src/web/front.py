@@ -19,6 +19,7 @@ from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.seqlock import SeqlockBusy, SeqlockTable
 from tradeengine.settings import Settings
 from tradeengine.web.address import client_address
+from tradeengine.web.api_keys import ApiKeys
 from tradeengine.web.auth import Authenticator, Identity
 from tradeengine.web.connection import FrontRequest
 from tradeengine.web.database import Database
@@ -28,6 +29,7 @@ from tradeengine.web.history import Accounts, History
 from tradeengine.web.inbox import Inbox
 from tradeengine.web.jsonbody import printable, read_object
 from tradeengine.web.request_limits import RequestLimits
+from tradeengine.web.signed_requests import KEY_HEADER, read_signed_request, sent_target
 from tradeengine.web.streams.tasks import Tasks
 from tradeengine.web.validation import read_body
 
@@ -48,6 +50,7 @@ class Front:
 
     settings: Settings
     authenticator: Authenticator
+    api_keys: ApiKeys
     database: Database
     inbox: Inbox
     gateway: Gateway
@@ -75,9 +78,18 @@ class Front:
         """How long a command may wait for risk."""
         return self.settings.http.command_timeout_ms
 
-    def identify(self) -> Identity:
-        """Name the caller of the present request. Raises ApiError UNAUTHORIZED."""
-        return self.authenticator.identify(request.headers.getlist("Authorization"))
+    async def identify(self) -> Identity:
+        """Name the caller of the present request, by token or by API key. Raises ApiError."""
+        if KEY_HEADER not in request.headers:
+            return self.authenticator.identify(request.headers.getlist("Authorization"))
+        signed = read_signed_request(
+            request.headers.getlist,
+            request.method,
+            sent_target(request.scope),
+            cast(FrontRequest, request).whole_body(),
+            self.settings.keys.window_ms_max,
+        )
+        return await self.api_keys.identify(signed, self.client_address())
 
     def client_address(self) -> str:
         """Name where the present request comes from, as far as proxies are trusted."""

@@ -10,6 +10,7 @@ import gc
 import logging
 import signal
 import socket
+import time
 from functools import partial
 from typing import Final
 
@@ -17,8 +18,11 @@ import trio
 from hypercorn.config import Config
 
 from tradeengine.ipc.buckets import Buckets
+from tradeengine.ipc.replay_guard import ReplayGuard
 from tradeengine.ipc.wiring import Wiring
 from tradeengine.settings import Settings
+from tradeengine.storage.api_keys import find_key
+from tradeengine.web.api_keys import NEVER_REMEMBERED, NS_PER_MS, ApiKeys
 from tradeengine.web.app import create_app
 from tradeengine.web.auth import Authenticator
 from tradeengine.web.barrier import Barrier
@@ -27,6 +31,7 @@ from tradeengine.web.front import Front, Pages
 from tradeengine.web.gateway import Gateway
 from tradeengine.web.history import Accounts, History
 from tradeengine.web.inbox import Inbox
+from tradeengine.web.key_vault import KeyVault
 from tradeengine.web.request_limits import RequestLimits
 from tradeengine.web.server import Server
 from tradeengine.web.streams.demand import Wishes
@@ -95,6 +100,12 @@ def assemble(wiring: Wiring) -> Front:
     front = Front(
         settings=settings,
         authenticator=Authenticator(settings.auth),
+        api_keys=ApiKeys(
+            KeyVault(settings.keys.master),
+            ReplayGuard(wiring.board("signatures"), time.time_ns() // NS_PER_MS),
+            lambda key_id: database.run(find_key, key_id),
+            lambda _account_id: NEVER_REMEMBERED,
+        ),
         database=database,
         inbox=inbox,
         gateway=Gateway(

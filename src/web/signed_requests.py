@@ -15,10 +15,10 @@ import base64
 import binascii
 import hmac
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -118,6 +118,13 @@ def read_signed_request(
         signed_content=(method.encode(), target, body),
         window_ms_max=window_ms_max,
     )
+
+
+def sent_target(scope: Mapping[str, Any]) -> bytes:
+    """Give path and query of an ASGI scope as they were sent."""
+    query: bytes = scope["query_string"]
+    path: bytes = scope["raw_path"]
+    return path + b"?" + query if query else path
 
 
 def make_signed_request(
