@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from tradeengine.storage.api_keys import StoredKey
 
 CACHED_KEYS_MAX: Final = 10_000
-NEVER_REMEMBERED: Final = 1 << 62
 NS_PER_MS: Final = 10**6
 _UNKNOWN: Final = "The API key is unknown or was revoked."
 

@@ -26,6 +26,7 @@ from tradeengine.web.database import Database
 from tradeengine.web.errors import ApiError, overloaded
 from tradeengine.web.gateway import Gateway, NoRoom, OutcomeUnknown, Records
 from tradeengine.web.history import Accounts, History
+from tradeengine.web.in_force import InForce
 from tradeengine.web.inbox import Inbox
 from tradeengine.web.jsonbody import printable, read_object
 from tradeengine.web.request_limits import RequestLimits
@@ -55,6 +56,7 @@ class Front:
     inbox: Inbox
     gateway: Gateway
     accounts: Accounts
+    in_force: InForce
     history: History
     pages: Pages
     hub: Hub

@@ -22,7 +22,7 @@ from tradeengine.ipc.replay_guard import ReplayGuard
 from tradeengine.ipc.wiring import Wiring
 from tradeengine.settings import Settings
 from tradeengine.storage.api_keys import find_key
-from tradeengine.web.api_keys import NEVER_REMEMBERED, NS_PER_MS, ApiKeys
+from tradeengine.web.api_keys import NS_PER_MS, ApiKeys
 from tradeengine.web.app import create_app
 from tradeengine.web.auth import Authenticator
 from tradeengine.web.barrier import Barrier
@@ -30,6 +30,7 @@ from tradeengine.web.database import Database
 from tradeengine.web.front import Front, Pages
 from tradeengine.web.gateway import Gateway
 from tradeengine.web.history import Accounts, History
+from tradeengine.web.in_force import InForce
 from tradeengine.web.inbox import Inbox
 from tradeengine.web.key_vault import KeyVault
 from tradeengine.web.request_limits import RequestLimits
@@ -97,6 +98,7 @@ def assemble(wiring: Wiring) -> Front:
         wiring.metrics,
         inbox,
     )
+    in_force = InForce(wiring.table("accounts"), settings.http.barrier_timeout_ms / 1000)
     front = Front(
         settings=settings,
         authenticator=Authenticator(settings.auth),
@@ -104,7 +106,7 @@ def assemble(wiring: Wiring) -> Front:
             KeyVault(settings.keys.master),
             ReplayGuard(wiring.board("signatures"), time.time_ns() // NS_PER_MS),
             lambda key_id: database.run(find_key, key_id),
-            lambda _account_id: NEVER_REMEMBERED,
+            in_force.keys_version,
         ),
         database=database,
         inbox=inbox,
@@ -117,6 +119,7 @@ def assemble(wiring: Wiring) -> Front:
             wiring.metrics,
         ),
         accounts=Accounts(database, settings.limits.accounts_max),
+        in_force=in_force,
         history=History(database, settled, Barrier(shard_rings, "risk"), settings.http.barrier_timeout_ms / 1000),
         pages=pages,
         hub=hub,
