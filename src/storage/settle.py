@@ -25,6 +25,7 @@ from tradeengine.storage.migrate import check_server
 from tradeengine.storage.outbox import transfer_columns
 from tradeengine.storage.partitions import Partitions
 from tradeengine.storage.settle_fold import Events, Fold, SettlementStopped, SymbolUnits, fold_batch
+from tradeengine.storage.statement_marks import StatementMarks
 
 RISK_SHARD: Final = -1
 """Under which risk's own event ring has its cursor."""
@@ -106,6 +107,7 @@ class Settler:
             raise DatabaseInUse("another engine settles into this database: end it first")
         register_arrays(connection)
         self.partitions = Partitions(connection)
+        self._marks = StatementMarks(connection)
         self.cursors = self._open_cursors(shards)
         for row in connection.execute("SELECT id, base_asset_id, quote_asset_id, lot_units FROM symbols"):
             self._symbols.put(*row)
@@ -187,6 +189,7 @@ class Settler:
         copy_in(connection, "orders", settle_sql.order_columns(orders))
         self._change("ORDER_UNKNOWN", settle_sql.UPDATE_ORDERS, settle_sql.order_arrays(orders))
         self._change("BALANCE_UNKNOWN", settle_sql.ADD_BALANCES, settle_sql.balance_arrays(fold.balances))
+        self._marks.write(connection, fold.postings)
         self._change("CANDLE_UNKNOWN", settle_sql.ADD_MINUTES, settle_sql.candle_arrays(fold.minutes))
         self._change("CANDLE_UNKNOWN", settle_sql.ADD_HOURS, settle_sql.candle_arrays(fold.hours))
         self._change("FUNDING_NOT_PENDING", settle_sql.CLOSE_FUNDINGS, settle_sql.funding_arrays(fold))
