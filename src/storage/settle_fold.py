@@ -213,7 +213,7 @@ def fold_batch(shard_events: Events, risk_events: Events, symbols: SymbolUnits) 
     fundings = fundings.view(funding_event_dtype)
     funding_ids = funding_transaction_ids(fundings)
     legs = trade_legs(trades, symbols)
-    postings = _concatenate(_post_trades(legs), _post_fundings(fundings, funding_ids))
+    postings = _concatenate(post_trades(legs), _post_fundings(fundings, funding_ids))
     return Fold(
         trades=trades,
         legs=legs,
@@ -337,7 +337,7 @@ def trade_legs(trades: Events, symbols: SymbolUnits) -> TradeLegs:
     )
 
 
-def _post_trades(legs: TradeLegs) -> Postings:
+def post_trades(legs: TradeLegs) -> Postings:
     """Five postings a trade: the base asset changes hands, so does the quote asset, and the exchange gets the fees."""
     buyer, seller, base, quote = legs.buyer_account_id, legs.seller_account_id, legs.base_asset_id, legs.quote_asset_id
     notional, buyer_fee, seller_fee = legs.notional_units, legs.buyer_fee_units, legs.seller_fee_units
