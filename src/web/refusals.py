@@ -14,6 +14,7 @@ import h11
 import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
+from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.events import Body, EndBody, Response
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
@@ -24,15 +25,18 @@ from tradeengine.web.jsonbody import printable
 
 CONNECTION_STATE: Final = "connection"
 """In the state of a connection: the server's own end of it."""
+HEADERS_MAX: Final = 128
 _CODES: Final = {
     404: "NOT_FOUND",
+    408: "REQUEST_TIMEOUT",
     431: "HEADERS_TOO_LARGE",
     500: "INTERNAL",
     501: "NOT_IMPLEMENTED",
 }
 """Everything else is INVALID_REQUEST."""
 _MESSAGES: Final = {
-    "HEADERS_TOO_LARGE": "The request line and the headers are too large together.",
+    "HEADERS_TOO_LARGE": f"The request line and the headers are too large together, or more than {HEADERS_MAX}.",
+    "REQUEST_TIMEOUT": "The request line and the headers did not arrive in time.",
     "INTERNAL": "The server made a mistake; quote the request id when you report it.",
     "NOT_IMPLEMENTED": "The body must come as it is, with a Content-Length or in chunks.",
 }
@@ -40,6 +44,36 @@ _MESSAGES: Final = {
 
 class EnvelopeProtocol(H11Protocol):
     """One HTTP/1.1 connection."""
+
+    _is_refused = False
+
+    async def handle(self, event: Event) -> None:
+        """Take what the connection brings; of a head that has begun the connection is told, so that it ends in time."""
+        if isinstance(event, RawData) and self._is_refused:
+            return
+        await super().handle(event)
+        if isinstance(event, RawData) and self.stream is None and self.connection.trailing_data[0]:
+            self.connection_state[CONNECTION_STATE].head_begins()
+
+    async def refuse_slow_head(self) -> None:
+        """Answer a head that takes too long; what still comes of it is not read."""
+        self._is_refused = True
+        await self._send_error_response(408)
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        # The reader looks at the size only of a head that it has to wait for.
+        if len(request.headers) > HEADERS_MAX or _head_bytes(request) > self.config.h11_max_incomplete_size:
+            self._is_refused = True
+            await self._send_error_response(431)
+            await self.send(Closed())
+        else:
+            await super()._create_stream(request)
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        # An upgrade to HTTP/2 in the clear is not taken up: behind a proxy that passes it on, what comes then would be
+        # requests that the proxy does not see. Who knows that this is HTTP/2 may begin with it.
+        if event.method == b"PRI":
+            await super()._check_protocol(event)
 
     async def _send_error_response(self, status_code: int) -> None:
         # Called while the error is being handled, which alone says what is wrong.
@@ -59,6 +93,10 @@ class EnvelopeStream(HTTPStream):
         await self.send(Body(stream_id=self.stream_id, data=body))
         await self.send(EndBody(stream_id=self.stream_id))
         self.state = ASGIHTTPState.CLOSED
+
+
+def _head_bytes(request: h11.Request) -> int:
+    return len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
 
 
 def refusal(status_code: int, error: BaseException | None = None) -> tuple[int, list[tuple[bytes, bytes]], bytes]:

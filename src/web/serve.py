@@ -44,6 +44,7 @@ from tradeengine.web.watch import Watch
 
 HEADER_BYTES_MAX: Final = 16 * 1024
 KEEP_ALIVE_S: Final = 75
+TLS_HANDSHAKE_S: Final = 15
 REFUSALS: Final = "events.risk"
 GOODBYE_S: Final = 0.5
 """Clients of streams are told so long before that the server stops."""
@@ -55,7 +56,7 @@ async def main(wiring: Wiring) -> None:
     front = assemble(wiring)
     config = hypercorn_config(wiring.settings)
     with socket.socket(fileno=wiring.listening_fd) as listener:
-        server = Server(create_app(front), config, listener)
+        server = Server(create_app(front), config, listener, wiring.settings.http.trusted_proxies)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(front.run)
             nursery.start_soon(_beat, wiring, front, server)
@@ -143,6 +144,8 @@ def hypercorn_config(settings: Settings) -> Config:
     """Tell Hypercorn the bounds of what a connection may do."""
     config = Config()
     config.h11_max_incomplete_size = HEADER_BYTES_MAX
+    config.h2_max_header_list_size = HEADER_BYTES_MAX
+    config.ssl_handshake_timeout = TLS_HANDSHAKE_S
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.keep_alive_max_requests = 1 << 62
     config.graceful_timeout = settings.http.stop_timeout_s

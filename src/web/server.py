@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final
@@ -28,10 +29,14 @@ from hypercorn.typing import AppWrapper, Framework
 from hypercorn.utils import wrap_app
 
 from tradeengine.web import refusals, websocket
-from tradeengine.web.refusals import CONNECTION_STATE
+from tradeengine.web.refusals import CONNECTION_STATE, EnvelopeProtocol
 from tradeengine.web.websocket import LINGER_S
 
 CONNECTIONS_MAX: Final = 8192
+CONNECTIONS_PER_ADDRESS_MAX: Final = CONNECTIONS_MAX // 2
+"""So that no one address can take them all; proxies that we trust may."""
+HEAD_TIMEOUT_S: Final = 15.0
+"""For the request line and the headers together, from their first byte."""
 SEND_TIMEOUT_S: Final = 30.0
 """For one piece of an answer; streams have a shorter patience of their own."""
 LINGER_BYTES_MAX: Final = 1 << 24
@@ -45,8 +50,13 @@ _log = structlog.get_logger()
 class Server:
     """One listening socket and its connections."""
 
-    def __init__(self, app: Framework, config: Config, listener: socket.socket) -> None:
-        """Serve ``app`` on a socket that already listens; TLS when ``config`` names a certificate."""
+    def __init__(
+        self, app: Framework, config: Config, listener: socket.socket, trusted_proxies: Collection[str] = ()
+    ) -> None:
+        """Serve ``app`` on a socket that already listens; TLS when ``config`` names a certificate.
+
+        trusted_proxies: addresses that stand for many clients.
+        """
         refusals.install()
         websocket.install()
         self._app: AppWrapper = wrap_app(app, config.wsgi_max_body_size, "asgi")
@@ -54,6 +64,8 @@ class Server:
         self._listener = listener
         self._context = WorkerContext(None)
         self._connections: set[_Connection] = set()
+        self._trusted_proxies = frozenset(trusted_proxies)
+        self._count_of_address: Counter[str] = Counter()
 
     @property
     def connection_count(self) -> int:
@@ -92,15 +104,24 @@ class Server:
         return listener if context is None else trio.SSLListener(listener, context, https_compatible=True)
 
     async def _serve_one(self, stream: Any) -> None:
-        if len(self._connections) >= CONNECTIONS_MAX:
+        address = _peer_of(stream)
+        if len(self._connections) >= CONNECTIONS_MAX or self._count_of_address[address] >= CONNECTIONS_PER_ADDRESS_MAX:
             await trio.aclose_forcefully(stream)
             return
         connection = _Connection(self._app, self._config, self._context, stream)
         self._connections.add(connection)
+        self._count(address, 1)
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
+            self._count(address, -1)
+
+    def _count(self, address: str, change: int) -> None:
+        if address not in self._trusted_proxies:
+            self._count_of_address[address] += change
+            if not self._count_of_address[address]:
+                del self._count_of_address[address]
 
     async def _close_idle(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -119,11 +140,20 @@ class _IdleClock:
         self._keep_alive_s = keep_alive_s
         self.deadline_s = math.inf
 
+        self.is_in_head = False
+
     async def restart(self, *_: object) -> None:
         self.deadline_s = trio.current_time() + self._keep_alive_s
+        self.is_in_head = False
 
     async def stop(self) -> None:
         self.deadline_s = math.inf
+        self.is_in_head = False
+
+    def head_begins(self) -> None:
+        if not self.is_in_head:
+            self.is_in_head = True
+            self.deadline_s = min(self.deadline_s, trio.current_time() + HEAD_TIMEOUT_S)
 
 
 class _Connection(TCPServer):
@@ -150,6 +180,10 @@ class _Connection(TCPServer):
             sent = len(self._rest)  # the client is gone; whoever reads from it will notice
         self._rest = self._rest[sent:]
         return not self._rest
+
+    def head_begins(self) -> None:
+        """Give the rest of a request's head its time."""
+        self.idle_clock.head_begins()
 
     async def linger(self) -> None:
         """Let a client that is still sending see its answer: a connection that closes with unread bytes is reset."""
@@ -203,7 +237,19 @@ class _Connection(TCPServer):
         if self.idle_clock.deadline_s <= now_s and self.idle_clock.deadline_s < math.inf:
             self.idle_clock.deadline_s = math.inf
             with _contained():
+                protocol = self.protocol.protocol
+                if self.idle_clock.is_in_head and isinstance(protocol, EnvelopeProtocol):
+                    await protocol.refuse_slow_head()
                 await self._initiate_server_close()
+
+
+def _peer_of(stream: Any) -> str:
+    """Name who connected; whoever has gone again is nobody."""
+    end = getattr(stream, "transport_stream", stream)
+    try:
+        return str(end.socket.getpeername()[0])
+    except OSError:
+        return ""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Attacks on tokens: whatever is forged, confused, smuggled in or blown up is answered 401, and nothing else happens."""
+"""Attacks on tokens: whatever is forged, confused, smuggled in or blown up is answered 401, and does nothing."""
 
 from __future__ import annotations
 
