@@ -20,8 +20,9 @@ from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.front import Front
 from tradeengine.web.measure import RequestMeter
 from tradeengine.web.request_limits import tell_limits
-from tradeengine.web.routes import account, history, market, orders, snapshots, system
+from tradeengine.web.routes import account, api_keys, history, market, orders, snapshots, system
 from tradeengine.web.schemas import NoQuery
+from tradeengine.web.signed_requests import KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, WINDOW_HEADER
 from tradeengine.web.streams.endpoint import StreamConnection
 from tradeengine.web.validation import read_query
 
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "/api/v1"
 _EXPOSED_HEADERS: Final = ("X-Request-ID", "Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
+_TAKEN_HEADERS: Final = (
+    "Authorization",
+    "Content-Type",
+    "X-Request-ID",
+    KEY_HEADER,
+    TIMESTAMP_HEADER,
+    WINDOW_HEADER,
+    SIGNATURE_HEADER,
+)
 _log = structlog.get_logger()
 
 
@@ -57,8 +67,8 @@ def create_app(front: Front) -> FrontApp:
     # A path either is a route or it is not: no redirects, because clients that sign or retry do not follow them.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
-    for blueprint in (orders.blueprint, account.blueprint, market.blueprint, history.blueprint, snapshots.blueprint):
-        app.register_blueprint(blueprint, url_prefix=PREFIX)
+    for routes in (orders, account, api_keys, market, history, snapshots):
+        app.register_blueprint(routes.blueprint, url_prefix=PREFIX)
     app.register_blueprint(system.blueprint)
     app.register_error_handler(ApiError, _answer_api_error)
     app.register_error_handler(HTTPException, _answer_http_error)
@@ -154,6 +164,6 @@ async def _allow_origin(response: Response) -> Response:
     response.headers["Access-Control-Expose-Headers"] = ", ".join(_EXPOSED_HEADERS)
     if request.method == "OPTIONS":
         response.headers["Access-Control-Allow-Methods"] = "GET, POST, PATCH, DELETE"
-        response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-Request-ID"
+        response.headers["Access-Control-Allow-Headers"] = ", ".join(_TAKEN_HEADERS)
         response.headers["Access-Control-Max-Age"] = "600"
     return response

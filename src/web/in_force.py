@@ -36,7 +36,7 @@ class InForce:
         return bool(self._read(account_id, "flags") & AccountFlag.SUSPENDED)
 
     def latest(self) -> int:
-        """The highest version of any account: who looks at many looks again when it has changed."""
+        """Give the highest version of any account: who looks at many looks again when it has changed."""
         return self._read(0, "version")
 
     async def wait(self, account_id: int, version: int) -> None:

@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from msgspec.json import schema_components
 from quart_schema import QuartSchema, document_querystring, document_request, document_response, security_scheme, tag
-from quart_schema.openapi import HttpSecurityScheme, Info, OpenAPIProvider
+from quart_schema.openapi import APIKeySecurityScheme, HttpSecurityScheme, Info, OpenAPIProvider
 
 from tradeengine import __version__
 from tradeengine.web.access import Access, allow
 from tradeengine.web.errors import STATUS_OF_CODE
 from tradeengine.web.fields import ClientOrderId, Id, SymbolInPath
 from tradeengine.web.schemas import AmendOrder, ErrorAnswer, PlaceOrder
+from tradeengine.web.schemas_api_keys import CreateApiKey
+from tradeengine.web.signed_requests import (
+    KEY_HEADER,
+    SIGNATURE_HEADER,
+    TIMESTAMP_HEADER,
+    WINDOW_HEADER,
+    WINDOW_MS_DEFAULT,
+)
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -38,6 +47,7 @@ _EXAMPLES: Final[dict[type[msgspec.Struct], Schema]] = {
         "client_order_id": "my-order-1",
     },
     AmendOrder: {"quantity": "0.00500"},
+    CreateApiKey: {"name": "market maker", "permissions": ["read", "trade"]},
 }
 """Bodies to begin with: of what is needed always alone no order can be made."""
 _PATH_PARAMETERS: Final[dict[str, Any]] = {
@@ -45,10 +55,36 @@ _PATH_PARAMETERS: Final[dict[str, Any]] = {
     "order_id": Id,
     "trade_id": Id,
     "client_order_id": ClientOrderId,
+    "key_id": Id,
 }
 _REFERENCE: Final = "#/components/schemas/{name}"
 _TAKES_QUERY: Final = "takes_query"
 _BEARER: Final = "bearer"
+
+
+@dataclass
+class _KeyHeader(APIKeySecurityScheme):
+    """A header of signed requests. quart-schema's own has no description, against OpenAPI."""
+
+    description: str = ""
+
+
+_KEY_SCHEMES: Final = {
+    "api_key": _KeyHeader(KEY_HEADER, "header", description="Id of an API key."),
+    "api_timestamp": _KeyHeader(
+        TIMESTAMP_HEADER, "header", description="When the request was signed, in milliseconds since 1970."
+    ),
+    "api_signature": _KeyHeader(
+        SIGNATURE_HEADER,
+        "header",
+        description="HMAC-SHA256 in hexadecimal, or Ed25519 in base64, of five lines: the time stamp, the window "
+        f"({WINDOW_HEADER}, in milliseconds; without that header {WINDOW_MS_DEFAULT}), the method, path and query as "
+        "sent, and the SHA-256 of the body in hexadecimal. Lines are joined by a line feed; none is at the end. Each "
+        "signature counts once.",
+    ),
+}
+_FOR_KEYS: Final = frozenset({Access.READ, Access.TRADE})
+_KEY_OR_TOKEN: Final[list[dict[str, list[str]]]] = [{_BEARER: []}, {name: [] for name in _KEY_SCHEMES}]
 _DESCRIPTION: Final = (
     "Every answer is an envelope: `success`, then `data` or `error`, and `meta`. Prices, quantities, fees and balances "
     "are decimal strings both ways. Enumerations are read in any letter case and answered in lower case. `error.code` "
@@ -87,7 +123,7 @@ def describe(
         setattr(handler, _TAKES_QUERY, query is not None)
         handler = allow(access, weight=weight, cancels=cancels)(handler)
         if access is not Access.PUBLIC:
-            handler = security_scheme([{_BEARER: []}])(handler)
+            handler = security_scheme(_KEY_OR_TOKEN if access in _FOR_KEYS else [{_BEARER: []}])(handler)
         return tag([tags])(handler)
 
     return mark
@@ -107,7 +143,7 @@ def attach(app: Quart) -> OpenAPIProvider:
         swagger_ui_path=None,
         conversion_preference="msgspec",
         openapi_provider_class=_Provider,
-        security_schemes={_BEARER: HttpSecurityScheme(scheme="bearer", bearer_format="JWT")},
+        security_schemes={_BEARER: HttpSecurityScheme(scheme="bearer", bearer_format="JWT"), **_KEY_SCHEMES},
         info=Info(
             title="Trade engine",
             version=__version__,

@@ -283,7 +283,7 @@ class ErrorAnswer(Struct, frozen=True, kw_only=True):
     meta: AnswerMeta
 
 
-def _answer(name: str, data: Any) -> type[Struct]:
+def answer_of(name: str, data: Any) -> type[Struct]:
     """Make the schema of a successful answer: the envelope around ``data``."""
     return defstruct(
         name,
@@ -293,21 +293,21 @@ def _answer(name: str, data: Any) -> type[Struct]:
     )
 
 
-OrderAndTradesAnswer = _answer("OrderAndTradesAnswer", OrderAndTrades)
-OrderAnswer = _answer("OrderAnswer", OrderOnly)
-OrdersAnswer = _answer("OrdersAnswer", list[Order])
-CheckedOrderAnswer = _answer("CheckedOrderAnswer", CheckedOrder)
-CancelledOrdersAnswer = _answer("CancelledOrdersAnswer", CancelledOrders)
-BalancesAnswer = _answer("BalancesAnswer", list[Balance])
-TradesAnswer = _answer("TradesAnswer", list[Trade])
-TradeAnswer = _answer("TradeAnswer", Trade)
-OrderBookAnswer = _answer("OrderBookAnswer", OrderBook)
-TickerAnswer = _answer("TickerAnswer", Ticker)
-SymbolsAnswer = _answer("SymbolsAnswer", list[Symbol])
-ServerTimeAnswer = _answer("ServerTimeAnswer", ServerTime)
-EntryPointsAnswer = _answer("EntryPointsAnswer", EntryPoints)
-HealthAnswer = _answer("HealthAnswer", Health)
-ReadinessAnswer = _answer("ReadinessAnswer", Readiness)
+OrderAndTradesAnswer = answer_of("OrderAndTradesAnswer", OrderAndTrades)
+OrderAnswer = answer_of("OrderAnswer", OrderOnly)
+OrdersAnswer = answer_of("OrdersAnswer", list[Order])
+CheckedOrderAnswer = answer_of("CheckedOrderAnswer", CheckedOrder)
+CancelledOrdersAnswer = answer_of("CancelledOrdersAnswer", CancelledOrders)
+BalancesAnswer = answer_of("BalancesAnswer", list[Balance])
+TradesAnswer = answer_of("TradesAnswer", list[Trade])
+TradeAnswer = answer_of("TradeAnswer", Trade)
+OrderBookAnswer = answer_of("OrderBookAnswer", OrderBook)
+TickerAnswer = answer_of("TickerAnswer", Ticker)
+SymbolsAnswer = answer_of("SymbolsAnswer", list[Symbol])
+ServerTimeAnswer = answer_of("ServerTimeAnswer", ServerTime)
+EntryPointsAnswer = answer_of("EntryPointsAnswer", EntryPoints)
+HealthAnswer = answer_of("HealthAnswer", Health)
+ReadinessAnswer = answer_of("ReadinessAnswer", Readiness)
 
 
 class OrdersQuery(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -360,7 +360,7 @@ class DepthSnapshot(Struct, frozen=True, kw_only=True):
     asks: list[tuple[PriceText, QuantityText]]
 
 
-DepthSnapshotAnswer = _answer("DepthSnapshotAnswer", DepthSnapshot)
+DepthSnapshotAnswer = answer_of("DepthSnapshotAnswer", DepthSnapshot)
 
 
 class SnapshotQuery(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -418,9 +418,9 @@ class DayStatistics(Struct, frozen=True, kw_only=True):
     weighted_average_price: Annotated[PriceText | None, Meta(description="quote_volume / volume")]
 
 
-CandlesAnswer = _answer("CandlesAnswer", list[Candle])
-PastTradesAnswer = _answer("PastTradesAnswer", list[PastTrade])
-DayStatisticsAnswer = _answer("DayStatisticsAnswer", DayStatistics)
+CandlesAnswer = answer_of("CandlesAnswer", list[Candle])
+PastTradesAnswer = answer_of("PastTradesAnswer", list[PastTrade])
+DayStatisticsAnswer = answer_of("DayStatisticsAnswer", DayStatistics)
 
 
 class CandlesQuery(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
