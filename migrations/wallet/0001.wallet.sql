@@ -33,65 +33,97 @@ CREATE TABLE postings (
     PRIMARY KEY (entry_number, line)
 );
 
--- Makes entries in their order, each wholly or not at all, in one transaction; returns for each what became of it, with
--- the number and time of the entry that is there: 'made', 'repeated' (it was there before), 'reused' (another content
--- was there before), 'insufficient' (nothing was done: a part of someone's money would be negative).
+-- Makes entries together, or none of them: raises check_violation when a part of someone's money would be negative in the
+-- end; what one of them credits another may debit. Returns those that are made; what was there before is left out.
 -- lines: [{"user_name", "asset", "part", "amount"}, …] of each entry.
+CREATE FUNCTION make_together(kinds text[], ids text[], contents text[], lines jsonb[])
+RETURNS TABLE (made_number bigint, made_kind text, made_id text)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    numbers bigint[];
+    account_count integer;
+    updated_count integer;
+BEGIN
+    WITH asked AS MATERIALIZED (
+        SELECT * FROM unnest(kinds, ids, contents, lines) WITH ORDINALITY AS a (kind, id, content, lines, place)
+    ), made AS (
+        INSERT INTO entries (kind, id, content) SELECT a.kind, a.id, a.content FROM asked a ORDER BY place
+        ON CONFLICT (kind, id) DO NOTHING RETURNING entries.number, entries.kind, entries.id
+    ), posted AS (
+        INSERT INTO postings (entry_number, line, user_name, asset, part, amount)
+        SELECT m.number, l.line, l.fields ->> 'user_name', l.fields ->> 'asset', l.fields ->> 'part',
+               (l.fields ->> 'amount')::numeric
+        FROM made m
+        JOIN LATERAL (
+            SELECT a.lines FROM asked a WHERE (a.kind, a.id) = (m.kind, m.id) ORDER BY a.place LIMIT 1
+        ) AS first ON true
+        CROSS JOIN LATERAL jsonb_array_elements(first.lines) WITH ORDINALITY AS l (fields, line)
+    )
+    SELECT array_agg(m.number) INTO numbers FROM made m;
+
+    WITH changes AS MATERIALIZED (
+        SELECT p.user_name, p.asset, p.part, sum(p.amount) AS amount
+        FROM postings p WHERE p.entry_number = ANY (numbers) GROUP BY 1, 2, 3
+    ), updated AS (
+        UPDATE balances b SET amount = b.amount + c.amount FROM changes c
+        WHERE (b.user_name, b.asset, b.part) = (c.user_name, c.asset, c.part)
+        RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM changes), (SELECT count(*) FROM updated) INTO account_count, updated_count;
+    IF updated_count < account_count THEN
+        INSERT INTO balances (user_name, asset, part, amount)
+        SELECT p.user_name, p.asset, p.part, sum(p.amount)
+        FROM postings p WHERE p.entry_number = ANY (numbers)
+        AND NOT EXISTS (SELECT FROM balances b WHERE (b.user_name, b.asset, b.part) = (p.user_name, p.asset, p.part))
+        GROUP BY 1, 2, 3;
+    END IF;
+    IF EXISTS (
+        SELECT FROM postings p WHERE p.entry_number = ANY (numbers)
+        GROUP BY p.entry_number, p.asset HAVING sum(p.amount) <> 0
+    ) THEN
+        RAISE EXCEPTION 'the postings of an entry do not sum to zero';
+    END IF;
+    RETURN QUERY SELECT e.number, e.kind, e.id FROM entries e WHERE e.number = ANY (numbers);
+END
+$$;
+
+-- Makes entries, each wholly or not at all, in one transaction; returns for each, in their order, what became of it, with
+-- the number and time of the entry that is there: 'made', 'repeated' (it was there before), 'reused' (another content was
+-- there before), 'insufficient' (nothing was done: a part of someone's money would be negative).
 CREATE FUNCTION make_entries(kinds text[], ids text[], contents text[], lines jsonb[])
 RETURNS TABLE (outcome text, number bigint, made_at timestamptz)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-    known entries;
-    account_count integer;
-    updated_count integer;
+    made_numbers bigint[] := '{}';
+    more bigint[];
 BEGIN
     -- One at a time, so that two services on one database cannot lock each other out.
     PERFORM pg_advisory_xact_lock(8389754676633104385);
-    FOR i IN 1 .. coalesce(array_length(kinds, 1), 0) LOOP
-        SELECT * INTO known FROM entries WHERE entries.kind = kinds[i] AND entries.id = ids[i];
-        IF FOUND THEN
-            outcome := CASE WHEN known.content = contents[i] THEN 'repeated' ELSE 'reused' END;
-            number := known.number;
-            made_at := known.made_at;
-            RETURN NEXT;
-            CONTINUE;
-        END IF;
-        BEGIN
-            INSERT INTO entries (kind, id, content) VALUES (kinds[i], ids[i], contents[i])
-            RETURNING entries.number, entries.made_at INTO number, made_at;
-            INSERT INTO postings (entry_number, line, user_name, asset, part, amount)
-            SELECT make_entries.number, row_number() OVER (), l.user_name, l.asset, l.part, l.amount
-            FROM jsonb_to_recordset(lines[i]) AS l (user_name text, asset text, part text, amount numeric);
-            WITH changes AS MATERIALIZED (
-                SELECT p.user_name, p.asset, p.part, sum(p.amount) AS amount
-                FROM postings p WHERE p.entry_number = make_entries.number GROUP BY 1, 2, 3
-            ), updated AS (
-                UPDATE balances b SET amount = b.amount + c.amount FROM changes c
-                WHERE (b.user_name, b.asset, b.part) = (c.user_name, c.asset, c.part)
-                RETURNING 1
-            )
-            SELECT (SELECT count(*) FROM changes), (SELECT count(*) FROM updated) INTO account_count, updated_count;
-            IF updated_count < account_count THEN
-                INSERT INTO balances (user_name, asset, part, amount)
-                SELECT p.user_name, p.asset, p.part, sum(p.amount)
-                FROM postings p WHERE p.entry_number = make_entries.number
-                AND NOT EXISTS (
-                    SELECT FROM balances b WHERE (b.user_name, b.asset, b.part) = (p.user_name, p.asset, p.part)
-                )
-                GROUP BY 1, 2, 3;
-            END IF;
-            IF EXISTS (
-                SELECT FROM postings p WHERE p.entry_number = make_entries.number GROUP BY p.asset HAVING sum(p.amount) <> 0
-            ) THEN
-                RAISE EXCEPTION 'the postings of % % do not sum to zero', kinds[i], ids[i];
-            END IF;
-            outcome := 'made';
-        EXCEPTION WHEN check_violation THEN
-            outcome := 'insufficient';
-            number := NULL;
-            made_at := NULL;
-        END;
-        RETURN NEXT;
-    END LOOP;
+    BEGIN
+        SELECT array_agg(made_number) INTO made_numbers FROM make_together(kinds, ids, contents, lines);
+    EXCEPTION WHEN check_violation THEN
+        FOR i IN 1 .. array_length(kinds, 1) LOOP
+            BEGIN
+                SELECT array_agg(made_number) INTO more
+                FROM make_together(kinds[i:i], ids[i:i], contents[i:i], lines[i:i]);
+                made_numbers := made_numbers || more;
+            EXCEPTION WHEN check_violation THEN
+                NULL;
+            END;
+        END LOOP;
+    END;
+    RETURN QUERY
+    SELECT CASE
+               WHEN e.number IS NULL THEN 'insufficient'
+               WHEN e.content <> a.content THEN 'reused'
+               WHEN e.number = ANY (made_numbers) AND a.is_first THEN 'made'
+               ELSE 'repeated'
+           END, e.number, e.made_at
+    FROM (
+        SELECT u.*, row_number() OVER (PARTITION BY u.kind, u.id ORDER BY u.place) = 1 AS is_first
+        FROM unnest(kinds, ids, contents) WITH ORDINALITY AS u (kind, id, content, place)
+    ) AS a
+    LEFT JOIN entries e ON (e.kind, e.id) = (a.kind, a.id)
+    ORDER BY a.place;
 END
 $$;

@@ -7,6 +7,7 @@ It refuses to know what the calls do.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -77,6 +78,9 @@ async def _serve(dsn: str, secret: str, listener: socket.socket) -> None:
             nursery.start_soon(writer.run)
             async with trio.open_nursery() as serving:
                 await serving.start(server.run, asked_to_end)
+                # What was imported stays: scanning it again and again would stop requests for long.
+                gc.collect()
+                gc.freeze()
                 _announce(listener)
             nursery.cancel_scope.cancel()
     database.close()
