@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from quart import current_app, g, request
 
-from tradeengine.web.errors import ApiError
+from tradeengine.core.records import Reason
+from tradeengine.web.errors import ApiError, reason_error
 from tradeengine.web.signed_requests import KEY_HEADER
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def check_routes(app: Quart) -> None:
 
 
 async def check_access() -> None:
-    """Let the present request pass, or not. Raises ApiError RATE_LIMITED, UNAUTHORIZED, FORBIDDEN."""
+    """Let the present request pass, or not. Raises ApiError RATE_LIMITED, UNAUTHORIZED, FORBIDDEN and others."""
     front = cast("FrontApp", current_app).front
     limits = front.request_limits
     terms = terms_of(current_app.view_functions[request.endpoint]) if request.endpoint is not None else _UNKNOWN
@@ -103,6 +104,8 @@ async def check_access() -> None:
             limits.charge_address(front.client_address(), WRONG_TOKEN_WEIGHT, cancels=False)
         raise
     refuse_unless(needed, caller)
+    if not (terms.cancels or needed is Access.PUBLIC):
+        await refuse_suspended(caller)
     if terms.weight:
         limits.charge_user(caller.name, terms.weight, cancels=terms.cancels)
 
@@ -124,6 +127,14 @@ def refuse_unless(needed: Access, caller: Identity) -> None:
         case Access.SUPER_ADMIN:
             if caller.role != "super_admin":
                 raise _forbidden(needed, "This call is for super administrators.")
+
+
+async def refuse_suspended(caller: Identity) -> None:
+    """Let suspended users do nothing but cancel, whatever their credentials say. Raises ApiError ACCOUNT_SUSPENDED."""
+    front = cast("FrontApp", current_app).front
+    account_id = await front.accounts.find(caller.name)
+    if account_id is not None and front.in_force.is_suspended(account_id):
+        raise reason_error(Reason.ACCOUNT_SUSPENDED)
 
 
 def caller() -> Identity:

@@ -119,6 +119,16 @@ class Accounts:
         self._accounts_max = accounts_max
         self._ids: dict[str, int] = {}
 
+    async def find(self, name: str) -> int | None:
+        """Account id of a name that has one. Raises ApiError."""
+        known = self._ids.get(name)
+        if known is None:
+            found = await self._database.run(directory.find_account, name)
+            if found is None:
+                return None
+            known = self._ids[name] = found
+        return known
+
     async def id_of(self, name: str) -> int:
         """Account id of a user's name. Raises ApiError LIMIT_EXCEEDED when no account is left."""
         known = self._ids.get(name)

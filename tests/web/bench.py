@@ -168,6 +168,10 @@ class FakeAccounts:
         """Look up a name."""
         return {"alice": ACCOUNT_ID, "bob": ACCOUNT_ID + 1}[name]
 
+    async def find(self, name: str) -> int | None:
+        """Look up a name that may not exist."""
+        return {"alice": ACCOUNT_ID, "bob": ACCOUNT_ID + 1}.get(name)
+
 
 @dataclass
 class Bench:

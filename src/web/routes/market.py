@@ -16,7 +16,7 @@ from tradeengine.ipc.depth import read_depth
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.storage.queries import TradeRow
 from tradeengine.web import schemas
-from tradeengine.web.access import Access, caller_if_named, require
+from tradeengine.web.access import Access, caller_if_named, refuse_suspended, require
 from tradeengine.web.caching import success_until
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field, overloaded
@@ -107,6 +107,7 @@ async def show_trade(trade_id: str) -> Response:
         raise ApiError("NOT_FOUND", "There is no trade with this id.")
     allowed = False
     if identity is not None:
+        await refuse_suspended(identity)
         account_id = await front.account_id(identity.name)
         allowed = identity.is_admin or account_id in {trade.taker_account_id, trade.maker_account_id}
     shown = trade_view(trade, front.symbol_by_id(trade.symbol_id), with_orders=allowed)
@@ -117,7 +118,9 @@ async def show_trade(trade_id: str) -> Response:
 
 
 async def _list_own_trades(front: Front, query: schemas.TradesQuery) -> Response:
-    account_id = await front.account_id(require(Access.READ).name)
+    identity = require(Access.READ)
+    await refuse_suspended(identity)
+    account_id = await front.account_id(identity.name)
     symbol_id = front.symbol(query.symbol).symbol_id if query.symbol else None
     found = await front.history.own_trades(account_id, symbol_id, **_range(query))
     shown = []

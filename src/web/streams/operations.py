@@ -157,18 +157,24 @@ class Operations:
         account_id = await self._front.account_id(identity.name)
         if known is None:
             self._hub.admit_user(identity.name)
-        session.caller = Caller(identity, account_id, expires_s)
+        caller = Caller(identity, account_id, expires_s)
+        self._check_standing(caller)
+        session.caller = caller
 
     def _caller(self, session: Session, needed: Access) -> Caller:
         """Give who the session belongs to, if they may do what is ``needed``. Raises ApiError."""
         caller = session.caller
         if caller is None:
             raise ApiError("UNAUTHORIZED", 'This needs a token: {"op": "auth", "access_token": "…"} first.')
-        objection = self._hub.object_to(caller)
-        if objection is not None:
-            raise ApiError(objection.error_code, f"This connection ends: {objection.reason}.")
+        self._check_standing(caller)
         refuse_unless(needed, caller.identity)
         return caller
+
+    def _check_standing(self, caller: Caller) -> None:
+        """See that whom a connection belongs to may have it. Raises ApiError."""
+        objection = self._hub.object_to(caller)
+        if objection is not None:
+            raise ApiError(objection.error_code, f"This connection cannot go on: {objection.reason}.")
 
     def _check_rate(self, session: Session) -> None:
         if not session.may_ask():

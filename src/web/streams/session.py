@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tradeengine.web.websocket import ClientSocket
 
 TOKEN_EXPIRED: Final = 4001
+SUSPENDED: Final = 4003
 TOO_SLOW: Final = 4008
 ABUSE: Final = 4009
 RESTART: Final = 1012

@@ -1,15 +1,18 @@
 """Whether whom a connection belongs to may still have it.
 
-It is asked again and again, because what let a client in can end: a token's time, the key that it was signed with.
+It is asked again and again, because what let a client in can end: a token's time, the key that it was signed with, the
+account's standing.
 It refuses to know connections.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from tradeengine.web.streams.session import TOKEN_EXPIRED
+from tradeengine.web.errors import ApiError
+from tradeengine.web.streams.session import SUSPENDED, TOKEN_EXPIRED
 
 if TYPE_CHECKING:
     from tradeengine.web.front import Front
@@ -30,4 +33,8 @@ def objection(front: Front, caller: Caller) -> Objection | None:
         return Objection(TOKEN_EXPIRED, "the token has expired")
     if not front.authenticator.knows(caller.identity):
         return Objection(TOKEN_EXPIRED, "the token's key counts no more")
+    # Who cannot be asked about just now, because risk is being replaced, is asked about again in a moment.
+    with suppress(ApiError):
+        if front.in_force.is_suspended(caller.account_id):
+            return Objection(SUSPENDED, "the account is suspended", "ACCOUNT_SUSPENDED")
     return None
