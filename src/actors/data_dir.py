@@ -76,19 +76,19 @@ def read_secret(path: Path, name: str = SECRET_NAME) -> str:
     return secret
 
 
-def ensure_secret(path: Path, name: str = SECRET_NAME) -> str:
-    """Read a secret of a data directory, made when missing."""
-    if not (path / name).exists():
-        making = path / f"{name}.new"
-        with suppress(FileNotFoundError):
-            making.unlink()
-        fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+def ensure_secret(path: Path) -> str:
+    """Read the secret of a data directory, made when missing; two programs may do so at once."""
+    if not (path / SECRET_NAME).exists():
+        making = path / f"{SECRET_NAME}.{os.getpid()}"
+        fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "w", encoding="ascii") as file:
             file.write(secrets.token_urlsafe(48) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        making.rename(path / name)
-    return read_secret(path, name)
+        with suppress(FileExistsError):
+            os.link(making, path / SECRET_NAME)
+        making.unlink()
+    return read_secret(path)
 
 
 def owner_pid(path: Path) -> int | None:
