@@ -29,6 +29,7 @@ from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import RingWriter
 from tradeengine.ipc.ring_reader import RingReader
+from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.ipc.wiring import Wiring
 from tradeengine.storage.migrate import MigrationError
 from tradeengine.storage.patient import PatientConnection
@@ -82,7 +83,7 @@ def main(wiring: Wiring) -> None:
         connect,
         metrics,
         ingress_number=wiring.ingress_number,
-        settings_applied=lambda: 0,
+        settings_applied=lambda: _settings_applied(wiring),
         batch_events_max=settings.settlement.batch_events_max,
         tell=lambda state, text: wiring.ready() if state is SettlementState.RUNNING else wiring.blocked(text),
     )
@@ -278,6 +279,14 @@ class SettlementMetrics:
     def show_state(self, state: SettlementState, text: str) -> None:
         """Show the state."""
         self._page.set_state(int(state), text)
+
+
+def _settings_applied(wiring: Wiring) -> int:
+    """Give the version of accounts' settings up to which risk has taken them over; 0 sends all again."""
+    try:
+        return int(wiring.table("accounts").read(0)["version"])
+    except SeqlockBusy:
+        return 0  # risk died while it wrote the row
 
 
 def _align(shard: int, reader: RingReader, committed: int) -> None:
