@@ -76,19 +76,19 @@ def read_secret(path: Path, name: str = SECRET_NAME) -> str:
     return secret
 
 
-def ensure_secret(path: Path) -> str:
-    """Read the secret of a data directory, made when missing; two programs may do so at once."""
-    if not (path / SECRET_NAME).exists():
-        making = path / f"{SECRET_NAME}.{os.getpid()}"
+def ensure_secret(path: Path, name: str = SECRET_NAME) -> str:
+    """Read a secret of a data directory, made when missing; two programs may do so at once."""
+    if not (path / name).exists():
+        making = path / f"{name}.{os.getpid()}"
         fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "w", encoding="ascii") as file:
             file.write(secrets.token_urlsafe(48) + "\n")
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileExistsError):
-            os.link(making, path / SECRET_NAME)
+            os.link(making, path / name)
         making.unlink()
-    return read_secret(path)
+    return read_secret(path, name)
 
 
 def owner_pid(path: Path) -> int | None:
