@@ -76,7 +76,7 @@ class ApiKeys:
     ) -> None:
         """Join the ends. find: looks a key up by id. keys_version_of: what the table shows of an account."""
         self.vault = vault
-        self._guard = guard
+        self.guard = guard
         self._find = find
         self._keys_version_of = keys_version_of
         self._known: OrderedDict[int, KnownKey] = OrderedDict()
@@ -110,9 +110,9 @@ class ApiKeys:
         # The clock again: a look-up may have taken a while.
         now_ms = time.time_ns() // NS_PER_MS
         check_time(signed, now_ms)
-        if signed.timestamp_ms < self._guard.began_ms:
+        if signed.timestamp_ms < self.guard.began_ms:
             refuse_key("The request was signed before the engine started; sign it again.")
-        verdict = self._guard.take(b"%d\n%s" % (signed.key_id, signed.content), signed.expires_ms, now_ms)
+        verdict = self.guard.take(b"%d\n%s" % (signed.key_id, signed.content), signed.expires_ms, now_ms)
         if verdict is Verdict.USED:
             refuse_key("This signature was used already; sign each request with a time stamp of its own.")
         if verdict is Verdict.FULL:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import trio
 from quart_trio.testing import TrioClient
+from tests.web.fake_database import FakeDatabase
 
 from tradeengine.actors.memory import Memory
 from tradeengine.actors.topology import plan
@@ -23,10 +24,12 @@ from tradeengine.ipc.handoff import close_descriptors
 from tradeengine.ipc.ring import Ring
 from tradeengine.ipc.wiring import Wiring
 from tradeengine.settings import Settings, load_settings
+from tradeengine.storage.api_keys import find_key
 from tradeengine.storage.candles import Candle
 from tradeengine.storage.depth_snapshots import StoredDepth
 from tradeengine.storage.queries import OrderRow, TradeRow
 from tradeengine.storage.statistics import DAY_MS, Day, Sums
+from tradeengine.web.api_keys import ApiKeys
 from tradeengine.web.app import FrontApp, create_app
 from tradeengine.web.auth import issue_token
 from tradeengine.web.errors import ApiError
@@ -74,6 +77,8 @@ def small_settings() -> Settings:
             "http.barrier_timeout_ms": 200,
             "http.body_bytes_max": 4096,
             "auth.secret": SECRET,
+            "keys.master": SECRET,
+            "keys.signatures_max": 4096,
         },
         environ={},
     )
@@ -181,6 +186,7 @@ class Bench:
     front: Front
     app: FrontApp
     history: FakeHistory
+    database: FakeDatabase
     commands: list[np.void] = field(default_factory=list)
 
     @property
@@ -217,13 +223,20 @@ def make_bench() -> Bench:
     memory = Memory(plan(settings), settings, {})
     handoff = memory.handoff(memory.topology.actor("front-0"))
     front = assemble(Wiring(handoff))
-    history = FakeHistory()
+    history, database = FakeHistory(), FakeDatabase()
     front.history = history  # type: ignore[assignment]
     front.accounts = FakeAccounts()  # type: ignore[assignment]
+    front.database = database  # type: ignore[assignment]
+    front.api_keys = ApiKeys(
+        front.api_keys.vault,
+        front.api_keys.guard,
+        lambda key_id: database.run(find_key, key_id),
+        front.in_force.keys_version,
+    )
     write_directory(memory.tables["directory"], 1, [BTC, USDT], [BTC_USDT])
     for row, actor in enumerate(memory.topology.actors):
         memory.tables["actors"].write(row, (actor.name.encode(), b"", 1, ActorState.READY, 0, 0, 0))
-    bench = Bench(memory, front, create_app(front), history)
+    bench = Bench(memory, front, create_app(front), history, database)
     # A front's process would end with them; here the next hundred benches come.
     weakref.finalize(bench, close_descriptors, handoff)
     return bench

@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from tests.web.api_key_maker import KEY_ID, make_stored_key
 from tests.web.bench import Bench, Records, bearer, make_order_event
 from tests.web.test_market import TRADE_ID, make_trade
 from tests.web.test_orders import LIMIT, ORDER_ID, content
@@ -38,6 +39,9 @@ REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("GET", "/api/v1/trades?symbol=BTC-USDT", None),
     ("GET", "/api/v1/trades?scope=mine", None),
     ("GET", f"/api/v1/trades/{TRADE_ID}", None),
+    ("POST", "/api/v1/api-keys", {"name": "maker", "permissions": ["read"]}),
+    ("GET", "/api/v1/api-keys", None),
+    ("DELETE", f"/api/v1/api-keys/{KEY_ID}", None),
     ("GET", "/", None),
     ("GET", "/health", None),
     ("GET", "/ready", None),
@@ -85,6 +89,7 @@ async def test_answers_are_as_described(bench: Bench, method: str, path: str, bo
     bench.history.contents[ORDER_ID] = content()
     bench.history.fills = [make_trade()]
     bench.history.depths = [StoredDepth(0, 1_780_000_000_000, 5, [[4_999_900, 25_000]], [])]
+    bench.database.keys[KEY_ID] = make_stored_key(KEY_ID)
     kinds = {1: EventKind.ACCEPTED, 2: EventKind.CANCELLED, 3: EventKind.CANCELLED_ALL, 4: EventKind.AMENDED}
 
     def answer(command: Any) -> list[tuple[str, Records]]:
