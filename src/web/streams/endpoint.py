@@ -20,6 +20,7 @@ from tradeengine.web.auth import bearer_token
 from tradeengine.web.envelope import bare_failure
 from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.jsonbody import printable
+from tradeengine.web.signed_requests import KEY_HEADER, SignedRequest, read_signed_request, sent_target
 from tradeengine.web.streams.channels import ORDERS
 from tradeengine.web.streams.operations import Operations
 from tradeengine.web.streams.requests import Subscribe
@@ -27,6 +28,8 @@ from tradeengine.web.streams.session import Session
 from tradeengine.web.websocket import LINGER_S, SOCKET_STATE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, WebsocketScope
 
     from tradeengine.web.app import FrontApp
@@ -47,6 +50,7 @@ class Request:
 
     begins: Subscribe | None
     token: str | None
+    signed: SignedRequest | None
     address: str
     binary: bool
     batch: bool
@@ -104,6 +108,8 @@ class StreamConnection:
             self._front.hub.admit(session)
             if request.token is not None:
                 await self._operations.sign_in(session, request.token)
+            elif request.signed is not None:
+                await self._operations.sign_in_by_key(session, request.signed)
         except ApiError as error:
             await _refuse(send, error)
             return False
@@ -133,11 +139,15 @@ def _read_request(front: Front, scope: WebsocketScope) -> Request:
     begins = _channels_of(front, scope, query)
     batch = query.flag("batch")
     query.refuse_rest()
+    signed = None
+    if headers.all(KEY_HEADER):
+        signed = read_signed_request(headers.all, "GET", sent_target(scope), b"", front.settings.keys.window_ms_max)
     authorization = headers.all("authorization")
     peer = scope["client"][0] if scope["client"] else ""
     return Request(
         begins=begins,
         token=bearer_token(authorization) if authorization else None,
+        signed=signed,
         address=client_address(peer, ",".join(headers.all("x-forwarded-for")), front.settings.http.trusted_proxies),
         binary=MSGPACK_PROTOCOL in scope["subprotocols"],
         batch=batch,
@@ -146,33 +156,47 @@ def _read_request(front: Front, scope: WebsocketScope) -> Request:
 
 def _channels_of(front: Front, scope: WebsocketScope, query: _Query) -> Subscribe | None:
     path = unquote(scope["raw_path"].decode("ascii", "replace")) if scope.get("raw_path") else scope["path"]
-    if path == "/ws/stream":
-        return None
-    if path == "/ws/orders":
-        return Subscribe(channels=[ORDERS], since=query.text("since"))
-    if path == "/ws/trades":
-        names = query.text("symbols")
-        specs = (
-            [front.symbol(name) for name in names.split(",")]
-            if names is not None
-            else sorted(front.pages.directory().symbols.values(), key=lambda spec: spec.symbol_id)
-        )
-        return Subscribe(channels=[f"trades:{spec.name}" for spec in specs])
-    if path.startswith("/ws/markets/"):
-        name = front.symbol(path.removeprefix("/ws/markets/")).name
+    begins = PATHS.get(path)
+    if begins is not None:
+        return begins(front, query)
+    if path.startswith(_MARKETS):
+        name = front.symbol(path.removeprefix(_MARKETS)).name
         return Subscribe(channels=[f"status:{name}", f"book:{name}", f"ticker:{name}"])
     shown = printable(path)
     raise ApiError("NOT_FOUND", f"There is no stream at {shown}.", {"path": shown})
 
 
+def _begin_trades(front: Front, query: _Query) -> Subscribe:
+    names = query.text("symbols")
+    specs = (
+        [front.symbol(name) for name in names.split(",")]
+        if names is not None
+        else sorted(front.pages.directory().symbols.values(), key=lambda spec: spec.symbol_id)
+    )
+    return Subscribe(channels=[f"trades:{spec.name}" for spec in specs])
+
+
+def _begin_orders(_front: Front, query: _Query) -> Subscribe:
+    return Subscribe(channels=[ORDERS], since=query.text("since"))
+
+
+_MARKETS: Final = "/ws/markets/"
+PATHS: Final[dict[str, Callable[[Front, _Query], Subscribe | None]]] = {
+    "/ws/stream": lambda _front, _query: None,
+    "/ws/orders": _begin_orders,
+    "/ws/trades": _begin_trades,
+}
+"""What a connection begins with, by its path; those of one market are ``/ws/markets/SYMBOL``."""
+
+
 class _Headers:
-    """Headers by lower-case name."""
+    """Headers by name, in any letter case."""
 
     def __init__(self, scope: WebsocketScope) -> None:
         self._pairs = [(name.lower().decode("latin1"), value.decode("latin1")) for name, value in scope["headers"]]
 
     def all(self, name: str) -> list[str]:
-        return [value for known, value in self._pairs if known == name]
+        return [value for known, value in self._pairs if known == name.lower()]
 
     def first(self, name: str) -> str:
         return next(iter(self.all(name)), "")
