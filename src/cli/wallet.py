@@ -28,7 +28,7 @@ def run_wallet(settings: Settings, host: str, port: int, dsn: str) -> None:
     with ExitStack() as stack:
         try:
             stack.enter_context(open_data_dir(folder))
-            secret = ensure_secret(folder)
+            secret = settings.wallet.secret or ensure_secret(folder)
             opened = stack.enter_context(open_database(dsn, folder))
         except (DataDirError, EmbeddedError, MigrationError) as error:
             raise CommandError(str(error)) from None

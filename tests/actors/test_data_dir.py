@@ -68,7 +68,7 @@ def test_secret_is_made_once_and_private(tmp_path: Path) -> None:
 
 def test_torn_attempt_at_a_secret_is_no_secret(tmp_path: Path) -> None:
     """What a start that was killed while making the secret left behind is replaced."""
-    (tmp_path / "secret.new").write_text("half")
+    (tmp_path / f"secret.{os.getpid()}").write_text("half")
     assert ensure_secret(tmp_path) != "half"
 
 
