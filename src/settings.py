@@ -184,6 +184,8 @@ class Keeper(_Section, frozen=True):
     depth_snapshot_interval_s: Annotated[float, Meta(ge=0, le=86_400)]
     depth_snapshot_levels: Annotated[int, Meta(ge=1, le=1000)]
     retain_depth_days: Annotated[int, Meta(ge=0, le=36_500)]
+    reconcile_interval_s: Annotated[float, Meta(ge=0, le=86_400)]
+    reconcile_timeout_s: Annotated[float, Meta(gt=0, le=3600)]
 
 
 class Database(_Section, frozen=True):
@@ -204,6 +206,23 @@ class Supervisor(_Section, frozen=True):
     restart_count_max: Annotated[int, Meta(ge=0)]
     restart_window_s: Seconds
     stop_timeout_s: Seconds
+
+
+class Wallet(_Section, frozen=True):
+    """Who keeps the money, and how a wallet service is asked."""
+
+    kind: Literal["ledger", "http"]
+    url: str
+    secret: str
+    mode: Literal["transfer", "legs"]
+    exchange_user: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:@-]{1,64}$")]
+    concurrency: Annotated[int, Meta(ge=1, le=256)]
+    timeout_s: Annotated[float, Meta(gt=0, le=600)]
+    tries_max: Annotated[int, Meta(ge=1, le=1000)]
+    backoff_ms_min: Annotated[int, Meta(ge=1, le=600_000)]
+    backoff_ms_max: Annotated[int, Meta(ge=1, le=3_600_000)]
+    breaker_failures: Annotated[int, Meta(ge=1, le=1000)]
+    breaker_open_s: Annotated[float, Meta(gt=0, le=3600)]
 
 
 class Demo(_Section, frozen=True):
@@ -240,6 +259,7 @@ class Settings(_Section, frozen=True):
     streams: Streams
     database: Database
     supervisor: Supervisor
+    wallet: Wallet
     demo: Demo
     log: Log
 
@@ -372,6 +392,10 @@ def _check(settings: Settings) -> None:
     if settings.auth.secret and len(settings.auth.secret) < SECRET_LENGTH_MIN:
         _refuse("auth.secret", "(hidden)", f"empty or at least {SECRET_LENGTH_MIN} characters")
     _check_token_keys(settings.auth)
+    if not re.fullmatch(r"https?://[^?#\s@]+", settings.wallet.url):
+        _refuse("wallet.url", settings.wallet.url, "an address such as http://127.0.0.1:8090")
+    if settings.wallet.backoff_ms_max < settings.wallet.backoff_ms_min:
+        _refuse("wallet.backoff_ms_max", settings.wallet.backoff_ms_max, "at least wallet.backoff_ms_min")
     if bool(settings.http.tls_certificate) != bool(settings.http.tls_key):
         _refuse("http.tls_key", settings.http.tls_key, "set together with http.tls_certificate, or both empty")
 
@@ -461,6 +485,8 @@ def _allowed(kind: Any) -> str:
     bounds = next((part for part in getattr(kind, "__metadata__", ()) if isinstance(part, Meta)), Meta())
     plain = getattr(kind, "__origin__", kind)
     words = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[plain]
+    if bounds.pattern:
+        return f"{words} that matches {bounds.pattern}"
     if bounds.min_length:
         return f"{words} that is not empty"
     if bounds.gt is not None:

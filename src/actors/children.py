@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 KILL_AFTER_S: Final = 5.0
 """Between SIGTERM and SIGKILL."""
-BACKGROUND_ROLES: Final = {"shadow": 10, "keeper": 10}
-"""Roles that never take a core from the others, and for which no start waits; with how much nicer they are."""
+BACKGROUND_ROLES: Final = {"shadow": 10, "keeper": 10, "wallet": 0}
+"""Roles for which no start waits; with how much nicer they are, so that they take no core from the others."""
 ACTOR_PROGRAM: Final = (sys.executable, "-m", "tradeengine.actors.run")
 LAST_WORDS_TIMEOUT_S: Final = 0.5
 ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}

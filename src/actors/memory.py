@@ -73,7 +73,6 @@ class Memory:
         """Give what an actor is joined to. ``fds`` are new descriptors that the caller closes after sending them."""
         rings = self.topology.rings_of(actor.name)
         tables = self.topology.tables_of(actor.name)
-        with_secrets = actor.role == "front"
         fds = {"bells": os.dup(self.bells_page.fd)}
         fds |= {f"bell:{name}": os.dup(bell.fd) for name, bell in self.bells.items()}
         for name, terms in rings.items():
@@ -90,7 +89,7 @@ class Memory:
             name=actor.name,
             role=actor.role,
             index=actor.index,
-            settings=self.settings if with_secrets else _without_secrets(self.settings),
+            settings=_settings_for(actor.role, self.settings),
             ingress_rings=self.topology.ingress_rings,
             rings=rings,
             tables=tables,
@@ -128,6 +127,11 @@ def _descriptor(segment: Segment, *, writable: bool) -> int:
     return os.dup(segment.fd) if writable else segment.read_only_descriptor()
 
 
-def _without_secrets(settings: Settings) -> Settings:
+def _settings_for(role: str, settings: Settings) -> Settings:
+    """Leave out the secrets that a role has no use for."""
     replace = msgspec.structs.replace
-    return replace(settings, auth=replace(settings.auth, secret=""), keys=replace(settings.keys, master=""))
+    if role != "front":
+        settings = replace(settings, auth=replace(settings.auth, secret=""), keys=replace(settings.keys, master=""))
+    if role not in {"wallet", "keeper"}:
+        settings = replace(settings, wallet=replace(settings.wallet, secret=""))
+    return settings

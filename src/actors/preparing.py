@@ -22,6 +22,7 @@ from tradeengine.storage.directory import Directory, DirectoryFullError, load_di
 from tradeengine.storage.journal_format import JournalError
 from tradeengine.storage.journal_read import journal_end
 from tradeengine.storage.migrate import MigrationError, migrate
+from tradeengine.storage.outbox import WalletKindError, keep_kind
 from tradeengine.storage.recovery import settled_cursors
 from tradeengine.storage.settle import RISK_SHARD, engine_running
 
@@ -52,13 +53,14 @@ def prepare(settings: Settings, dsn: str, ingress_rings: tuple[str, ...]) -> Pre
             dsn, autocommit=True, connect_timeout=settings.database.connect_timeout_s, application_name="supervisor"
         ) as connection:
             _refuse_second_engine(connection)
+            keep_kind(connection, settings.wallet.kind)
             directory = _seed(connection, settings)
             cursors = settled_cursors(connection)
     except psycopg.OperationalError as error:
         raise StartError(f"the database cannot be reached: {' '.join(str(error).split())}") from None
     except psycopg.errors.InsufficientPrivilege as error:
         raise StartError(f"the database refuses: {' '.join(str(error).split())}") from None
-    except MigrationError as error:
+    except (MigrationError, WalletKindError) as error:
         raise StartError(str(error)) from None
     except (ListingError, DirectoryFullError) as error:
         raise StartError(f"symbols.toml: {error}") from None

@@ -25,6 +25,7 @@ MODULES: Final = {
     "publisher": "tradeengine.actors.publisher",
     "shadow": "tradeengine.actors.shadow",
     "keeper": "tradeengine.actors.keeper",
+    "wallet": "tradeengine.actors.wallet",
     "front": "tradeengine.web.serve",
 }
 

@@ -65,6 +65,7 @@ def main(wiring: Wiring) -> None:
     """Settle until the supervisor asks for an end."""
     settings = wiring.settings
     metrics = wiring.metrics
+    with_outbox = settings.wallet.kind == "http"
 
     def connect() -> Settler:
         connection = PatientConnection.open(
@@ -74,7 +75,11 @@ def main(wiring: Wiring) -> None:
             silence_s_max=SILENCE_S_MAX,
             name="tradeengine-settlement",
         )
-        return Settler(connection, wiring.shard_count)
+        return Settler(connection, wiring.shard_count, with_outbox=with_outbox)
+
+    def announce(settled: Settled) -> None:
+        if with_outbox and (settled.trades or settled.fundings):
+            wiring.wake("wallet")
 
     readers = {shard: wiring.ring_reader(f"events.{shard}") for shard in range(wiring.shard_count)}
     duty = SettlementDuty(
@@ -86,6 +91,7 @@ def main(wiring: Wiring) -> None:
         settings_applied=lambda: _settings_applied(wiring),
         batch_events_max=settings.settlement.batch_events_max,
         tell=lambda state, text: wiring.ready() if state is SettlementState.RUNNING else wiring.blocked(text),
+        announce=announce,
     )
     # A request for funding rings no bell of ours: PostgreSQL announces it, and we look whether it did.
     pause_s = min(settings.wait.timeout_ms, settings.settlement.funding_interval_ms) / 1000
@@ -109,12 +115,13 @@ class SettlementDuty:
         settings_applied: Callable[[], int],
         batch_events_max: int,
         tell: Callable[[SettlementState, str], None],
+        announce: Callable[[Settled], None] = lambda _: None,
     ) -> None:
         """Join the ends up.
 
         readers: of event rings by shard, -1: risk's. ingress: the ring to risk, ``ingress_number`` its number.
         settings_applied: says the highest version of accounts' settings that risk has taken over.
-        tell: called when the state changes.
+        tell: called when the state changes. announce: called after each batch.
         """
         self._readers = dict(readers)
         self._connect = connect
@@ -123,6 +130,7 @@ class SettlementDuty:
         self._batch_events_max = batch_events_max
         self._batch_events = min(BATCH_EVENTS_MIN, batch_events_max)
         self._tell = tell
+        self._announce = announce
         self._settler: Settler | None = None
         self._state: SettlementState | None = None
         self._retry_s = RETRY_S_MIN
@@ -193,6 +201,7 @@ class SettlementDuty:
         crash_point("settlement.before_advance")
         for shard, batch in batches.items():
             self._readers[shard].advance(len(batch))
+        self._announce(settled)
         self._committed_at_s = began_s
         duration_s = time.monotonic() - began_s
         self._metrics.count(settled, duration_s, timestamps_ns)

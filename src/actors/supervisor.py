@@ -214,8 +214,8 @@ class Supervisor:
             waited_for = [child for child in self.children.values() if child.actor.role in roles]
             for child in self.children.values():
                 hopeless = child.failed_at_start or child.state in {ActorState.FAILED, ActorState.BLOCKED}
-                # Without a keeper everything works for weeks.
-                if hopeless and not child.was_ready and child.actor.role != "keeper":
+                # Without a keeper everything works for weeks, and without a wallet orders are matched.
+                if hopeless and not child.was_ready and child.actor.role not in {"keeper", "wallet"}:
                     raise StartError(f"{child.actor.name} cannot start: {child.message}")
             if all(child.was_ready for child in waited_for):
                 return
@@ -230,9 +230,9 @@ class Supervisor:
                 self._interruptible.cancel()
 
     async def _drain(self) -> None:
-        """End fronts and keeper, then wait until all that is on its way is matched and settled."""
+        """End fronts, keeper and wallet, then wait until all that is on its way is matched and settled."""
         self._serving.cancel()
-        await self._stop_children({"front", "keeper"}, self.settings.http.stop_timeout_s + KILL_AFTER_S)
+        await self._stop_children({"front", "keeper", "wallet"}, self.settings.http.stop_timeout_s + KILL_AFTER_S)
         with trio.move_on_after(self.settings.supervisor.stop_timeout_s) as waiting:
             # Cursors are words in memory that other processes move: there is no event to wait for.
             while not self._drained() and not self._drain_is_hopeless():  # noqa: ASYNC110
@@ -333,7 +333,12 @@ def _with_secrets(settings: Settings) -> Settings:
     secret = settings.auth.secret or ensure_secret(settings.data_dir)
     master = settings.keys.master or ensure_secret(settings.data_dir, MASTER_NAME)
     replace = msgspec.structs.replace
-    return replace(settings, auth=replace(settings.auth, secret=secret), keys=replace(settings.keys, master=master))
+    settings = replace(settings, auth=replace(settings.auth, secret=secret), keys=replace(settings.keys, master=master))
+    wallet = settings.wallet
+    if wallet.kind == "http" and not wallet.secret:
+        settings.wallet_dir.mkdir(mode=0o700, exist_ok=True)
+        settings = replace(settings, wallet=replace(wallet, secret=ensure_secret(settings.wallet_dir)))
+    return settings
 
 
 def _raise_descriptor_limit() -> None:

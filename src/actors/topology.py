@@ -13,6 +13,7 @@ What never reaches a matcher (refusals, repeats, funding) risk publishes on an e
 stands the **shadow**, which replays closed journal segments, writes snapshots and checks that a replay is identical,
 and the **keeper**, which makes and drops partitions in PostgreSQL, stores depth now and then, and compares everything
 with everything: it asks risk and the matchers for a *census* of what lives in them.
+Where a wallet service outside keeps the money, the **wallet** actor tells it of every trade, deposit and withdrawal.
 The **supervisor** owns the memory and the processes; on the rings it is called *operator*, and lists symbols.
 **Clients** are local programs (replay, benchmarks) that attach later and have a ring like a front.
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from tradeengine.settings import Limits, Settings
 
 Role = Literal[
-    "front", "risk", "matcher", "settlement", "publisher", "shadow", "keeper", "operator", "client", "database"
+    "front", "risk", "matcher", "settlement", "publisher", "shadow", "keeper", "wallet", "operator", "client", "database"
 ]
 
 RISK: Final = "risk"
@@ -45,6 +46,7 @@ SETTLEMENT: Final = "settlement"
 PUBLISHER: Final = "publisher"
 SHADOW: Final = "shadow"
 KEEPER: Final = "keeper"
+WALLET: Final = "wallet"
 OPERATOR: Final = "operator"
 
 
@@ -143,9 +145,9 @@ class Topology:
         """Rings that an actor is joined to, and how.
 
         A front also looks at the cursors of all others, for /metrics, and the keeper looks back into what is on its way
-        between two censuses. Neither is woken by them.
+        between two censuses; the wallet looks how far settlement is. None of them is woken by that.
         """
-        looks = self.actor(actor).role in {"front", "keeper"}
+        looks = self.actor(actor).role in {"front", "keeper", "wallet"}
         terms = {
             ring.name: (ring.layout, ring.access_of(actor) or ("follow" if looks else None)) for ring in self.rings
         }
@@ -189,6 +191,7 @@ def plan(settings: Settings) -> Topology:
         Actor(PUBLISHER, "publisher"),
         Actor(SHADOW, "shadow"),
         Actor(KEEPER, "keeper"),
+        *([Actor(WALLET, "wallet")] if settings.wallet.kind == "http" else ()),
         *fronts,
     )
     return Topology(
@@ -248,7 +251,8 @@ def _tables(
     """Lay out what is: pages that one actor keeps and others read at any moment."""
     limits = settings.limits
     watchers = (*_names(fronts), OPERATOR, *_names(clients))
-    actor_count = len(matchers) + len(fronts) + 6  # risk, settlement, publisher, shadow, keeper, database
+    # Beside these: risk, settlement, publisher, shadow, keeper, wallet, database.
+    actor_count = len(matchers) + len(fronts) + 7
     per_shard = tuple(
         plan
         for matcher in matchers

@@ -83,9 +83,21 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
         counters=(
             *("partitions_made", "partitions_dropped", "lock_timeouts"),
             *("depth_rows_stored", "depth_rows_removed", "errors"),
+            *("reconciliations", "reconciliations_failed"),
         ),
-        gauges=("partitions_kept", "maintenance_done_at_s", "depth_done_at_s"),
-        histograms=("maintenance_latency_ms", "depth_latency_ms"),
+        gauges=(
+            *("partitions_kept", "maintenance_done_at_s", "depth_done_at_s"),
+            *("differences", "reconciled_at_s", "census_us"),
+        ),
+        histograms=("maintenance_latency_ms", "depth_latency_ms", "reconciliation_latency_ms"),
+    ),
+    "wallet": RoleMetrics(
+        counters=(
+            *("transfers_delivered", "deposits_reserved", "withdrawals_released"),
+            *("requests", "unavailable", "refused", "waits", "deaths", "errors"),
+        ),
+        gauges=("outbox_pending", "outbox_oldest_age_s", "dead_letters", "breaker_state", "in_flight"),
+        histograms=("request_latency_us", "delivery_latency_ms", "round_latency_us"),
     ),
     "front": RoleMetrics(
         counters=(

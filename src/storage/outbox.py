@@ -23,8 +23,9 @@ from tradeengine.storage.settle_fold import TradeLegs
 Connection = psycopg.Connection[Any]
 
 DELIVERY_LOCK_KEY: Final = 0x7452_6164_6500_0003
-"""Advisory lock: shared by the wallet actor while it delivers, about a second at a time; who takes it alone knows that
-nothing is on its way to the wallet."""
+"""Advisory lock: the wallet actor shares it while it delivers, and gives it back within a second when someone waits for
+it. Who has it alone knows that nothing is on its way to the wallet.
+"""
 
 
 class WalletKindError(Exception):
@@ -42,7 +43,10 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """A transfer that waits. ``tries``: how often the wallet failed at this one; ``progress``: the wallet client's."""
+    """A transfer that waits. ``tries``: how often the wallet failed at this one; ``progress``: the wallet client's.
+
+    ``created_s``: when it was settled, seconds since 1970.
+    """
 
     id: int
     base_units: int
@@ -55,6 +59,7 @@ class OutboxRow:
     quote_asset_id: int
     tries: int
     progress: str
+    created_s: float
 
     def moves(self) -> tuple[Move, ...]:
         """Give the five legs, debits first, those of nothing left out. They sum to zero per asset."""
@@ -203,6 +208,11 @@ def read_outbox(connection: Connection) -> Outbox:
     return outbox
 
 
+def delivery_lock_is_wanted(connection: Connection) -> bool:
+    """Whether someone waits to have ``DELIVERY_LOCK_KEY`` alone."""
+    return connection.execute(_LOCK_WANTED, (DELIVERY_LOCK_KEY,)).rowcount > 0
+
+
 def expected_reserves(connection: Connection) -> dict[tuple[int, int], int]:
     """Minor units that a wallet holds reserved, by account and asset, when it has made exactly what is delivered.
 
@@ -215,7 +225,7 @@ def expected_reserves(connection: Connection) -> dict[tuple[int, int], int]:
 
 _SELECT: Final = """
 SELECT id, base_units, notional_units, buyer_fee_units, seller_fee_units, buyer_account_id, seller_account_id,
-       base_asset_id, quote_asset_id, tries, progress
+       base_asset_id, quote_asset_id, tries, progress, extract(epoch FROM created_at)::float8
 FROM wallet_transfers
 """
 
@@ -267,6 +277,12 @@ SELECT transfers.count + fundings.count,
 FROM (SELECT count(*), min(created_at) AS oldest FROM wallet_transfers WHERE state = 'pending') AS transfers,
      (SELECT count(*), min(requested_at) AS oldest FROM funding
       WHERE wallet_state = 'waiting' AND (kind = 'deposit' OR status = 'settled')) AS fundings
+"""
+
+_LOCK_WANTED: Final = """
+SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objsubid = 1
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND classid::bigint << 32 | objid::bigint = %s
 """
 
 # What is reserved and not yet settled, or was refused and not yet given back, is with the wallet and not in the ledger;
