@@ -38,7 +38,17 @@ if TYPE_CHECKING:
     from tradeengine.settings import Limits, Settings
 
 Role = Literal[
-    "front", "risk", "matcher", "settlement", "publisher", "shadow", "keeper", "wallet", "operator", "client", "database"
+    "front",
+    "risk",
+    "matcher",
+    "settlement",
+    "publisher",
+    "shadow",
+    "keeper",
+    "wallet",
+    "operator",
+    "client",
+    "database",
 ]
 
 RISK: Final = "risk"
