@@ -1,7 +1,8 @@
 """The keeper: keeps the database in shape, on no order's way.
 
 Partitions are there before they are needed and go when they are old, and now and then it stores what the books look
-like. Settlement makes what it is about to write into by itself; so when the keeper is dead nobody else notices.
+like, and compares what the engine knows in several places (``reconciling``). Settlement makes what it is about to write
+into by itself; so when the keeper is dead nobody else notices.
 Rule 1: a round of a chore has a connection and a thread of its own and leaves nothing behind: after an error, a restart
 or a database that was away the next round is like any other.
 Rule 2: what it cannot do it says, on its metric page, in the log and to the supervisor, and tries again.
@@ -21,6 +22,7 @@ import psycopg
 import structlog
 import trio
 
+from tradeengine.actors.reconciling.desk import Desk
 from tradeengine.ipc.depth import read_depth
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.storage.depth_snapshots import StoredDepth, forget_depth, store_depth, stored_sequences
@@ -73,6 +75,7 @@ async def main(wiring: Wiring) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.keep_partitions)
         nursery.start_soon(keeper.keep_depth)
+        nursery.start_soon(keeper.keep_reconciled, Desk(wiring))
         # Whatever the database does: nobody's start waits for it or fails with it.
         wiring.ready()
         while not wiring.stopping():
@@ -123,6 +126,23 @@ class Keeper:
                 lambda connection, done: snapshot(connection, self._depth, wanted.depth_snapshot_levels, done),
                 wanted.depth_snapshot_interval_s,
             )
+
+    async def keep_reconciled(self, desk: Desk) -> None:
+        """Answer reconciliations, and ask for one now and then."""
+        retry_s = RETRY_S_MIN
+        while True:
+            error: psycopg.Error | None = None
+            try:
+                await trio.to_thread.run_sync(desk.step, abandon_on_cancel=True)
+            except psycopg.Error as caught:
+                error = caught
+                self._metrics.count_error()
+            self._note("reconciliation", Round(), error)
+            if error is None:
+                retry_s = RETRY_S_MIN
+            else:
+                await trio.sleep(retry_s)
+                retry_s = min(retry_s * 2, RETRY_S_MAX)
 
     async def _repeat(self, chore: str, work: Callable[[Connection, Round], None], interval_s: float) -> None:
         retry_s = RETRY_S_MIN
@@ -255,6 +275,9 @@ class _Metrics:
         page.set(self._done_at[chore], time.time_ns() // 10**9)
         if chore == "maintenance":
             page.set(self._kept, len(done.kept))
+
+    def count_error(self) -> None:
+        self._page.add(self._errors)
 
     def show_state(self, state: KeeperState, text: str) -> None:
         self._page.set_state(int(state), text)

@@ -154,6 +154,23 @@ def wallet(
 
 
 @app.command()
+def reconcile(
+    data_dir: DataDir = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+) -> None:
+    """Compare ledger, balances, holds and live orders of a running engine wherever they are kept, while it trades.
+
+    Ends with 0 when all agree, with 1 when there is a difference, with 2 when nothing could be compared.
+    """
+    from tradeengine.cli.reconcile import run_reconcile
+
+    status = run_reconcile(read_settings(data_dir, config), as_json=as_json)
+    if status:
+        raise typer.Exit(status)
+
+
+@app.command()
 def migrate(
     data_dir: DataDir = None,
     config: Config = None,
