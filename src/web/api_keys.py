@@ -97,14 +97,17 @@ class ApiKeys:
         self._take(signed)
         return known.identity
 
-    async def renew(self, key_id: str) -> None:
-        """Look a key up again if what is remembered of it may be old. Raises ApiError DATABASE_UNAVAILABLE."""
-        await self._key(int(key_id))
+    async def renew(self, identity: Identity) -> None:
+        """Look somebody's key up again if what is remembered of it may be old. Raises ApiError DATABASE_UNAVAILABLE."""
+        if identity.key_id is not None:
+            await self._key(int(identity.key_id))
 
-    def is_revoked(self, key_id: str) -> bool:
-        """Whether a key is known not to count any more."""
-        known = self._known.get(int(key_id))
-        return known is not None and known.verifier is None
+    def knows(self, identity: Identity) -> bool:
+        """Whether somebody's key still counts, as far as it was looked up."""
+        if identity.key_id is None:
+            return True
+        known = self._known.get(int(identity.key_id))
+        return known is None or known.verifier is not None
 
     def _take(self, signed: SignedRequest) -> None:
         # The clock again: a look-up may have taken a while.

@@ -6,6 +6,7 @@ It refuses to know routes and JSON shapes.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -24,13 +25,14 @@ from tradeengine.web.auth import Authenticator, Identity
 from tradeengine.web.connection import FrontRequest
 from tradeengine.web.database import Database
 from tradeengine.web.errors import ApiError, overloaded
-from tradeengine.web.gateway import Gateway, NoRoom, OutcomeUnknown, Records
+from tradeengine.web.gateway import Gateway, NoRoom, OutcomeUnknown, Records, Waiting
 from tradeengine.web.history import Accounts, History
 from tradeengine.web.in_force import InForce
 from tradeengine.web.inbox import Inbox
-from tradeengine.web.jsonbody import printable, read_object
+from tradeengine.web.jsonbody import printable, read_object, read_value
 from tradeengine.web.request_limits import RequestLimits
 from tradeengine.web.signed_requests import KEY_HEADER, read_signed_request, sent_target
+from tradeengine.web.streams import standing
 from tradeengine.web.streams.tasks import Tasks
 from tradeengine.web.validation import read_body
 
@@ -74,6 +76,7 @@ class Front:
             nursery.start_soon(self.hub.look_after)
             nursery.start_soon(self.hub.private.watch_balances)
             nursery.start_soon(self.authenticator.follow_keys)
+            nursery.start_soon(standing.follow, self)
 
     @property
     def command_timeout_ms(self) -> int:
@@ -114,6 +117,10 @@ class Front:
             raise overloaded() from None
         except OutcomeUnknown:
             raise self.outcome_unknown(details) from None
+
+    async def ask_each(self, commands: Sequence[Records]) -> list[Waiting | None]:
+        """Send commands for one shard each at once; None: there was no room for it, and it was not sent."""
+        return await self.gateway.ask_each(commands, self.command_timeout_ms / 1000 + ANSWER_GRACE_S)
 
     def outcome_unknown(self, details: dict[str, str]) -> ApiError:
         """Tell that nobody knows what became of a command. details: what a caller needs to ask again."""
@@ -180,6 +187,11 @@ def read_page(table: SeqlockTable, row: int) -> Any:
 def current_front() -> Front:
     """Give the front that serves the present request."""
     return cast("FrontApp", current_app).front
+
+
+async def read_json_value() -> Any:
+    """Decode the body of the present request, whatever it holds. Raises ApiError."""
+    return read_value(cast(FrontRequest, request).whole_body())
 
 
 async def read_json(kind: type[T]) -> T:

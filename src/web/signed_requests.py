@@ -33,7 +33,7 @@ SIGNATURE_HEADER: Final = "X-API-Signature"
 WINDOW_MS_DEFAULT: Final = 5000
 FUTURE_MS_MAX: Final = 1000
 """A time stamp may be ahead of this clock by so much."""
-STREAM_METHOD: Final = "AUTH"
+STREAM_METHOD: Final = b"AUTH"
 STREAM_TARGET: Final = b"/ws/stream"
 """In place of method and path where a connection signs in by a message."""
 PUBLIC_KEY_CHARACTERS_MAX: Final = 1024

@@ -107,9 +107,9 @@ class StreamConnection:
             self._front.request_limits.charge_address(request.address, 1, cancels=False)
             self._front.hub.admit(session)
             if request.token is not None:
-                await self._operations.sign_in(session, request.token)
+                await self._operations.signing_in.by_token(session, request.token)
             elif request.signed is not None:
-                await self._operations.sign_in_by_key(session, request.signed)
+                await self._operations.signing_in.by_key(session, request.signed)
         except ApiError as error:
             await _refuse(send, error)
             return False

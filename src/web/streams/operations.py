@@ -9,6 +9,7 @@ It refuses to know connections.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -18,16 +19,16 @@ import structlog
 
 from tradeengine.core.times import format_ms
 from tradeengine.web import placing, schemas, trading
-from tradeengine.web.access import WRONG_TOKEN_WEIGHT, Access, refuse_unless
+from tradeengine.web.access import Access, refuse_unless
 from tradeengine.web.errors import ApiError, invalid_field, overloaded
 from tradeengine.web.front import ANSWER_GRACE_S
 from tradeengine.web.gateway import NoRoom, OutcomeUnknown, Waiting
 from tradeengine.web.paging import parse_id
+from tradeengine.web.schemas_orders import CancelAllAfter
 from tradeengine.web.streams.channels import BALANCES, ORDERS, ChannelName, parse_channel
 from tradeengine.web.streams.messages import Ack, Failure, encode
 from tradeengine.web.streams.private import check_cursor
 from tradeengine.web.streams.requests import (
-    Authenticate,
     Nothing,
     OrderNamed,
     RequestId,
@@ -38,6 +39,7 @@ from tradeengine.web.streams.requests import (
     take_order_id,
 )
 from tradeengine.web.streams.session import ABUSE, TRY_AGAIN, Caller
+from tradeengine.web.streams.signing_in import SigningIn, check_standing
 from tradeengine.web.streams.wire import Message
 from tradeengine.web.validation import read_body
 from tradeengine.web.views import Records
@@ -61,6 +63,7 @@ class Operations:
     def __init__(self, front: Front, hub: Hub) -> None:
         self._front = front
         self._hub = hub
+        self.signing_in = SigningIn(front, hub)
         self._handlers: dict[str, Callable[[Session, RequestId, dict[str, Any]], Awaitable[None]]] = {
             "subscribe": self._subscribe,
             "unsubscribe": self._unsubscribe,
@@ -69,6 +72,7 @@ class Operations:
             "place": self._place,
             "amend": self._amend,
             "cancel": self._cancel,
+            "cancel_all_after": self._cancel_all_after,
         }
 
     async def begin(self, session: Session, wanted: Subscribe) -> None:
@@ -87,6 +91,8 @@ class Operations:
             request_id = take_id(raw)
             # Not before the id is known: who waits for an answer must be able to tell that this is it.
             self._check_rate(session)
+            if session.caller is not None:
+                await self._front.api_keys.renew(session.caller.identity)
             await self._handler(raw, _FIXED if fixed else tuple(self._handlers))(session, request_id, raw)
         except ApiError as error:
             self._refuse(session, request_id, error)
@@ -144,37 +150,14 @@ class Operations:
             self._hub.flush()
             await self._hub.private.begin_orders(session, cursor, wanted.since)
 
-    async def sign_in(self, session: Session, token: str) -> None:
-        """Take note of who the session belongs to. Raises ApiError."""
-        try:
-            identity, expires_s = self._front.authenticator.identify_token(token)
-        except ApiError:
-            self._front.request_limits.charge_address(session.address, WRONG_TOKEN_WEIGHT, cancels=False)
-            raise
-        known = session.caller
-        if known is not None and known.identity.name != identity.name:
-            raise invalid_field("access_token", "This connection belongs to another user; open a new one.")
-        account_id = await self._front.account_id(identity.name)
-        if known is None:
-            self._hub.admit_user(identity.name)
-        caller = Caller(identity, account_id, expires_s)
-        self._check_standing(caller)
-        session.caller = caller
-
     def _caller(self, session: Session, needed: Access) -> Caller:
         """Give who the session belongs to, if they may do what is ``needed``. Raises ApiError."""
         caller = session.caller
         if caller is None:
             raise ApiError("UNAUTHORIZED", 'This needs a token: {"op": "auth", "access_token": "…"} first.')
-        self._check_standing(caller)
+        check_standing(self._hub, caller)
         refuse_unless(needed, caller.identity)
         return caller
-
-    def _check_standing(self, caller: Caller) -> None:
-        """See that whom a connection belongs to may have it. Raises ApiError."""
-        objection = self._hub.object_to(caller)
-        if objection is not None:
-            raise ApiError(objection.error_code, f"This connection cannot go on: {objection.reason}.")
 
     def _check_rate(self, session: Session) -> None:
         if not session.may_ask():
@@ -225,9 +208,10 @@ class Operations:
         self._acknowledge(session, request_id, {"channels": _listens_to(session)})
 
     async def _authenticate(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
-        await self.sign_in(session, read_body(raw, Authenticate).access_token)
+        await self.signing_in.by_message(session, raw)
         caller = self._caller(session, Access.PUBLIC)
-        data = {"user": caller.identity.name, "expires_at": format_ms(int(caller.expires_s * 1000))}
+        expires_at = format_ms(int(caller.expires_s * 1000)) if math.isfinite(caller.expires_s) else None
+        data = {"user": caller.identity.name, "expires_at": expires_at}
         self._acknowledge(session, request_id, data)
         waiting, session.after_sign_in = session.after_sign_in, None
         if waiting is not None:
@@ -282,6 +266,16 @@ class Operations:
         self._front.request_limits.charge_user(caller.identity.name, 1, cancels=cancels)
         return caller
 
+    async def _cancel_all_after(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
+        caller = self._paying(session, cancels=True)
+        timeout_ms = read_body(raw, CancelAllAfter).timeout_ms
+        command = placing.timer_command(caller.account_id, timeout_ms, time.time_ns(), self._front.command_timeout_ms)
+
+        def answer(events: Records) -> trading.TimerOutcome:
+            return trading.timer_set(timeout_ms, events)
+
+        self._send(session, request_id, command, answer, None, {}, parts=self._front.shard_count)
+
     def _send_change(
         self,
         session: Session,
@@ -305,9 +299,10 @@ class Operations:
         session: Session,
         request_id: RequestId,
         command: placing.Command,
-        answer: Callable[[Records], trading.Outcome | None],
-        answer_later: Callable[[Records], Awaitable[trading.Outcome]],
+        answer: Callable[[Records], trading.Outcome | trading.TimerOutcome | None],
+        answer_later: Callable[[Records], Awaitable[trading.Outcome]] | None,
         details: dict[str, str],
+        parts: int = 1,
     ) -> None:
         """Send a command and see to its answer: at once from its events, or, when these do not say it, later."""
 
@@ -322,6 +317,7 @@ class Operations:
                 self._refuse(session, request_id, error)
             else:
                 if outcome is None:
+                    assert answer_later is not None
                     self._hub.nursery.start_soon(self._answer_later, session, request_id, answer_later, events)
                 else:
                     self._acknowledge(session, request_id, outcome.data)
@@ -331,7 +327,7 @@ class Operations:
             raise overloaded()
         timeout_s = self._front.command_timeout_ms / 1000 + ANSWER_GRACE_S
         try:
-            self._front.gateway.send(command, done, timeout_s)
+            self._front.gateway.send(command, done, timeout_s, parts)
         except NoRoom:
             raise overloaded() from None
         session.pending += 1

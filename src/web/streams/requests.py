@@ -13,6 +13,7 @@ import msgspec
 from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.jsonbody import printable, read_object
 from tradeengine.web.paging import parse_id
+from tradeengine.web.signed_requests import WINDOW_MS_DEFAULT
 
 ID_CHARACTERS_MAX: Final = 64
 RequestId = str | int | None
@@ -36,6 +37,15 @@ class Authenticate(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     """Say who one is."""
 
     access_token: str
+
+
+class AuthenticateByKey(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Say who one is by an API key. Signed is the same text as over HTTP, with ``AUTH`` and ``/ws/stream``."""
+
+    api_key: str
+    timestamp: int
+    signature: str
+    window: int = WINDOW_MS_DEFAULT
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
