@@ -14,7 +14,7 @@ It refuses to know what commands and events mean, and HTTP.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, TypeAlias
@@ -116,10 +116,41 @@ class Gateway:
             with trio.move_on_after(timeout_s):
                 await finished.wait()
         finally:
-            if self._waiting.pop(int(command["ingress_sequence"][0]), None) is not None:
-                waiting.lost = True
-                self._metrics.add(self._unknown)
+            self._give_up(int(command["ingress_sequence"][0]))
         return waiting.events()
+
+    async def ask_each(self, commands: Sequence[Records], timeout_s: float) -> list[Waiting | None]:
+        """Send commands (each of shape (1,), for one shard), one behind the other, and wait until all have ended.
+
+        None: for this one there was no room, and it was not sent. One that was lost says so by its ``events``.
+        """
+        if not commands:
+            return []
+        finished = trio.Event()
+        left = len(commands)
+
+        def done(_: Waiting | None) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                finished.set()
+
+        asked: list[Waiting | None] = []
+        try:
+            for command in commands:
+                try:
+                    asked.append(self.send(command, done, timeout_s))
+                except NoRoom:
+                    asked.append(None)
+                    done(None)
+            with trio.move_on_after(timeout_s):
+                await finished.wait()
+        finally:
+            # A command that was not sent has the number of the next one that is.
+            for command, waiting in zip(commands, asked, strict=False):
+                if waiting is not None:
+                    self._give_up(int(command["ingress_sequence"][0]))
+        return asked
 
     def send(self, command: Records, done: Callable[[Waiting], None], timeout_s: float, parts: int = 1) -> Waiting:
         """Send one command (shape (1,)); ``done`` is called once, later. Raises NoRoom: nothing was sent."""
@@ -188,6 +219,13 @@ class Gateway:
                     latency_us = (time.perf_counter_ns() - waiting.sent_ns) // 1000
                     self._metrics.record(self._latency_us, latency_us)
                     waiting.done(waiting)
+
+    def _give_up(self, sequence: int) -> None:
+        """Wait no more for a command, should it still be on its way."""
+        waiting = self._waiting.pop(sequence, None)
+        if waiting is not None:
+            waiting.lost = True
+            self._metrics.add(self._unknown)
 
     def _lose(self, sequences: list[int]) -> None:
         for sequence in sequences:

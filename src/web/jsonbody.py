@@ -23,19 +23,14 @@ def read_object(body: bytes) -> dict[str, Any]:
 
     Raises ApiError INVALID_REQUEST with what is wrong and, where there is one, the position in the body.
     """
-    value = _read(body)
+    value = read_value(body)
     if not isinstance(value, dict):
         raise ApiError("INVALID_REQUEST", "The body must be a JSON object.", {"field": "body"})
     return value
 
 
-def printable(name: str) -> str:
-    """Make a name from outside fit for an answer: short, and without lone surrogates, which UTF-8 cannot hold."""
-    shown = name.encode("utf-8", "backslashreplace").decode()
-    return shown if len(shown) <= NAME_CHARACTERS_MAX else shown[: NAME_CHARACTERS_MAX - 1] + "…"
-
-
-def _read(body: bytes) -> Any:
+def read_value(body: bytes) -> Any:
+    """Decode a request body. Raises ApiError INVALID_REQUEST as ``read_object`` does."""
     if not body.strip():
         raise ApiError("INVALID_REQUEST", "The body is empty; send a JSON object.", {"field": "body"})
     try:
@@ -50,6 +45,12 @@ def _read(body: bytes) -> Any:
     except ValueError:
         # Python refuses to read integers of thousands of digits.
         raise _malformed("The body holds a number with too many digits.") from None
+
+
+def printable(name: str) -> str:
+    """Make a name from outside fit for an answer: short, and without lone surrogates, which UTF-8 cannot hold."""
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    return shown if len(shown) <= NAME_CHARACTERS_MAX else shown[: NAME_CHARACTERS_MAX - 1] + "…"
 
 
 def _check_nesting(text: str) -> None:

@@ -28,7 +28,10 @@ from tradeengine.core.records import (
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.schemas import AmendOrder, CheckedOrder, PlaceOrder
+from tradeengine.web.schemas_orders import TIMEOUT_MS_MAX, TIMEOUT_MS_MIN
 from tradeengine.web.times import parse_ns
+
+NS_PER_MS: Final = 10**6
 
 Command = NDArray[np.void]
 """One record of ``command_dtype``, shape (1,)."""
@@ -118,6 +121,21 @@ def cancel_all_command(account_id: int, spec: SymbolSpec | None, now_ns: int, de
     """Make the CANCEL_ALL command of an account's orders in one symbol, or in every one (None)."""
     symbol_id = spec.symbol_id if spec else SYMBOL_ID_ALL
     return _order_command(CommandKind.CANCEL_ALL, account_id, symbol_id, 0, now_ns, deadline_ms)
+
+
+def timer_command(account_id: int, timeout_ms: int, now_ns: int, deadline_ms: int) -> Command:
+    """Make the CANCEL_ALL_AFTER command of an account; risk makes a time of the duration. Raises ApiError."""
+    if timeout_ms != 0 and not TIMEOUT_MS_MIN <= timeout_ms <= TIMEOUT_MS_MAX:
+        raise invalid_field(
+            "timeout_ms",
+            f"timeout_ms must be 0, or a whole number from {TIMEOUT_MS_MIN} to {TIMEOUT_MS_MAX}.",
+            "NUMBER_OUT_OF_RANGE",
+            minimum=TIMEOUT_MS_MIN,
+            maximum=TIMEOUT_MS_MAX,
+        )
+    command = _order_command(CommandKind.CANCEL_ALL_AFTER, account_id, SYMBOL_ID_ALL, 0, now_ns, deadline_ms)
+    command["expires_at_ns"] = timeout_ms * NS_PER_MS
+    return command
 
 
 def check_order(command: Command, spec: SymbolSpec) -> CheckedOrder:

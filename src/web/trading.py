@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from tradeengine.core.records import EventKind, Reason
+from tradeengine.core.times import format_ms
 from tradeengine.web import placing, schemas
 from tradeengine.web.errors import ApiError, reason_error
 from tradeengine.web.gateway import is_cut
+from tradeengine.web.placing import NS_PER_MS
+from tradeengine.web.schemas_orders import Timer
 from tradeengine.web.views import Records, fold_order, order_view, own_trade_view, trades_of, was_triggered_before
 
 if TYPE_CHECKING:
@@ -33,6 +36,13 @@ class Outcome:
 
     data: schemas.OrderAndTrades
     created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TimerOutcome:
+    """The answer to who set a timer."""
+
+    data: Timer
 
 
 def placed(front: Front, command: placing.Command, events: Records) -> Outcome | None:
@@ -101,6 +111,17 @@ async def looked_up(front: Front, account_id: int, events: Records, order_id: in
         f"The order has ended: it is {ended.status}.",
         {"order_id": str(order_id), "status": ended.status},
     )
+
+
+def timer_set(timeout_ms: int, events: Records) -> TimerOutcome:
+    """Answer a CANCEL_ALL_AFTER from its events, one of each shard. Raises ApiError."""
+    first = events[0]
+    if first["kind"] == EventKind.REFUSED:
+        raise reason_error(Reason(first["reason"]))
+    # All the same, unless risk died between two shards: then from the first of them on orders are cancelled.
+    ends_ns = int(events["expires_at_ns"].min())
+    triggers_at = format_ms(ends_ns // NS_PER_MS) if ends_ns else None
+    return TimerOutcome(Timer(timeout_ms=timeout_ms, triggers_at=triggers_at))
 
 
 def show(front: Front, content: OrderRow) -> schemas.Order:

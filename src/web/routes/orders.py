@@ -8,11 +8,11 @@ import numpy as np
 from quart import Blueprint, Response, request
 
 from tradeengine.core.records import EventKind, Reason
-from tradeengine.web import placing, schemas, trading
+from tradeengine.web import batches, placing, schemas, schemas_orders, trading
 from tradeengine.web.access import Access, caller
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import reason_error
-from tradeengine.web.front import Front, current_front, read_json
+from tradeengine.web.front import Front, current_front, read_json, read_json_value
 from tradeengine.web.openapi import describe
 from tradeengine.web.paging import decode_cursor, encode_cursor, parse_client_order_id, parse_id
 from tradeengine.web.times import parse_ns
@@ -56,6 +56,59 @@ async def place_order() -> Response:
     events = await front.ask(command, client_order_id=placing.client_order_id_of(command))
     outcome = trading.placed(front, command, events) or await trading.read_back(front, command, events)
     return success(outcome.data, 201 if outcome.created else 200)
+
+
+@blueprint.post("/orders/batch")
+@describe(
+    tags=_TAG,
+    body=schemas_orders.PlaceBatch,
+    answers={200: schemas_orders.BatchAnswer},
+    access=Access.TRADE,
+)
+async def place_batch() -> Response:
+    """Place up to 100 orders in one request; it weighs as much as they would one by one.
+
+    Each is placed or refused by itself: a wrong one does not stop the others, and nothing is taken back. They reach the
+    engine in the order of the list. The answer has one element for each order, in that order: what POST /orders
+    would have answered. The status is 200 whatever became of them; only a body that holds no such list is refused
+    as a whole.
+
+    A repeat of a batch places only what was not placed before, if each order has a client_order_id.
+    """
+    front = current_front()
+    identity = caller()
+    orders = batches.read_batch(await read_json_value())
+    front.request_limits.charge_address(front.client_address(), len(orders) - 1, cancels=False)
+    front.request_limits.charge_user(identity.name, len(orders) - 1, cancels=False)
+    account_id = await front.account_id(identity.name)
+    return success(await batches.place_batch(front, account_id, orders))
+
+
+@blueprint.post("/orders/cancel-all-after")
+@describe(
+    tags=_TAG,
+    body=schemas_orders.CancelAllAfter,
+    answers={200: schemas_orders.TimerAnswer},
+    access=Access.TRADE,
+    cancels=True,
+)
+async def cancel_all_after() -> Response:
+    """Cancel all own open orders when the time is up, unless this is called again before: a dead-man's switch.
+
+    An account has one timer for all its symbols. Each call sets it anew, from the moment in which the engine takes the
+    call; 0 disarms it. It is for a client that may vanish: call it with 60,000, say, every 20 seconds, and when the
+    calls end the orders end too, with the reason CANCEL_ALL_AFTER. Then the timer is gone: orders placed later stay.
+
+    Answered once it is durable on all shards. From then on it holds, whatever becomes of the client, its connection, or
+    the engine: if the time is up while the engine is down, the orders are cancelled when it starts, before anything
+    can trade with them. Without an answer (OUTCOME_UNKNOWN), repeat the call.
+    """
+    front = current_front()
+    account_id = await front.account_id(caller().name)
+    wanted = await read_json(schemas_orders.CancelAllAfter)
+    command = placing.timer_command(account_id, wanted.timeout_ms, time.time_ns(), front.command_timeout_ms)
+    events = await front.ask(command, parts=front.shard_count)
+    return success(trading.timer_set(wanted.timeout_ms, events).data)
 
 
 @blueprint.post("/orders/test")
