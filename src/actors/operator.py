@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 LISTING_TIMEOUT_S: Final = 20.0
 LOOK_INTERVAL_S: Final = 0.1
-RELOAD_INTERVAL_S: Final = 2.0
+RELOAD_INTERVAL_S: Final = 0.5
 """The database may have changed without a new symbol: another name, other parameters."""
 
 logger = structlog.get_logger()

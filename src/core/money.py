@@ -18,6 +18,7 @@ from numba import njit
 UNITS_MAX: Final = 2**61
 """No order's notional, no balance, and no asset's supply goes above it: sums of two, fees included, still fit int64."""
 PPM: Final = 1_000_000
+PPM_PLACES: Final = 6
 PLACES_MAX: Final = 18
 TEXT_LENGTH_MAX: Final = 64
 

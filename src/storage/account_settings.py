@@ -26,6 +26,7 @@ from tradeengine.core.records import AccountFlag, CommandKind, account_command_d
 from tradeengine.storage.funding import CHANNEL
 
 LIMIT_SCALE_MAX: Final = 18
+LIMIT_MANTISSA_MAX: Final = UNITS_MAX
 NO_LIMIT: Final = -1
 
 Connection = psycopg.Connection[Any]
@@ -48,7 +49,7 @@ class AccountSettings:
     updated_at: dt.datetime | None = None
 
 
-def change(connection: Connection, account_id: int, **changes: Any) -> int:
+def change(connection: Connection, account_id: int, /, **changes: Any) -> int:
     """Change some of an account's settings, named as the fields of ``AccountSettings``; the engine hears of it at once.
 
     Returns the version from which on they are in force. Several changes of different accounts in one transaction make
@@ -106,7 +107,7 @@ def mantissa_and_scale(amount: Decimal | None) -> tuple[int, int]:
         scale += 1
     mantissa = numerator * (10**scale // denominator)
     assert scale <= LIMIT_SCALE_MAX
-    assert 0 <= mantissa <= UNITS_MAX
+    assert 0 <= mantissa <= LIMIT_MANTISSA_MAX
     return mantissa, scale
 
 

@@ -8,7 +8,8 @@ It refuses to know rings and who asks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -145,6 +146,17 @@ def add_symbol(connection: Connection, spec: SymbolSpec, *, symbols_max: int) ->
     return found
 
 
+@contextmanager
+def changing_symbol(connection: Connection, symbol_id: int) -> Iterator[SymbolSpec]:
+    """Keep everyone else from changing a symbol; gives it as it is then. The row itself is free: settlement writes it.
+
+    connection: in autocommit.
+    """
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_SYMBOL_LOCK_KEY, symbol_id))
+        yield load_directory(connection).symbols[symbol_id].spec
+
+
 def remove_pending_symbol(connection: Connection, symbol_id: int) -> None:
     """Take back a symbol that the engine refused to list. Its id is not given out again."""
     connection.execute("DELETE FROM symbols WHERE id = %s AND status = 'pending'", (symbol_id,))
@@ -193,6 +205,9 @@ def _next_id(connection: Connection, name: str, limit: int) -> int:
         raise DirectoryFullError(f"all {limit} ids are taken: raise limits.{name}s_max and start the engine again")
     return int(row[0])
 
+
+_SYMBOL_LOCK_KEY: Final = 0x7452_6164
+"""Advisory locks with two keys; the engine's others have one."""
 
 _PARAMETERS: Final = (
     "tick_lot_units",

@@ -135,6 +135,29 @@ def find_funding(connection: Connection, kind: FundingKind, reference: str) -> F
         return cursor.execute(_SELECT + "WHERE kind = %s AND reference = %s", (kind, reference)).fetchone()
 
 
+def list_fundings(
+    connection: Connection,
+    kind: FundingKind,
+    *,
+    limit: int,
+    account_id: int | None = None,
+    status: FundingStatus | None = None,
+    before_id: int | None = None,
+) -> list[Funding]:
+    """List requests of a kind, newest first: of one account or all, in one status or any, below an id."""
+    conditions = ["kind = %(kind)s"]
+    if account_id is not None:
+        conditions.append("account_id = %(account_id)s")
+    if before_id is not None:
+        conditions.append("id < %(before_id)s")
+    if status is not None:
+        conditions.append(_IN_STATUS[status])
+    query = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT %(limit)s"
+    parameters = {"kind": kind, "account_id": account_id, "before_id": before_id, "limit": limit}
+    with connection.cursor(row_factory=args_row(Funding)) as cursor:
+        return cursor.execute(query, parameters).fetchall()
+
+
 def wait_funding(connection: Connection, request: Funding, *, timeout_s: float, interval_s: float = 0.01) -> Funding:
     """Wait until the request is settled or refused; return it pending when that takes longer than ``timeout_s``.
 
@@ -179,6 +202,14 @@ SELECT id, coalesce(number, 0), kind::text, reference, account_id, asset_id, amo
        status_reason::text, transaction_id, requested_at, closed_at, wallet_error
 FROM funding
 """
+
+_IN_STATUS: Final = {
+    FundingStatus.PENDING: "(status = 'pending' OR (status = 'settled' AND wallet_state IN ('waiting', 'dead')))",
+    FundingStatus.SETTLED: "(status = 'settled' AND wallet_state IS DISTINCT FROM 'waiting' "
+    "AND wallet_state IS DISTINCT FROM 'dead')",
+    FundingStatus.REFUSED: "status = 'refused'",
+}
+"""As ``_SELECT`` tells it; so that the indexes of what is pending can be used."""
 
 _SELECT_PENDING: Final = """
 SELECT number, account_id, asset_id, CASE kind WHEN 'deposit' THEN amount_units ELSE -amount_units END

@@ -204,6 +204,18 @@ def list_own_trades(
     return _newest_trades(connection, source, parameters, limit, start_ns, end_ns, before_id)
 
 
+def settlement_statuses(connection: Connection, trade_ids: Sequence[int]) -> dict[int, str]:
+    """Say of those trades that are not settled with the wallet how they stand: pending, or failed.
+
+    With the built-in ledger, what is in ``trades`` is settled, and nothing is here.
+    """
+    query = (
+        "SELECT id, CASE state WHEN 'pending' THEN 'pending' ELSE 'failed' END "
+        "FROM wallet_transfers WHERE id = ANY (%s)"
+    )
+    return dict(connection.execute(query, (list(trade_ids),)).fetchall())
+
+
 def find_trade(connection: Connection, trade_id: int) -> TradeRow | None:
     """Find one trade."""
     found = trades_from(connection, "FROM trades WHERE id = %(trade_id)s", {"trade_id": trade_id})

@@ -103,7 +103,12 @@ class _Page:
         self._connection = connection
         self._limit = limit
         self._kind = kind
-        self._filters = {"account_id": account_id, "asset_id": asset_id, "kind": kind, "first_id": first_id}
+        self._filters: dict[str, Any] = {
+            "account_id": account_id,
+            "asset_id": asset_id,
+            "kind": kind,
+            "first_id": first_id,
+        }
         self.rows: list[StatementRow] = []
         self.below: Place | None = None
 

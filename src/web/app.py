@@ -20,7 +20,18 @@ from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.front import Front
 from tradeengine.web.measure import RequestMeter
 from tradeengine.web.request_limits import tell_limits
-from tradeengine.web.routes import account, api_keys, history, market, orders, snapshots, system
+from tradeengine.web.routes import (
+    account,
+    admin_money,
+    admin_symbols,
+    admin_users,
+    api_keys,
+    history,
+    market,
+    orders,
+    snapshots,
+    system,
+)
 from tradeengine.web.schemas import NoQuery
 from tradeengine.web.signed_requests import KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, WINDOW_HEADER
 from tradeengine.web.streams.endpoint import StreamConnection
@@ -69,6 +80,8 @@ def create_app(front: Front) -> FrontApp:
     app.url_map.strict_slashes = True
     for routes in (orders, account, api_keys, market, history, snapshots):
         app.register_blueprint(routes.blueprint, url_prefix=PREFIX)
+    for admin_routes in (admin_users, admin_symbols, admin_money):
+        app.register_blueprint(admin_routes.blueprint, url_prefix=f"{PREFIX}/admin")
     app.register_blueprint(system.blueprint)
     app.register_error_handler(ApiError, _answer_api_error)
     app.register_error_handler(HTTPException, _answer_http_error)

@@ -15,6 +15,7 @@ from tradeengine.storage import candles, depth_snapshots, directory, past_trades
 from tradeengine.storage.candles import Candle
 from tradeengine.storage.private import Changes, LiveOrders, read_changes, read_live_orders
 from tradeengine.storage.queries import OrderRow, TradeRow
+from tradeengine.storage.statement import Place, StatementRow, read_statement
 from tradeengine.storage.statistics import Day
 from tradeengine.web.barrier import Barrier, BarrierTimeout
 from tradeengine.web.database import Connection, Database
@@ -40,6 +41,17 @@ class History:
             await self._folded.wait(self._timeout_s)
         except BarrierTimeout:
             raise ApiError("ENGINE_OVERLOADED", "Balances are behind what was published; try again.") from None
+
+    async def wait_settled(self) -> None:
+        """Return when PostgreSQL has everything published until now. Raises ApiError SETTLEMENT_BACKLOG."""
+        try:
+            await self._settled.wait(self._timeout_s)
+        except BarrierTimeout:
+            raise ApiError(
+                "SETTLEMENT_BACKLOG",
+                "History is behind what was published; try again.",
+                {"events": self._settled.lag()},
+            ) from None
 
     async def orders(self, account_id: int, **filters: Any) -> list[OrderRow]:
         """Own orders, newest first; filters as in ``queries.list_orders``."""
@@ -68,6 +80,14 @@ class History:
     async def own_trades(self, account_id: int, symbol_id: int | None, **filters: Any) -> list[TradeRow]:
         """Own trades, newest first; filters as in ``queries.list_own_trades``."""
         return await self._ask(queries.list_own_trades, account_id, symbol_id, **filters)
+
+    async def settlement_statuses(self, trade_ids: Sequence[int]) -> dict[int, str]:
+        """Say of trades that are not settled with the wallet how they stand: pending or failed."""
+        return await self._database.run(queries.settlement_statuses, trade_ids)
+
+    async def statement(self, account_id: int, **filters: Any) -> tuple[list[StatementRow], Place | None]:
+        """Read a page of an account's statement; filters as in ``statement.read_statement``."""
+        return await self._ask(read_statement, account_id, **filters)
 
     async def past_trades(self, symbol_id: int, **filters: Any) -> list[TradeRow]:
         """Trades of a symbol, oldest first, imported ones too; filters as in ``past_trades.list_past_trades``."""
@@ -100,14 +120,7 @@ class History:
     async def _ask(
         self, query: Callable[Concatenate[Connection, P], Result], *args: P.args, **kwargs: P.kwargs
     ) -> Result:
-        try:
-            await self._settled.wait(self._timeout_s)
-        except BarrierTimeout:
-            raise ApiError(
-                "SETTLEMENT_BACKLOG",
-                "History is behind what was published; try again.",
-                {"events": self._settled.lag()},
-            ) from None
+        await self.wait_settled()
         return await self._database.run(query, *args, **kwargs)
 
 

@@ -21,6 +21,7 @@ from tradeengine.web.access import Access, allow
 from tradeengine.web.errors import STATUS_OF_CODE
 from tradeengine.web.fields import ClientOrderId, Id, SymbolInPath
 from tradeengine.web.schemas import AmendOrder, ErrorAnswer, PlaceOrder
+from tradeengine.web.schemas_admin import MoveMoney, Reference, Suspend, UserName
 from tradeengine.web.schemas_api_keys import CreateApiKey
 from tradeengine.web.signed_requests import (
     KEY_HEADER,
@@ -47,6 +48,8 @@ _EXAMPLES: Final[dict[type[msgspec.Struct], Schema]] = {
         "client_order_id": "my-order-1",
     },
     AmendOrder: {"quantity": "0.00500"},
+    MoveMoney: {"user": "alice", "asset": "USDT", "amount": "1000", "reference": "wire-1"},
+    Suspend: {"reason": "asked for by the user"},
     CreateApiKey: {"name": "market maker", "permissions": ["read", "trade"]},
 }
 """Bodies to begin with: of what is needed always alone no order can be made."""
@@ -56,6 +59,8 @@ _PATH_PARAMETERS: Final[dict[str, Any]] = {
     "trade_id": Id,
     "client_order_id": ClientOrderId,
     "key_id": Id,
+    "user": UserName,
+    "reference": Reference,
 }
 _REFERENCE: Final = "#/components/schemas/{name}"
 _TAKES_QUERY: Final = "takes_query"

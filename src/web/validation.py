@@ -55,12 +55,14 @@ def read_query(arguments: MultiDict[str, str], kind: type[T]) -> T:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What messages need to know of a struct: names, enumerations and their values, lists, bounds."""
+    """What messages need to know of a struct: names, enumerations and their values, lists, bounds, patterns."""
 
     names: tuple[str, ...]
     choices: dict[str, tuple[str, ...]]
     lists: frozenset[str]
     bounds: dict[str, dict[str, int]]
+    allowed: dict[str, str]
+    """Of texts with a pattern: what it says, in words (``Meta.extra``)."""
 
 
 def _convert(raw: dict[str, Any], kind: type[T], *, strict: bool) -> T:
@@ -96,6 +98,8 @@ def _explain(message: str, kind: type[msgspec.Struct]) -> ApiError:
         bounds = shape.bounds[name]
         sentence = f"{name} must be a whole number from {bounds['minimum']} to {bounds['maximum']}."
         return invalid_field(name, sentence, "NUMBER_OUT_OF_RANGE", **bounds)
+    if "matching regex" in what and name in shape.allowed:
+        return invalid_field(name, f"{name} must be {shape.allowed[name]}.")
     return invalid_field(name, f"{name} {_sentence(what)}.")
 
 
@@ -116,6 +120,7 @@ def _shape_of(kind: type[msgspec.Struct]) -> _Shape:
     choices: dict[str, tuple[str, ...]] = {}
     lists: set[str] = set()
     bounds: dict[str, dict[str, int]] = {}
+    allowed: dict[str, str] = {}
     for field in msgspec.structs.fields(kind):
         parts = list(_flatten(field.type))
         for part in parts:
@@ -125,7 +130,9 @@ def _shape_of(kind: type[msgspec.Struct]) -> _Shape:
                 lists.add(field.encode_name)
             if isinstance(part, msgspec.Meta) and isinstance(part.ge, int) and isinstance(part.le, int):
                 bounds[field.encode_name] = {"minimum": part.ge, "maximum": part.le}
-    return _Shape(kind.__struct_fields__, choices, frozenset(lists), bounds)
+            if isinstance(part, msgspec.Meta) and part.extra:
+                allowed[field.encode_name] = part.extra["allowed"]
+    return _Shape(kind.__struct_fields__, choices, frozenset(lists), bounds, allowed)
 
 
 def _flatten(kind: Any) -> typing.Iterator[Any]:

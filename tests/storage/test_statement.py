@@ -139,7 +139,7 @@ def test_balances_are_the_sums_of_all_before(venue: Venue, seed: int) -> None:
         assert len(expected) > 100
         for limit in (1, 3, 17, 1000):
             assert _plain(_whole(connection, account_id, limit)) == expected
-        totals = dict(
+        totals: dict[int, int] = dict(
             connection.execute(
                 "SELECT asset_id, total_units FROM balances WHERE account_id = %s", (account_id,)
             ).fetchall()
@@ -233,7 +233,7 @@ def test_page_reads_only_what_it_needs(venue: Venue, connection: psycopg.Connect
     for options in ({}, {"end_ns": middle_ns}, {"asset_id": 1, "end_ns": middle_ns}, {"kind": "withdrawal"}):
         asked: list[tuple[Any, Any]] = []
         connection.cursor_factory = _recorder(asked)
-        rows, _ = read_statement(connection, ALICE, limit=50, **options)  # type: ignore[arg-type]
+        rows, _ = read_statement(connection, ALICE, limit=50, **options)
         connection.cursor_factory = psycopg.Cursor
         assert set(_plain(rows)) <= set(expected)
         assert len(rows) == (0 if "kind" in options else 50)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -151,6 +151,10 @@ class FakeHistory:
     async def own_trades(self, account_id: int, _symbol_id: int | None, **_filters: Any) -> list[TradeRow]:
         """List trades."""
         return [t for t in self.fills if account_id in {t.taker_account_id, t.maker_account_id}]
+
+    async def settlement_statuses(self, _trade_ids: Sequence[int]) -> dict[int, str]:
+        """All are settled."""
+        return {}
 
     async def stored_depth(self, symbol_id: int, at_ns: int | None) -> StoredDepth | None:
         """Look for the newest stored depth, the oldest first in ``depths``."""

@@ -123,10 +123,12 @@ async def _list_own_trades(front: Front, query: schemas.TradesQuery) -> Response
     account_id = await front.account_id(identity.name)
     symbol_id = front.symbol(query.symbol).symbol_id if query.symbol else None
     found = await front.history.own_trades(account_id, symbol_id, **_range(query))
+    unsettled = await front.history.settlement_statuses([trade.trade_id for trade in found])
     shown = []
     for trade in found[: query.limit]:
         order_id = trade.taker_order_id if trade.taker_account_id == account_id else trade.maker_order_id
-        shown.append(own_trade_view(trade, front.symbol_by_id(trade.symbol_id), order_id, "settled"))
+        status = unsettled.get(trade.trade_id, "settled")
+        shown.append(own_trade_view(trade, front.symbol_by_id(trade.symbol_id), order_id, status))
     return success(shown, next_cursor=_next_cursor(found, query.limit))
 
 

@@ -1,0 +1,151 @@
+"""What administrators decide about symbols: how small and large an order may be, and how far a price may go.
+
+A symbol's parameters are journaled by its matcher, and the row in PostgreSQL follows the matcher's event. A change is
+made of what PostgreSQL has, and changes of one symbol wait for each other, so none undoes a part of another.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+import trio
+from msgspec import UNSET
+from quart import Blueprint, Response
+
+from tradeengine.core.money import PPM_PLACES, NumberError, format_units, parse_units
+from tradeengine.core.records import CommandKind, EventKind, Reason, command_dtype
+from tradeengine.core.symbols import COLLAR_PPM_MAX, ListingError, SymbolSpec
+from tradeengine.storage.directory import changing_symbol
+from tradeengine.web import schemas_admin as schemas
+from tradeengine.web.access import Access, caller
+from tradeengine.web.envelope import success
+from tradeengine.web.errors import ApiError, invalid_field, reason_error
+from tradeengine.web.front import Front, current_front, read_json
+from tradeengine.web.openapi import describe
+
+if TYPE_CHECKING:
+    from tradeengine.web.database import Connection
+
+blueprint = Blueprint("admin_symbols", __name__)
+_TAG = "administration"
+_PAGE_PAUSE_S: Final = 0.02
+_PAGE_TIMEOUT_S: Final = 5.0
+_FIELDS: Final = {
+    "quantity_min": "min_order_size",
+    "quantity_max": "max_order_size",
+    "max_price_deviation": "max_price_deviation",
+}
+"""What the API calls the parameters of a symbol."""
+
+_log = structlog.get_logger()
+
+
+@blueprint.get("/limits/symbol/<path:symbol>")
+@describe(tags=_TAG, answers={200: schemas.SymbolLimitsAnswer}, access=Access.ADMIN)
+async def show_symbol_limits(symbol: str) -> Response:
+    """Show the bounds of a symbol's orders."""
+    return success(_limits_view(current_front().symbol(symbol)))
+
+
+@blueprint.post("/limits/symbol/<path:symbol>")
+@describe(
+    tags=_TAG, body=schemas.ChangeSymbolLimits, answers={200: schemas.SymbolLimitsAnswer}, access=Access.ADMIN, weight=5
+)
+async def change_symbol_limits(symbol: str) -> Response:
+    """Change the bounds of a symbol's orders; what is left out stays.
+
+    They count from the answer on for orders that come then; open orders stay as they are. The change is in the journal
+    of the symbol's matcher and survives restarts.
+    """
+    front = current_front()
+    spec = front.symbol(symbol)
+    wanted = await read_json(schemas.ChangeSymbolLimits)
+    if all(getattr(wanted, name) is UNSET for name in wanted.__struct_fields__):
+        raise ApiError("INVALID_REQUEST", f"Give at least one of {', '.join(wanted.__struct_fields__)}.")
+    changes = _changes(wanted, spec)
+
+    async def set_parameters(changed: SymbolSpec) -> None:
+        await _set_parameters(front, changed)
+
+    def work(connection: Connection) -> SymbolSpec | ListingError:
+        """Change the symbol while nobody else does; the wait for the engine is this thread's."""
+        with changing_symbol(connection, spec.symbol_id) as present:
+            try:
+                changed = replace(present, **changes)
+                changed.require_level_sum(front.settings.limits.orders_max)
+            except ListingError as error:
+                return error
+            trio.from_thread.run(set_parameters, changed)
+            return changed
+
+    changed = await front.database.run(work)
+    if isinstance(changed, ListingError):
+        raise invalid_field(
+            _FIELDS[changed.field], f"{_FIELDS[changed.field]} {changed.message}.", "NUMBER_OUT_OF_RANGE"
+        )
+    _log.info("symbol changed", symbol=spec.name, by=caller().name, **changes)
+    return success(_limits_view(changed))
+
+
+async def _set_parameters(front: Front, spec: SymbolSpec) -> None:
+    """Have the matcher take parameters over; return when PostgreSQL and the directory have them. Raises ApiError."""
+    command = spec.to_command(CommandKind.SET_PARAMETERS)
+    command["timestamp_ns"] = time.time_ns()
+    command["deadline_ms"] = front.command_timeout_ms
+    events = await front.ask(command.view(command_dtype))
+    if events[0]["kind"] == EventKind.REFUSED:
+        raise reason_error(Reason(events[0]["reason"]))
+    await front.history.wait_settled()
+    # The page follows the database in a moment; should it not, the engine has the parameters all the same.
+    with trio.move_on_after(_PAGE_TIMEOUT_S):
+        while front.symbol_by_id(spec.symbol_id) != spec:  # noqa: ASYNC110 - nobody's bell rings for it
+            await trio.sleep(_PAGE_PAUSE_S)
+
+
+def _changes(wanted: schemas.ChangeSymbolLimits, spec: SymbolSpec) -> dict[str, Any]:
+    """Turn decimals into what a symbol is made of. Raises ApiError."""
+    changes: dict[str, int] = {}
+    if wanted.min_order_size is not UNSET:
+        changes["quantity_lots_min"] = _lots("min_order_size", wanted.min_order_size, spec)
+    if wanted.max_order_size is not UNSET:
+        changes["quantity_lots_max"] = _lots("max_order_size", wanted.max_order_size, spec)
+    if wanted.max_price_deviation is not UNSET:
+        changes["collar_ppm"] = _collar_ppm(wanted.max_price_deviation)
+    return changes
+
+
+def _lots(field: str, text: str, spec: SymbolSpec) -> int:
+    try:
+        units = spec.base.parse(text)
+    except NumberError as error:
+        raise invalid_field(field, f"{field} {error.message}.", error.fault.value) from None
+    lots, rest = divmod(units, spec.lot_units)
+    if rest:
+        raise invalid_field(field, f"{field} must be a multiple of {spec.lot}.", "QUANTITY_NOT_ON_LOT", lot=spec.lot)
+    return lots
+
+
+def _collar_ppm(text: str | None) -> int:
+    if text is None:
+        return 0
+    field, maximum = "max_price_deviation", format_units(COLLAR_PPM_MAX, PPM_PLACES)
+    try:
+        ppm = parse_units(text, PPM_PLACES)
+    except NumberError as error:
+        raise invalid_field(field, f"{field} {error.message}.", error.fault.value) from None
+    if not 0 < ppm <= COLLAR_PPM_MAX:
+        message = f"{field} must be more than 0 and at most {maximum}, or null: no collar."
+        raise invalid_field(field, message, "NUMBER_OUT_OF_RANGE", maximum=maximum)
+    return ppm
+
+
+def _limits_view(spec: SymbolSpec) -> schemas.SymbolLimits:
+    return schemas.SymbolLimits(
+        symbol=spec.name,
+        min_order_size=spec.format_quantity(spec.quantity_lots_min),
+        max_order_size=spec.format_quantity(spec.quantity_lots_max),
+        max_price_deviation=format_units(spec.collar_ppm, PPM_PLACES) if spec.collar_ppm else None,
+    )
