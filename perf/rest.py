@@ -1,9 +1,10 @@
 """What HTTP costs: orders per second through one front, and how long single calls take at a steady rate.
 
 An engine is started as a user would start it, in a directory of its own; the load comes from another process over raw
-keep-alive connections, so that the generator's HTTP library is not what is measured. Four phases:
+keep-alive connections, so that the generator's HTTP library is not what is measured. Five phases:
 
 - ``post_burst``: so many connections, each sending its next order when the last was answered: orders per second;
+- ``post_signed_burst``: the same, but every order signed with an API key instead of carrying a token;
 - ``post_paced``: orders at a steady rate, each measured from the moment when it was due, so that waiting counts;
 - ``get_orders``, ``get_orderbook``: the same with reads, after the orders above have filled the tables.
 
@@ -14,6 +15,7 @@ line is one JSON object.
 from __future__ import annotations
 
 import argparse
+import hmac
 import json
 import shutil
 import signal
@@ -22,9 +24,11 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+import httpx2
 import trio
 from perf.engine import DEFAULT_DIR, filesystem, machine
 
@@ -94,16 +98,20 @@ def measure(engine: Engine, seconds: float) -> dict[str, Any]:
     warm_up = [engine.load(Phase(name, 2, 4))["count"] for name in ("post", "get_orders", "get_orderbook")]
     print(f"warm-up    {warm_up[0]} orders, {warm_up[1] + warm_up[2]} reads")
     burst = engine.load(Phase("post", seconds, 16))
+    signed = engine.load(Phase("post_signed", seconds, 16))
     paced = engine.load(Phase("post", seconds, 16, POST_RATE_PER_S))
     orders = engine.load(Phase("get_orders", seconds, 8, READ_RATE_PER_S))
     book = engine.load(Phase("get_orderbook", seconds, 8, READ_RATE_PER_S))
     show("post burst, 16 connections", burst)
+    show("the same, signed", signed)
     show(f"post at {POST_RATE_PER_S}/s", paced)
     show(f"GET /orders at {READ_RATE_PER_S}/s", orders)
     show(f"GET /orderbook at {READ_RATE_PER_S}/s", book)
     return {
         "post_per_s": burst["per_s"],
         "post_burst_p99_ms": burst["p99_ms"],
+        "post_signed_per_s": signed["per_s"],
+        "signed_to_plain": round(signed["per_s"] / burst["per_s"], 3),
         "post_p50_ms": paced["p50_ms"],
         "post_p99_ms": paced["p99_ms"],
         "get_orders_p50_ms": orders["p50_ms"],
@@ -130,7 +138,7 @@ def goals_met(figures: dict[str, Any]) -> dict[str, bool]:
 
 
 class Engine:
-    """An engine that this benchmark started, with two funded traders."""
+    """An engine that this benchmark started, with two funded traders who have a key each."""
 
     def __init__(self, data_dir: Path, fronts: int) -> None:
         self.data_dir = data_dir
@@ -150,6 +158,9 @@ class Engine:
         for trader in TRADERS:
             for asset in ("USDT", "BTC"):
                 self._run("deposit", trader, asset, "100000000" if asset == "USDT" else "10000")
+        secret = read_secret(self.data_dir).encode()
+        self._tokens = [issue_token(secret, trader, "user", 3600) for trader in TRADERS]
+        self._keys = [self._make_key(token) for token in self._tokens]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -159,10 +170,10 @@ class Engine:
 
     def load(self, phase: Phase) -> dict[str, Any]:
         """Run one phase of load in a process of its own."""
-        secret = read_secret(self.data_dir).encode()
         order = {
             "port": self.port,
-            "tokens": [issue_token(secret, trader, "user", 3600) for trader in TRADERS],
+            "tokens": self._tokens,
+            "keys": self._keys,
             "name": phase.name,
             "seconds": phase.seconds,
             "connections": phase.connections,
@@ -173,6 +184,14 @@ class Engine:
         )
         answer: dict[str, Any] = json.loads(result.stdout)
         return answer
+
+    def _make_key(self, token: str) -> tuple[str, str]:
+        wanted = {"name": "benchmark", "permissions": ["read", "trade"]}
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = httpx2.post(f"http://127.0.0.1:{self.port}/api/v1/api-keys", json=wanted, headers=headers)
+        answer.raise_for_status()
+        made = answer.json()["data"]
+        return made["id"], made["secret"]
 
     def _wait_ready(self) -> None:
         assert self._process.stdout is not None
@@ -208,6 +227,7 @@ class Load:
     def __init__(self, order: dict[str, Any]) -> None:
         self._port = order["port"]
         self._tokens = order["tokens"]
+        self._keys = order["keys"]
         self._name = order["name"]
         self._interval_s = 1 / order["rate_per_s"] if order["rate_per_s"] else 0.0
         self._begin_s = time.perf_counter()
@@ -252,17 +272,33 @@ class Load:
 
     def _request(self, place: int) -> bytes:
         if self._name == "get_orders":
-            return self._head("GET", "/api/v1/orders?limit=50", 0)
+            return self._head("GET", "/api/v1/orders?limit=50", self._bearer(0))
         if self._name == "get_orderbook":
-            return self._head("GET", f"/api/v1/orderbook/{SYMBOL}?depth=50", 0)
+            return self._head("GET", f"/api/v1/orderbook/{SYMBOL}?depth=50", self._bearer(0))
         body = json.dumps(make_order(place)).encode()
-        return self._head("POST", "/api/v1/orders", place % 5 in TAKING, len(body)) + body
+        trader = place % 5 in TAKING
+        named = self._signed(trader, place, body) if self._name == "post_signed" else self._bearer(trader)
+        return self._head("POST", "/api/v1/orders", named, len(body)) + body
 
-    def _head(self, method: str, path: str, trader: int, length: int = 0) -> bytes:
+    def _head(self, method: str, path: str, named: str, length: int = 0) -> bytes:
         return (
-            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self._tokens[trader]}\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{named}"
             f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
         ).encode()
+
+    def _bearer(self, trader: int) -> str:
+        return f"Authorization: Bearer {self._tokens[trader]}\r\n"
+
+    def _signed(self, trader: int, place: int, body: bytes) -> str:
+        """Sign an order; the window makes the signatures of equal orders of one millisecond differ."""
+        key_id, secret = self._keys[trader]
+        timestamp_ms, window_ms = time.time_ns() // 1_000_000, 5000 + place % 1000
+        content = f"{timestamp_ms}\n{window_ms}\nPOST\n/api/v1/orders\n{sha256(body).hexdigest()}"
+        signature = hmac.digest(secret.encode(), content.encode(), "sha256").hex()
+        return (
+            f"X-API-Key: {key_id}\r\nX-API-Timestamp: {timestamp_ms}\r\nX-API-Window: {window_ms}\r\n"
+            f"X-API-Signature: {signature}\r\n"
+        )
 
 
 TAKING: Final = (2, 4)
