@@ -26,6 +26,7 @@ KERNEL_MODULES: Final[dict[str, tuple[str, ...]]] = {
     "publisher": _IPC,
     "shadow": (*_IPC, *_BOOK),
     "keeper": _IPC,
+    "wallet": _IPC,
     "front": (*_IPC, "ipc.buckets", "ipc.replay_guard"),
     "supervisor": (*_IPC, "storage.journal_scan"),
 }
