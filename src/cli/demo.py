@@ -22,7 +22,7 @@ from typing import Final
 import trio
 
 from tradeengine.client import Client, ClientError, Stream
-from tradeengine.client.envelope import Token
+from tradeengine.client.credentials import Token
 from tradeengine.client.fields import NewOrder
 from tradeengine.client.messages import Reconnected, TickerChanged
 from tradeengine.client.models import Symbol

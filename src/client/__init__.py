@@ -7,6 +7,7 @@ engine is in the API's description. Start with ``Client`` for calls, ``Stream`` 
 
 from tradeengine.client.book import LocalBook
 from tradeengine.client.book_view import BookView
+from tradeengine.client.credentials import ApiKey, Ed25519Key
 from tradeengine.client.errors import ApiError, ClientError, Gap, NoAnswer, StreamClosed
 from tradeengine.client.orders import LocalOrders, OpenOrder
 from tradeengine.client.pages import Pages
@@ -15,9 +16,11 @@ from tradeengine.client.stream import Stream
 
 __all__ = [
     "ApiError",
+    "ApiKey",
     "BookView",
     "Client",
     "ClientError",
+    "Ed25519Key",
     "Gap",
     "LocalBook",
     "LocalOrders",

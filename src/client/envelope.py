@@ -1,24 +1,13 @@
-"""What HTTP and the streams' handshake share: the token in a header, and refusals in the engine's envelope."""
+"""What HTTP and the streams' handshake share: refusals in the engine's envelope."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
 
 import msgspec
 
 from tradeengine.client.errors import ApiError
 from tradeengine.client.models import RefusedAnswer
-
-Token: TypeAlias = str | Callable[[], str]
-"""An access token, or a function that gives one that is valid now."""
-
-
-def authorization(token: Token | None) -> dict[str, str]:
-    """Make the header that says who asks."""
-    if token is None:
-        return {}
-    return {"Authorization": f"Bearer {token if isinstance(token, str) else token()}"}
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:

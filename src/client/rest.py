@@ -15,7 +15,8 @@ from typing import Final, Literal, Self, TypeAlias, Unpack
 
 import msgspec
 
-from tradeengine.client.envelope import Token
+from tradeengine.client.api_keys import ApiKeyCalls
+from tradeengine.client.credentials import Key, Token, one_of
 from tradeengine.client.errors import ApiError, NoAnswer
 from tradeengine.client.fields import NewOrder, OrderChange, Time, in_path, order_fields, written
 from tradeengine.client.models import (
@@ -44,10 +45,10 @@ PAGE_SIZE: Final = 500
 TimeFrame: TypeAlias = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
 
 
-class Client:
+class Client(ApiKeyCalls):
     """The engine's HTTP calls; an asynchronous context manager.
 
-    base_url: ``http://127.0.0.1:8000``. token: for everything that is not public.
+    base_url: ``http://127.0.0.1:8000``. token or key: for everything that is not public; a key signs each request.
     timeout_s: for a call with all its repeats. attempt_timeout_s: after how long an attempt counts as lost.
     Every call raises ``ApiError`` for a refusal and ``NoAnswer`` when none came in time.
     """
@@ -57,11 +58,12 @@ class Client:
         base_url: str,
         *,
         token: Token | None = None,
+        key: Key | None = None,
         timeout_s: float = 15.0,
         attempt_timeout_s: float = 5.0,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self._transport = Transport(base_url, token, timeout_s, attempt_timeout_s, ssl_context)
+        self._transport = Transport(base_url, one_of(token, key), timeout_s, attempt_timeout_s, ssl_context)
 
     async def __aenter__(self) -> Self:
         await self._transport.http.__aenter__()

@@ -24,7 +24,7 @@ from msgspec import Struct
 from tradeengine.client.book_view import BookView
 from tradeengine.client.codec import MSGPACK
 from tradeengine.client.connection import Connection
-from tradeengine.client.envelope import Token, authorization
+from tradeengine.client.credentials import Credentials, Key, Token, credential_headers, one_of
 from tradeengine.client.errors import ClientError, NoAnswer, StreamClosed
 from tradeengine.client.fields import NewOrder, OrderChange, order_fields, written
 from tradeengine.client.link import Link
@@ -71,7 +71,8 @@ class Pong(Struct, frozen=True):
 class Stream:
     """The streams of one engine; an asynchronous context manager, and an asynchronous iterator over messages.
 
-    url: ``http://127.0.0.1:8000``, or ``ws://…``; ``/ws/stream`` may be left out. token: for orders and balances.
+    url: ``http://127.0.0.1:8000``, or ``ws://…``; ``/ws/stream`` may be left out. token, or an API key: for orders and
+    balances.
     msgpack: binary frames. batch: the engine may put many messages into a frame. messages_max: how many wait for the
     reader before reading from the socket stops. timeout_s: for an operation with all its repeats, and for the first
     connection. pause_first_s, pause_longest_s: between attempts to connect; each is varied.
@@ -85,6 +86,7 @@ class Stream:
         url: str,
         *,
         token: Token | None = None,
+        key: Key | None = None,
         msgpack: bool = False,
         batch: bool = False,
         messages_max: int = MESSAGES_MAX,
@@ -93,13 +95,15 @@ class Stream:
         pause_longest_s: float = 5.0,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self._token = token
+        self._credentials: Credentials = one_of(token, key)
         self._batch = batch
         self._timeout_s = timeout_s
+        stream_url = _stream_url(url)
+        target = _target(stream_url)
         self._link = Link(
             self,
-            _stream_url(url),
-            lambda: authorization(self._token),
+            stream_url,
+            lambda: credential_headers(self._credentials, "GET", target),
             subprotocol=MSGPACK if msgpack else None,
             ssl_context=ssl_context,
             pause_first_s=pause_first_s,
@@ -177,10 +181,16 @@ class Stream:
         """Follow a book: ``async for book in stream.book("BTC/USDT")`` gives a ``LocalBook`` after every change."""
         return BookView(symbol.replace("-", "/"), self._open_view, self._close_view)
 
-    async def authenticate(self, token: str) -> Identity:
-        """Give a token, or a new one before the old one expires; it is used for later connections, too."""
-        identity = await self._ask(Identity, {"op": "auth", "access_token": token})
-        self._token = token
+    async def authenticate(self, credentials: str | Key) -> Identity:
+        """Give a token or an API key, or a new one before the old one ends; it is used for later connections, too."""
+
+        async def ask() -> Identity:
+            # Anew each time: a signature counts once.
+            fields = {"access_token": credentials} if isinstance(credentials, str) else credentials.sign_in()
+            return await (await self._link.up()).ask({"op": "auth", **fields}, Identity)
+
+        identity = await repeat(ask, is_repeatable=True, timeout_s=self._timeout_s)
+        self._credentials = credentials
         return identity
 
     async def ping(self) -> datetime:
@@ -334,6 +344,12 @@ def _book(view: BookView) -> str:
 def _canonical(channel: str) -> str:
     """Write a channel as the engine's answers and messages do."""
     return channel.replace("-", "/")
+
+
+def _target(url: str) -> str:
+    """Give path and query of a URL as they are sent."""
+    parts = urlsplit(url)
+    return f"{parts.path}?{parts.query}" if parts.query else parts.path
 
 
 def _stream_url(url: str) -> str:

@@ -1,4 +1,4 @@
-"""How a call travels: asked over HTTP, with a token, repeated when that is safe, and read into structs.
+"""How a call travels: asked over HTTP, with a token or signed, repeated when that is safe, and read into structs.
 
 Rule 1: an answer is a struct of ``models``; a refusal is an ``ApiError``; silence is a ``NoAnswer``.
 It refuses to know which calls there are.
@@ -13,7 +13,8 @@ from typing import Any, Final, TypeVar
 import httpx2
 import msgspec
 
-from tradeengine.client.envelope import Token, authorization, refusal
+from tradeengine.client.credentials import Credentials, credential_headers
+from tradeengine.client.envelope import refusal
 from tradeengine.client.errors import NoAnswer
 from tradeengine.client.fields import written
 from tradeengine.client.models import Answer
@@ -31,7 +32,7 @@ class Transport:
     def __init__(
         self,
         base_url: str,
-        token: Token | None,
+        credentials: Credentials,
         timeout_s: float,
         attempt_timeout_s: float,
         ssl_context: ssl.SSLContext | None,
@@ -42,7 +43,7 @@ class Transport:
             timeout=attempt_timeout_s,
             verify=True if ssl_context is None else ssl_context,
         )
-        self._token = token
+        self._credentials = credentials
 
     def pages(self, kind: type[list[T]], path: str, query: Mapping[str, Any]) -> Pages[T]:
         """List what comes in pages."""
@@ -88,15 +89,14 @@ class Transport:
         body: Mapping[str, Any] | None = None,
         root: str = _API,
     ) -> Answer[T]:
-        headers = authorization(self._token)
-        content = None
-        if body is not None:
-            content = msgspec.json.encode(body)
-            headers["Content-Type"] = "application/json"
+        content = None if body is None else msgspec.json.encode(body)
+        request = self.http.build_request(method, root + path, params=written(query or {}), content=content)
+        if content is not None:
+            request.headers["Content-Type"] = "application/json"
+        target = request.url.raw_path.decode("ascii")
+        request.headers.update(credential_headers(self._credentials, method, target, content or b""))
         try:
-            response = await self.http.request(
-                method, root + path, params=written(query or {}), content=content, headers=headers
-            )
+            response = await self.http.send(request)
         except httpx2.TransportError as error:
             what = str(error) or type(error).__name__
             raise NoAnswer(f"{method} {path}: {what}", is_sent=not isinstance(error, _NOT_SENT)) from error

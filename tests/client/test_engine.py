@@ -38,8 +38,10 @@ from tradeengine.web.auth import issue_token
 DOCUMENT = Path(__file__).parents[2] / "docs" / "clients.md"
 FUNDS = {"USDT": "10000000", "BTC": "100", "ETH": "1000"}
 CALLS = {
+    "DELETE /api/v1/api-keys/{key_id}": "revoke_api_key",
     "DELETE /api/v1/orders": "cancel_all",
     "DELETE /api/v1/orders/{order_id}": "cancel",
+    "GET /api/v1/api-keys": "api_keys",
     "GET /api/v1/balances": "balances",
     "GET /api/v1/candles/{symbol}": "candles",
     "GET /api/v1/historical/trades/{symbol}": "historical_trades",
@@ -57,6 +59,7 @@ CALLS = {
     "GET /health": "health",
     "GET /ready": "ready",
     "PATCH /api/v1/orders/{order_id}": "amend",
+    "POST /api/v1/api-keys": "create_api_key",
     "POST /api/v1/orders": "place",
     "POST /api/v1/orders/test": "test_order",
 }
