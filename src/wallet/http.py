@@ -12,7 +12,7 @@ It refuses to know trades, outboxes and circuit breakers.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar
@@ -116,15 +116,15 @@ class HttpWallet:
         self._client = client
         self._timeout_s = timeout_s
         self._url = url.rstrip("/")
-        self._answers: OrderedDict[str, str] = OrderedDict()
+        self._answers: OrderedDict[tuple[str, bytes], str] = OrderedDict()
 
     async def transfer(self, transfer: Transfer, progress: Progress) -> None:  # noqa: ARG002 - one request is whole
         """Make a transfer in one request."""
-        body = {"id": transfer.id, "legs": transfer.legs}
+        body = msgspec.json.encode({"id": transfer.id, "legs": transfer.legs})
         answer = (await self._post("transfers", transfer.id, body, _LegsAnswer)).data
         if answer.id != transfer.id or not _same_legs(answer.legs, transfer.legs):
             _changed("transfers", transfer.id, "it repeats another transfer")
-        self._compare("transfers", answer.id, answer.number, answer.made_at)
+        self._compare("transfers", transfer.id, body, answer)
 
     async def reserve(self, holding: Holding) -> None:
         """Move available money to reserved."""
@@ -160,20 +160,20 @@ class HttpWallet:
 
     async def post_single(self, path: str, id_: str, user: str, asset: str, amount: str) -> None:
         """Make one entry of one user's. Raises as the port says."""
-        body = {"id": id_, "user": user, "asset": asset, "amount": amount}
+        body = msgspec.json.encode({"id": id_, "user": user, "asset": asset, "amount": amount})
         answer = (await self._post(path, id_, body, _SingleAnswer)).data
         same = (answer.id, answer.user, answer.asset) == (id_, user, asset) and _same_amount(answer.amount, amount)
         if not same:
             _changed(path, id_, "it repeats something else")
-        self._compare(path, id_, answer.number, answer.made_at)
+        self._compare(path, id_, body, answer)
 
-    async def _post(self, path: str, id_: str, body: Mapping[str, object], shape: type[Shape]) -> Shape:
+    async def _post(self, path: str, id_: str, body: bytes, shape: type[Shape]) -> Shape:
         headers = {**_JSON, "Idempotency-Key": quote(id_, safe="!#$&'()*+,-./:;=?@_~")}
-        response = await self._send("POST", f"/v1/{path}", content=msgspec.json.encode(body), headers=headers)
+        response = await self._send("POST", f"/v1/{path}", content=body, headers=headers)
         try:
             return _read(response, shape)
         except Refused as refusal:
-            if f"{path}/{id_}" in self._answers:
+            if (path, body) in self._answers:
                 _changed(path, id_, f"it was made before, and is refused now: {refusal.message}")
             raise
 
@@ -191,10 +191,10 @@ class HttpWallet:
         except httpx2.HTTPError as error:
             raise Unavailable(f"{method} {path}: {str(error) or type(error).__name__}") from error
 
-    def _compare(self, path: str, id_: str, number: int | str | None, made_at: str | None) -> None:
+    def _compare(self, path: str, id_: str, body: bytes, answer: _Single | _Legs) -> None:
         """Compare with the answer that the same request got before, if it did."""
-        key, receipt = f"{path}/{id_}", f"number {number} at {made_at}"
-        earlier = self._answers.setdefault(key, receipt)
+        receipt = f"number {answer.number} at {answer.made_at}"
+        earlier = self._answers.setdefault((path, body), receipt)
         if len(self._answers) > ANSWERS_KEPT:
             self._answers.popitem(last=False)
         if earlier != receipt:
@@ -218,10 +218,14 @@ async def open_http(url: str, secret: str, *, timeout_s: float, connections_max:
 async def _bounded(response: httpx2.Response) -> bytes:
     """Read a body. Raises Unavailable when it is too large."""
     content = bytearray()
-    async for part in response.aiter_raw():
-        content += part
-        if len(content) > ANSWER_BYTES_MAX:
-            raise Unavailable(f"the wallet's answer is larger than {ANSWER_BYTES_MAX} bytes")
+    with trio.CancelScope() as reading:
+        async for part in response.aiter_raw():
+            content += part
+            if len(content) > ANSWER_BYTES_MAX:
+                # Who would just leave the loop would leave the library's own generators unfinished.
+                reading.cancel()
+    if len(content) > ANSWER_BYTES_MAX:
+        raise Unavailable(f"the wallet's answer is larger than {ANSWER_BYTES_MAX} bytes")
     return bytes(content)
 
 
