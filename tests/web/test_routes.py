@@ -29,12 +29,40 @@ ROUTES: Final[Mapping[str, Access]] = {
     "GET /metrics": Access.SCRAPE,
     "GET /openapi.json": Access.PUBLIC,
     "GET /ready": Access.PUBLIC,
+    "GET /api/v1/admin/deposits": Access.ADMIN,
+    "POST /api/v1/admin/deposits": Access.ADMIN,
+    "GET /api/v1/admin/deposits/<path:reference>": Access.ADMIN,
+    "GET /api/v1/admin/limits/symbol/<path:symbol>": Access.ADMIN,
+    "POST /api/v1/admin/limits/symbol/<path:symbol>": Access.ADMIN,
+    "GET /api/v1/admin/limits/user/<user>": Access.ADMIN,
+    "POST /api/v1/admin/limits/user/<user>": Access.ADMIN,
+    "POST /api/v1/admin/users/<user>/resume": Access.ADMIN,
+    "POST /api/v1/admin/users/<user>/suspend": Access.ADMIN,
+    "GET /api/v1/admin/withdrawals": Access.ADMIN,
+    "POST /api/v1/admin/withdrawals": Access.ADMIN,
+    "GET /api/v1/admin/withdrawals/<path:reference>": Access.ADMIN,
     "DELETE /api/v1/api-keys/<key_id>": Access.USER,
+    "GET /api/v1/admin/deposits": Access.ADMIN,
+    "POST /api/v1/admin/deposits": Access.ADMIN,
+    "GET /api/v1/admin/deposits/<path:reference>": Access.ADMIN,
+    "GET /api/v1/admin/limits/symbol/<path:symbol>": Access.ADMIN,
+    "POST /api/v1/admin/limits/symbol/<path:symbol>": Access.ADMIN,
+    "GET /api/v1/admin/limits/user/<user>": Access.ADMIN,
+    "POST /api/v1/admin/limits/user/<user>": Access.ADMIN,
+    "POST /api/v1/admin/users/<user>/resume": Access.ADMIN,
+    "POST /api/v1/admin/users/<user>/suspend": Access.ADMIN,
+    "GET /api/v1/admin/withdrawals": Access.ADMIN,
+    "POST /api/v1/admin/withdrawals": Access.ADMIN,
+    "GET /api/v1/admin/withdrawals/<path:reference>": Access.ADMIN,
     "GET /api/v1/api-keys": Access.USER,
     "POST /api/v1/api-keys": Access.USER,
     "GET /api/v1/balances": Access.READ,
     "GET /api/v1/candles/<path:symbol>": Access.PUBLIC,
+    "GET /api/v1/fees": Access.READ,
+    "GET /api/v1/fees": Access.READ,
+    "GET /api/v1/ledger": Access.READ,
     "GET /api/v1/historical/trades/<path:symbol>": Access.PUBLIC,
+    "GET /api/v1/ledger": Access.READ,
     "GET /api/v1/markets/<path:symbol>/ticker": Access.PUBLIC,
     "GET /api/v1/orderbook/<path:symbol>": Access.PUBLIC,
     "DELETE /api/v1/orders": Access.TRADE,
@@ -134,6 +162,8 @@ def test_every_route_is_in_the_table(front: Bench) -> None:
         for method in rule.methods or ()
         if method not in {"HEAD", "OPTIONS"} and (terms := terms_of(front.app.view_functions[rule.endpoint]))
     }
+    added = sorted(found.keys() - ROUTES.keys())
+    assert added == [], "say in ROUTES what these need"
     assert found == ROUTES
     assert {*PATHS, "/ws/markets/<symbol>"} == set(STREAMS)
 
