@@ -122,10 +122,10 @@ def refuse_unless(needed: Access, caller: Identity) -> None:
             if caller.key_id is not None:
                 raise _forbidden(needed, "This call needs a token of your own; keys may not make it.")
         case Access.ADMIN:
-            if caller.role not in {"admin", "super_admin"}:
+            if caller.role not in {"admin", "super_admin"} or caller.key_id is not None:
                 raise _forbidden(needed, "This call is for administrators.")
         case Access.SUPER_ADMIN:
-            if caller.role != "super_admin":
+            if caller.role != "super_admin" or caller.key_id is not None:
                 raise _forbidden(needed, "This call is for super administrators.")
 
 
