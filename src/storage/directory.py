@@ -8,8 +8,7 @@ It refuses to know rings and who asks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -146,15 +145,22 @@ def add_symbol(connection: Connection, spec: SymbolSpec, *, symbols_max: int) ->
     return found
 
 
-@contextmanager
-def changing_symbol(connection: Connection, symbol_id: int) -> Iterator[SymbolSpec]:
-    """Keep everyone else from changing a symbol; gives it as it is then. The row itself is free: settlement writes it.
+def change_symbol(
+    connection: Connection,
+    symbol_id: int,
+    change: Callable[[SymbolSpec], SymbolSpec],
+    carry_out: Callable[[SymbolSpec], None],
+) -> SymbolSpec:
+    """Change a symbol as it is while nobody else does, so that no two changes undo parts of each other.
 
-    connection: in autocommit.
+    connection: in autocommit. carry_out: has the engine take the changed symbol over and settlement write the row,
+    which is free for it. Raises what these two raise.
     """
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_SYMBOL_LOCK_KEY, symbol_id))
-        yield load_directory(connection).symbols[symbol_id].spec
+        changed = change(load_directory(connection).symbols[symbol_id].spec)
+        carry_out(changed)
+    return changed
 
 
 def remove_pending_symbol(connection: Connection, symbol_id: int) -> None:

@@ -28,6 +28,7 @@ from tradeengine.storage.api_keys import find_key
 from tradeengine.storage.candles import Candle
 from tradeengine.storage.depth_snapshots import StoredDepth
 from tradeengine.storage.queries import OrderRow, TradeRow
+from tradeengine.storage.statement import Place, StatementRow
 from tradeengine.storage.statistics import DAY_MS, Day, Sums
 from tradeengine.web.api_keys import ApiKeys
 from tradeengine.web.app import FrontApp, create_app
@@ -92,6 +93,7 @@ class FakeHistory:
     fills: list[TradeRow] = field(default_factory=list)
     depths: list[StoredDepth] = field(default_factory=list)
     bars: list[Candle] = field(default_factory=list)
+    entries: list[StatementRow] = field(default_factory=list)
     last_day: Day = field(default_factory=lambda: Day(0, DAY_MS, Sums()))
     failure: ApiError | None = None
     asked: dict[str, Any] = field(default_factory=dict)
@@ -151,6 +153,15 @@ class FakeHistory:
     async def own_trades(self, account_id: int, _symbol_id: int | None, **_filters: Any) -> list[TradeRow]:
         """List trades."""
         return [t for t in self.fills if account_id in {t.taker_account_id, t.maker_account_id}]
+
+    async def wait_settled(self) -> None:
+        """Nothing to wait for."""
+        await trio.lowlevel.checkpoint()
+
+    async def statement(self, _account_id: int, **filters: Any) -> tuple[list[StatementRow], Place | None]:
+        """Give the entries there are, and, with the place asked for, an end."""
+        self.asked = filters
+        return self.entries, None if filters["below"] else Place(1 << 40, 1, went_out=True)
 
     async def settlement_statuses(self, _trade_ids: Sequence[int]) -> dict[int, str]:
         """All are settled."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import trio
 
+from tradeengine.core.symbols import SymbolSpec
+from tradeengine.storage.account_settings import AccountSettings
 from tradeengine.storage.api_keys import KeyIdTakenError, StoredKey, TooManyKeysError
+from tradeengine.storage.funding import Funding, FundingKind, FundingStatus, ReferenceReusedError
 
 MADE_AT = dt.datetime(2026, 11, 24, 10, 30, 45, 234_000, tzinfo=dt.UTC)
 
@@ -19,13 +22,71 @@ class FakeDatabase:
     """Answers a query by the method of its name. ``keys``: API keys by id."""
 
     keys: dict[int, StoredKey] = field(default_factory=dict)
+    settings: dict[int, AccountSettings] = field(default_factory=dict)
+    symbols: dict[int, SymbolSpec] = field(default_factory=dict)
+    fundings: dict[tuple[FundingKind, str], Funding] = field(default_factory=dict)
+    outcome: FundingStatus = FundingStatus.SETTLED
+    """What becomes of a request."""
+    filters: dict[str, Any] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
     async def run(self, query: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Answer a query."""
         await trio.lowlevel.checkpoint()
         self.asked.append(query.__name__)
-        return getattr(self, query.__name__)(*args, **kwargs)
+        answer = getattr(self, query.__name__)(*args, **kwargs)
+        return await answer if isinstance(answer, Awaitable) else answer
+
+    def change(self, account_id: int, **changes: Any) -> int:
+        """Change an account's settings; in force at once."""
+        self.settings[account_id] = replace(self.read_settings(account_id), updated_at=MADE_AT, **changes)
+        return 0
+
+    def read_settings(self, account_id: int) -> AccountSettings:
+        """Read an account's settings."""
+        return self.settings.get(account_id, AccountSettings(account_id))
+
+    async def change_symbol(
+        self,
+        symbol_id: int,
+        change: Callable[[SymbolSpec], SymbolSpec],
+        carry_out: Callable[[SymbolSpec], None],
+    ) -> SymbolSpec:
+        """Change a symbol."""
+        changed = change(self.symbols[symbol_id])
+        await trio.to_thread.run_sync(carry_out, changed)
+        return changed
+
+    def request_funding(
+        self, kind: FundingKind, *, reference: str, account_id: int, asset_id: int, amount_units: int
+    ) -> Funding:
+        """Write a request down; it is settled when it is looked for."""
+        asked = (account_id, asset_id, amount_units)
+        earlier = self.fundings.get((kind, reference))
+        if earlier is None:
+            number = len(self.fundings) + 1
+            waiting = Funding(
+                number, number, kind, reference, *asked, FundingStatus.PENDING, None, None, MADE_AT, None, None
+            )
+            settled = replace(waiting, status=self.outcome, transaction_id=1 << 40, closed_at=MADE_AT)
+            self.fundings[kind, reference] = settled
+            return waiting
+        if (earlier.account_id, earlier.asset_id, earlier.amount_units) != asked:
+            raise ReferenceReusedError
+        return earlier
+
+    def find_funding(self, kind: FundingKind, reference: str) -> Funding | None:
+        """Look for a request."""
+        return self.fundings.get((kind, reference))
+
+    def list_fundings(self, kind: FundingKind, *, limit: int, **filters: Any) -> list[Funding]:
+        """List requests, newest first."""
+        self.filters = filters
+        return [funding for funding in reversed(self.fundings.values()) if funding.kind is kind][:limit]
+
+    def account_names(self, account_ids: Sequence[int]) -> dict[int, str]:
+        """Name accounts."""
+        return {account_id: {16: "alice", 17: "bob"}[account_id] for account_id in account_ids}
 
     def add_key(self, key: StoredKey, *, keys_max: int) -> StoredKey:
         """Store a key, whose owner is alice."""

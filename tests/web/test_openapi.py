@@ -10,14 +10,17 @@ from typing import Any
 import jsonschema
 import pytest
 from tests.web.api_key_maker import KEY_ID, make_stored_key
-from tests.web.bench import Bench, Records, bearer, make_order_event
+from tests.web.bench import ACCOUNT_ID, BTC_USDT, Bench, Records, bearer, make_order_event
 from tests.web.test_market import TRADE_ID, make_trade
 from tests.web.test_orders import LIMIT, ORDER_ID, content
 
-from tradeengine.core.records import EventKind, Reason
+from tradeengine.core.records import CommandKind, EventKind, Reason
 from tradeengine.ipc.metric_names import FRONT_HANDLERS
 from tradeengine.storage.depth_snapshots import StoredDepth
+from tradeengine.storage.funding import FundingKind
+from tradeengine.storage.statement import StatementRow
 
+MOVE = {"user": "alice", "asset": "USDT", "amount": "10.5", "reference": "wire-1"}
 REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("POST", "/api/v1/orders", LIMIT),
     ("POST", "/api/v1/orders/test", LIMIT),
@@ -39,6 +42,20 @@ REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("GET", "/api/v1/trades?symbol=BTC-USDT", None),
     ("GET", "/api/v1/trades?scope=mine", None),
     ("GET", f"/api/v1/trades/{TRADE_ID}", None),
+    ("GET", "/api/v1/fees", None),
+    ("GET", "/api/v1/ledger", None),
+    ("GET", "/api/v1/admin/limits/user/alice", None),
+    ("POST", "/api/v1/admin/limits/user/alice", {"max_order_size": "1000.5", "max_open_orders": 7}),
+    ("GET", "/api/v1/admin/limits/symbol/BTC-USDT", None),
+    ("POST", "/api/v1/admin/limits/symbol/BTC-USDT", {"max_price_deviation": "0.10"}),
+    ("POST", "/api/v1/admin/users/bob/suspend", {"reason": "asked for"}),
+    ("POST", "/api/v1/admin/users/bob/resume", {"reason": "asked for"}),
+    ("POST", "/api/v1/admin/deposits", MOVE),
+    ("GET", "/api/v1/admin/deposits", None),
+    ("GET", "/api/v1/admin/deposits/wire-1", None),
+    ("POST", "/api/v1/admin/withdrawals", MOVE),
+    ("GET", "/api/v1/admin/withdrawals", None),
+    ("GET", "/api/v1/admin/withdrawals/wire-1", None),
     ("POST", "/api/v1/api-keys", {"name": "maker", "permissions": ["read"]}),
     ("GET", "/api/v1/api-keys", None),
     ("DELETE", f"/api/v1/api-keys/{KEY_ID}", None),
@@ -90,7 +107,15 @@ async def test_answers_are_as_described(bench: Bench, method: str, path: str, bo
     bench.history.fills = [make_trade()]
     bench.history.depths = [StoredDepth(0, 1_780_000_000_000, 5, [[4_999_900, 25_000]], [])]
     bench.database.keys[KEY_ID] = make_stored_key(KEY_ID)
+    bench.history.entries = [StatementRow(TRADE_ID, 1, "trade", -500, 0, ORDER_ID)]
+    bench.database.symbols[0] = BTC_USDT
+    for kind in FundingKind:
+        bench.database.request_funding(
+            kind, reference="wire-1", account_id=ACCOUNT_ID, asset_id=1, amount_units=10_500_000
+        )
+    headers = bearer(role="admin" if "/admin/" in path else "user")
     kinds = {1: EventKind.ACCEPTED, 2: EventKind.CANCELLED, 3: EventKind.CANCELLED_ALL, 4: EventKind.AMENDED}
+    kinds[int(CommandKind.SET_PARAMETERS)] = EventKind.PARAMETERS_SET
 
     def answer(command: Any) -> list[tuple[str, Records]]:
         command = command.copy()
@@ -100,13 +125,13 @@ async def test_answers_are_as_described(bench: Bench, method: str, path: str, bo
 
     ring = bench.memory.rings["events.0"]
     async with bench.engine(answer):
-        good = await bench.client.open(path, method=method, json=body, headers=bearer())
+        good = await bench.client.open(path, method=method, json=body, headers=headers)
     assert good.status_code in {200, 201}
     assert str(good.status_code) in operation["responses"]
     validate(description, operation, good.status_code, await good.get_json())
-    for headers in ({"Authorization": "Bearer x"}, bearer()):
+    for wrong in ({"Authorization": "Bearer x"}, bearer(), headers):
         separator = "&" if "?" in path else "?"
-        bad = await bench.client.open(f"{path}{separator}surprise=1", method=method, data="{", headers=headers)
+        bad = await bench.client.open(f"{path}{separator}surprise=1", method=method, data="{", headers=wrong)
         if bad.status_code >= 400:
             validate(description, operation, 0, await bad.get_json())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 import trio
@@ -18,16 +18,13 @@ from quart import Blueprint, Response
 from tradeengine.core.money import PPM_PLACES, NumberError, format_units, parse_units
 from tradeengine.core.records import CommandKind, EventKind, Reason, command_dtype
 from tradeengine.core.symbols import COLLAR_PPM_MAX, ListingError, SymbolSpec
-from tradeengine.storage.directory import changing_symbol
+from tradeengine.storage.directory import change_symbol
 from tradeengine.web import schemas_admin as schemas
 from tradeengine.web.access import Access, caller
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field, reason_error
 from tradeengine.web.front import Front, current_front, read_json
 from tradeengine.web.openapi import describe
-
-if TYPE_CHECKING:
-    from tradeengine.web.database import Connection
 
 blueprint = Blueprint("admin_symbols", __name__)
 _TAG = "administration"
@@ -67,25 +64,19 @@ async def change_symbol_limits(symbol: str) -> Response:
         raise ApiError("INVALID_REQUEST", f"Give at least one of {', '.join(wanted.__struct_fields__)}.")
     changes = _changes(wanted, spec)
 
-    async def set_parameters(changed: SymbolSpec) -> None:
-        await _set_parameters(front, changed)
+    def change(present: SymbolSpec) -> SymbolSpec:
+        changed = replace(present, **changes)
+        changed.require_level_sum(front.settings.limits.orders_max)
+        return changed
 
-    def work(connection: Connection) -> SymbolSpec | ListingError:
-        """Change the symbol while nobody else does; the wait for the engine is this thread's."""
-        with changing_symbol(connection, spec.symbol_id) as present:
-            try:
-                changed = replace(present, **changes)
-                changed.require_level_sum(front.settings.limits.orders_max)
-            except ListingError as error:
-                return error
-            trio.from_thread.run(set_parameters, changed)
-            return changed
+    def carry_out(changed: SymbolSpec) -> None:
+        """Wait for the engine in the thread of the query, which keeps other changes waiting."""
+        trio.from_thread.run(_set_parameters, front, changed)
 
-    changed = await front.database.run(work)
-    if isinstance(changed, ListingError):
-        raise invalid_field(
-            _FIELDS[changed.field], f"{_FIELDS[changed.field]} {changed.message}.", "NUMBER_OUT_OF_RANGE"
-        )
+    try:
+        changed = await front.database.run(change_symbol, spec.symbol_id, change, carry_out)
+    except ListingError as error:
+        raise _misfit(error) from None
     _log.info("symbol changed", symbol=spec.name, by=caller().name, **changes)
     return success(_limits_view(changed))
 
@@ -115,6 +106,15 @@ def _changes(wanted: schemas.ChangeSymbolLimits, spec: SymbolSpec) -> dict[str, 
     if wanted.max_price_deviation is not UNSET:
         changes["collar_ppm"] = _collar_ppm(wanted.max_price_deviation)
     return changes
+
+
+def _misfit(error: ListingError) -> ApiError:
+    """Say in the API's words why a symbol cannot be so."""
+    message = error.message
+    for inside, outside in _FIELDS.items():
+        message = message.replace(inside, outside)
+    field = _FIELDS[error.field]
+    return invalid_field(field, f"{field} does not fit: {message}.", "NUMBER_OUT_OF_RANGE")
 
 
 def _lots(field: str, text: str, spec: SymbolSpec) -> int:
