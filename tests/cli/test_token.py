@@ -90,7 +90,7 @@ def test_key_that_signs_nobody_in_is_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """No token is printed that the engine would not take; it is said what is wrong with the key, or that one is needed."""
+    """No token is printed that the engine would not take; what is wrong with the key is said, or that one is needed."""
     file = tmp_path / "key.pem"
     if content is not None:
         file.write_bytes(content)
