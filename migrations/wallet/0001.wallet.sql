@@ -18,8 +18,10 @@ CREATE TABLE balances (
     user_name text NOT NULL,
     asset text NOT NULL,
     part text NOT NULL CHECK (part IN ('available', 'reserved', 'outside', 'clearing')),
-    amount numeric(38, 18) NOT NULL,
-    CONSTRAINT not_negative CHECK (amount >= 0 OR part IN ('outside', 'clearing')),
+    amount numeric NOT NULL,
+    CONSTRAINT insufficient CHECK (amount >= 0 OR part IN ('outside', 'clearing')),
+    -- As much as one amount may be; the accounts of nobody are the sum of all.
+    CONSTRAINT too_large CHECK (amount < 1e20 OR part IN ('outside', 'clearing')),
     PRIMARY KEY (user_name, asset, part)
 ) WITH (fillfactor = 50);
 
@@ -34,7 +36,7 @@ CREATE TABLE postings (
 );
 
 -- Makes entries together, or none of them: raises check_violation when a part of someone's money would be negative in the
--- end; what one of them credits another may debit. Returns those that are made; what was there before is left out.
+-- end, or too large; what one of them credits another may debit. Returns those that are made; what was there before is left out.
 -- lines: [{"user_name", "asset", "part", "amount"}, …] of each entry.
 CREATE FUNCTION make_together(kinds text[], ids text[], contents text[], lines jsonb[])
 RETURNS TABLE (made_number bigint, made_kind text, made_id text)
@@ -89,13 +91,15 @@ $$;
 
 -- Makes entries, each wholly or not at all, in one transaction; returns for each, in their order, what became of it, with
 -- the number and time of the entry that is there: 'made', 'repeated' (it was there before), 'reused' (another content was
--- there before), 'insufficient' (nothing was done: a part of someone's money would be negative).
+-- there before), 'insufficient' or 'too_large' (nothing was done: a part of someone's money would be that).
 CREATE FUNCTION make_entries(kinds text[], ids text[], contents text[], lines jsonb[])
 RETURNS TABLE (outcome text, number bigint, made_at timestamptz)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     made_numbers bigint[] := '{}';
     more bigint[];
+    reason text;
+    reasons text[] := '{}';
 BEGIN
     -- One at a time, so that two services on one database cannot lock each other out.
     PERFORM pg_advisory_xact_lock(8389754676633104385);
@@ -108,13 +112,14 @@ BEGIN
                 FROM make_together(kinds[i:i], ids[i:i], contents[i:i], lines[i:i]);
                 made_numbers := made_numbers || more;
             EXCEPTION WHEN check_violation THEN
-                NULL;
+                GET STACKED DIAGNOSTICS reason = CONSTRAINT_NAME;
+                reasons[i] := reason;
             END;
         END LOOP;
     END;
     RETURN QUERY
     SELECT CASE
-               WHEN e.number IS NULL THEN 'insufficient'
+               WHEN e.number IS NULL THEN reasons[a.place]
                WHEN e.content <> a.content THEN 'reused'
                WHEN e.number = ANY (made_numbers) AND a.is_first THEN 'made'
                ELSE 'repeated'

@@ -160,6 +160,8 @@ async def _make(kind: Kind, id_: str, content: dict[str, Any], lines: Sequence[L
         raise ApiError("REFERENCE_REUSED", f"The id {id_} names another {kind} already.", {"field": "id"})
     if made.outcome is Outcome.INSUFFICIENT:
         raise ApiError("INSUFFICIENT_BALANCE", "The user has not got so much; nothing was done.")
+    if made.outcome is Outcome.TOO_LARGE:
+        raise invalid_field("amount", "The user would have more than the books can hold.", "NUMBER_OUT_OF_RANGE")
     return success(_entry_data(kind, id_, text, made), 201 if made.outcome is Outcome.MADE else 200)
 
 

@@ -42,6 +42,7 @@ class Outcome(StrEnum):
     REPEATED = "repeated"
     REUSED = "reused"
     INSUFFICIENT = "insufficient"
+    TOO_LARGE = "too_large"
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,11 @@ class Writer:
         try:
             outcomes = await self._database.run(make_entries, [waiting.entry for waiting in group])
         except Exception as error:
-            # Whatever it is, the requests of this group are told, and the next group is tried.
+            if len(group) > 1 and not isinstance(error, ApiError):
+                # The database refused all for the sake of one: nobody else shall suffer for it.
+                for waiting in group:
+                    await self._make_group([waiting])
+                return
             for waiting in group:
                 waiting.outcome = error
         else:
