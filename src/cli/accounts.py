@@ -82,15 +82,14 @@ def run_deposit(settings: Settings, user: str, asset_name: str, amount: str, ref
         raise CommandError(f"no engine runs on {settings.data_dir}: start it with `tradeengine up`")
     asset, settled = _deposit(settings, user, asset_name, amount, reference or f"cli:{uuid.uuid4()}")
     if settled.status is FundingStatus.REFUSED:
-        raise CommandError(f"deposit {settled.number} was refused: {settled.status_reason}")
+        raise CommandError(f"deposit {settled.id} was refused: {settled.wallet_error or settled.status_reason}")
     if settled.status is FundingStatus.PENDING:
+        waiting_for = "the engine can" if settled.wallet_error is None else f"the wallet can ({settled.wallet_error})"
         raise CommandError(
-            f"deposit {settled.number} is not settled after {SETTLE_TIMEOUT_S:.0f} s; it stays asked for "
-            f"and is made once the engine can: repeat with --reference {settled.reference} to wait again"
+            f"deposit {settled.id} is not settled after {SETTLE_TIMEOUT_S:.0f} s; it stays asked for "
+            f"and is made once {waiting_for}: repeat with --reference {settled.reference} to wait again"
         )
-    sys.stdout.write(
-        f"settled    deposit {settled.number}: {asset.format(settled.amount_units)} {asset.name} to {user}\n"
-    )
+    sys.stdout.write(f"settled    deposit {settled.id}: {asset.format(settled.amount_units)} {asset.name} to {user}\n")
 
 
 def _deposit(settings: Settings, user: str, asset_name: str, amount: str, reference: str) -> tuple[AssetSpec, Funding]:

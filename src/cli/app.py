@@ -28,6 +28,7 @@ app = typer.Typer(
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Where the engine keeps its data; ./data unless configured.")
 ]
+LetterId = Annotated[int, typer.Argument(min=1, max=(1 << 63) - 1, help="Id of the dead letter.")]
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file: what differs from the defaults.")]
 
 
@@ -258,6 +259,53 @@ def match(
     status = run_match(MatchOptions(tick, lot, maker_fee, taker_fee, max_price_deviation, book))
     if status:
         raise typer.Exit(status)
+
+
+dead_letters = typer.Typer(
+    no_args_is_help=True, help="What a wallet service will not do: list, show, retry, discard; see docs/wallet.md."
+)
+app.add_typer(dead_letters, name="dead-letters")
+
+
+@dead_letters.command("list")
+def list_dead_letters(
+    data_dir: DataDir = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list with all that is known.")] = False,
+) -> None:
+    """List them, the newest first."""
+    from tradeengine.cli.dead_letters import run_list
+
+    run_list(read_settings(data_dir, config), as_json=as_json)
+
+
+@dead_letters.command("show")
+def show_dead_letter(letter_id: LetterId, data_dir: DataDir = None, config: Config = None) -> None:
+    """Show one with its payload, as JSON."""
+    from tradeengine.cli.dead_letters import run_show
+
+    run_show(read_settings(data_dir, config), letter_id)
+
+
+@dead_letters.command("retry")
+def retry_dead_letter(letter_id: LetterId, data_dir: DataDir = None, config: Config = None) -> None:
+    """Let the wallet be asked again."""
+    from tradeengine.cli.dead_letters import run_retry
+
+    run_retry(read_settings(data_dir, config), letter_id)
+
+
+@dead_letters.command("discard")
+def discard_dead_letter(
+    letter_id: LetterId,
+    reason: Annotated[str, typer.Option(help="Why, for people; it is kept.")],
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Give one up for good; fill and ledger stay, and by how much the wallet differs is written down."""
+    from tradeengine.cli.dead_letters import run_discard
+
+    run_discard(read_settings(data_dir, config), letter_id, reason)
 
 
 def read_settings(

@@ -195,11 +195,6 @@ def unconfirmed_credits(connection: Connection, account_id: int, asset_id: int) 
     return int(row[0])
 
 
-def transfer_states(connection: Connection, trade_ids: Sequence[int]) -> dict[int, str]:
-    """Say of trades that are not settled with the wallet how they stand: ``pending`` or ``failed``."""
-    return dict(connection.execute(_STATES, (list(trade_ids),)).fetchall())
-
-
 def read_outbox(connection: Connection) -> Outbox:
     """Count what waits and what is dead, deposits and withdrawals included."""
     with connection.cursor(row_factory=args_row(Outbox)) as cursor:
@@ -244,10 +239,6 @@ _BURY: Final = """
 UPDATE wallet_transfers AS t SET state = 'dead', tries = u.tries, error = u.error
 FROM unnest(%s::bigint[], %s::integer[], %s::text[]) AS u (id, tries, error)
 WHERE t.id = u.id AND t.state = 'pending'
-"""
-
-_STATES: Final = """
-SELECT id, CASE state WHEN 'pending' THEN 'pending' ELSE 'failed' END FROM wallet_transfers WHERE id = ANY (%s)
 """
 
 _CREDITOR: Final = """

@@ -23,9 +23,11 @@ from tradeengine.web.request_limits import tell_limits
 from tradeengine.web.routes import (
     account,
     admin_money,
+    admin_reconciliation,
     admin_symbols,
     admin_users,
     api_keys,
+    dead_letters,
     history,
     market,
     orders,
@@ -80,7 +82,7 @@ def create_app(front: Front) -> FrontApp:
     app.url_map.strict_slashes = True
     for routes in (orders, account, api_keys, market, history, snapshots):
         app.register_blueprint(routes.blueprint, url_prefix=PREFIX)
-    for admin_routes in (admin_users, admin_symbols, admin_money):
+    for admin_routes in (admin_users, admin_symbols, admin_money, admin_reconciliation, dead_letters):
         app.register_blueprint(admin_routes.blueprint, url_prefix=f"{PREFIX}/admin")
     app.register_blueprint(system.blueprint)
     app.register_error_handler(ApiError, _answer_api_error)

@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from tradeengine.core.feed import TimeFrame
 from tradeengine.storage import candles, depth_snapshots, directory, past_trades, queries, statistics
 from tradeengine.storage.candles import Candle
+from tradeengine.storage.outbox import unconfirmed_credits
 from tradeengine.storage.private import Changes, LiveOrders, read_changes, read_live_orders
 from tradeengine.storage.queries import OrderRow, TradeRow
 from tradeengine.storage.statement import Place, StatementRow, read_statement
@@ -84,6 +85,10 @@ class History:
     async def settlement_statuses(self, trade_ids: Sequence[int]) -> dict[int, str]:
         """Say of trades that are not settled with the wallet how they stand: pending or failed."""
         return await self._database.run(queries.settlement_statuses, trade_ids)
+
+    async def unconfirmed_credits(self, account_id: int, asset_id: int) -> int:
+        """Add up what trades have brought an account and a wallet has not confirmed, in minor units."""
+        return await self._ask(unconfirmed_credits, account_id, asset_id)
 
     async def statement(self, account_id: int, **filters: Any) -> tuple[list[StatementRow], Place | None]:
         """Read a page of an account's statement; filters as in ``statement.read_statement``."""

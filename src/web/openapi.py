@@ -61,6 +61,7 @@ _PATH_PARAMETERS: Final[dict[str, Any]] = {
     "key_id": Id,
     "user": UserName,
     "reference": Reference,
+    "letter_id": Id,
 }
 _REFERENCE: Final = "#/components/schemas/{name}"
 _TAKES_QUERY: Final = "takes_query"

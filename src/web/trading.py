@@ -7,7 +7,9 @@ It refuses to know how a question came and how the answer travels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -74,7 +76,7 @@ async def read_back(front: Front, command: placing.Command, events: Records) -> 
         raise _rejection(content)
     trades = await front.history.trades_of_order(order_id, limit=schemas.LISTED_MAX)
     total = len(trades) if len(trades) < schemas.LISTED_MAX else await front.history.count_trades_of_order(order_id)
-    return Outcome(_view(front, content, trades, total, "settled"), created=False)
+    return Outcome(await _settled_view(front, content, trades, total), created=False)
 
 
 def changed(front: Front, events: Records, order_id: int, amend: schemas.AmendOrder | None = None) -> Outcome | None:
@@ -146,7 +148,7 @@ async def _from_history(
         total = await front.history.count_trades_of_order(order_id, first_sequence=first, last_sequence=last)
     except ApiError as error:
         raise front.outcome_unknown(details) from error
-    return _view(front, content, trades_of(events, order_id), total, "settled")
+    return await _settled_view(front, content, trades_of(events, order_id), total)
 
 
 async def _carried_out(front: Front, account_id: int, order_id: int, details: dict[str, str]) -> OrderRow:
@@ -184,9 +186,25 @@ def _from_events(front: Front, events: Records, content: OrderRow) -> schemas.Or
     return _view(front, content, trades, len(trades), "pending")
 
 
-def _view(front: Front, content: OrderRow, trades: list[TradeRow], total: int, settled: str) -> schemas.OrderAndTrades:
+async def _settled_view(front: Front, content: OrderRow, trades: list[TradeRow], total: int) -> schemas.OrderAndTrades:
+    """Show trades that are in the ledger; where a wallet is outside, it may not have confirmed them."""
+    listed = [trade.trade_id for trade in trades[: schemas.LISTED_MAX]]
+    return _view(front, content, trades, total, "settled", await front.history.settlement_statuses(listed))
+
+
+def _view(
+    front: Front,
+    content: OrderRow,
+    trades: list[TradeRow],
+    total: int,
+    settled: str,
+    unsettled: Mapping[int, str] = MappingProxyType({}),
+) -> schemas.OrderAndTrades:
     spec = front.symbol_by_id(content.symbol_id)
-    listed = [own_trade_view(trade, spec, content.order_id, settled) for trade in trades[: schemas.LISTED_MAX]]
+    listed = [
+        own_trade_view(trade, spec, content.order_id, unsettled.get(trade.trade_id, settled))
+        for trade in trades[: schemas.LISTED_MAX]
+    ]
     return schemas.OrderAndTrades(order_view(content, spec), listed, total)
 
 

@@ -31,7 +31,7 @@ from tradeengine.web import schemas_admin as schemas
 from tradeengine.web.access import Access, caller
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field, reason_error
-from tradeengine.web.front import Front, current_front, read_json
+from tradeengine.web.front import Front, current_front, read_json, read_page
 from tradeengine.web.openapi import describe
 from tradeengine.web.paging import decode_cursor, encode_cursor
 from tradeengine.web.routes.admin_users import any_account, known_account
@@ -116,6 +116,8 @@ async def _move(kind: FundingKind) -> Response:
         account_id = await any_account(front, wanted.user)
     else:
         account_id = await known_account(front, wanted.user)
+        if front.settings.wallet.kind == "http":
+            await _refuse_unconfirmed(front, wanted, account_id, asset, amount_units)
     try:
         asked = await front.database.run(
             request_funding,
@@ -147,6 +149,32 @@ async def _move(kind: FundingKind) -> Response:
     return success(view, 202 if outcome.status is FundingStatus.PENDING else 200)
 
 
+async def _refuse_unconfirmed(
+    front: Front, wanted: schemas.MoveMoney, account_id: int, asset: AssetSpec, amount_units: int
+) -> None:
+    """Refuse at once what is only there when the wallet has confirmed trades; a repeat has its answer already.
+
+    Where this look is too early, the withdrawal waits for the trades. Raises ApiError INSUFFICIENT_BALANCE.
+    """
+    if await front.database.run(find_funding, FundingKind.WITHDRAWAL, wanted.reference) is not None:
+        return
+    unconfirmed = await front.history.unconfirmed_credits(account_id, asset.asset_id)
+    await front.history.wait_folded()
+    total, held = (int(units) for units in read_page(front.pages.balances, account_id)["units"][asset.asset_id])
+    available = total - held
+    if available - unconfirmed < amount_units <= available:
+        raise ApiError(
+            "INSUFFICIENT_BALANCE",
+            "Part of this is from trades that the wallet has not confirmed: it can be traded, not taken out yet.",
+            {
+                "asset": asset.name,
+                "amount": asset.format(amount_units),
+                "available": asset.format(available),
+                "unconfirmed": asset.format(unconfirmed),
+            },
+        )
+
+
 async def _wait(front: Front, asked: Funding) -> Funding:
     """Wait until a request is settled or refused; give it as it is when that takes too long. Raises ApiError."""
     found, pause_s = asked, _PAUSE_S
@@ -164,7 +192,9 @@ def _refusal(refused: Funding, asset: AssetSpec) -> ApiError:
     reason = Reason[refused.status_reason or Reason.INVALID_REQUEST.name]
     details = {"reference": refused.reference, "asset": asset.name, "amount": asset.format(refused.amount_units)}
     error = reason_error(reason, details)
-    if reason is Reason.INSUFFICIENT_BALANCE:
+    if refused.wallet_error is not None:
+        error.message = f"The wallet did not reserve this deposit: {refused.wallet_error}"
+    elif reason is Reason.INSUFFICIENT_BALANCE:
         error.message = "The user's available balance does not cover this withdrawal; nothing was taken."
     elif reason is Reason.NUMBER_OUT_OF_RANGE:
         error.message = f"With this deposit there would be more {asset.name} than the engine can count."
