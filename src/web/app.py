@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
-import structlog
 from quart import Response, current_app, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
 
-from tradeengine.web import access, caching, openapi
+from tradeengine.web import access, caching, faults, openapi
 from tradeengine.web.address import is_host
-from tradeengine.web.connection import BODY_TIMEOUT_S, FrontRequest, HttpConnection
-from tradeengine.web.envelope import failure, request_id
-from tradeengine.web.errors import ApiError, invalid_field
+from tradeengine.web.connection import FrontRequest, HttpConnection
+from tradeengine.web.errors import invalid_field
 from tradeengine.web.front import Front
 from tradeengine.web.measure import RequestMeter
 from tradeengine.web.request_limits import tell_limits
@@ -54,7 +51,6 @@ _TAKEN_HEADERS: Final = (
     WINDOW_HEADER,
     SIGNATURE_HEADER,
 )
-_log = structlog.get_logger()
 
 
 class FrontApp(QuartTrio):
@@ -85,9 +81,7 @@ def create_app(front: Front) -> FrontApp:
     for admin_routes in (admin_users, admin_symbols, admin_money, admin_reconciliation, dead_letters):
         app.register_blueprint(admin_routes.blueprint, url_prefix=f"{PREFIX}/admin")
     app.register_blueprint(system.blueprint)
-    app.register_error_handler(ApiError, _answer_api_error)
-    app.register_error_handler(HTTPException, _answer_http_error)
-    app.register_error_handler(Exception, _answer_fault)
+    faults.attach(app)
     app.after_request(caching.forbid_storing)
     meter = RequestMeter(front.metrics, front.settings)
     app.before_request(meter.begin)
@@ -116,43 +110,6 @@ async def _check_query() -> None:
         return
     if not openapi.takes_query(current_app.view_functions[request.endpoint]):
         read_query(request.args, NoQuery)
-
-
-async def _answer_api_error(error: ApiError) -> Response:
-    if error.status >= 500:
-        _log.warning("request failed", code=error.code, path=request.path, request_id=request_id())
-    return failure(error)
-
-
-async def _answer_http_error(error: HTTPException) -> Response:
-    return failure(_from_http(error))
-
-
-async def _answer_fault(error: Exception) -> Response:
-    """Answer for a mistake of ours: the log has the trace, the client the request id to quote."""
-    _log.error("fault in a handler", path=request.path, request_id=request_id(), exc_info=error)
-    return failure(ApiError("INTERNAL", "The server made a mistake; quote the request id when you report it."))
-
-
-def _from_http(error: HTTPException) -> ApiError:
-    match error.code:
-        case 404:
-            return ApiError("NOT_FOUND", f"There is nothing at {request.path}; see /docs.", {"path": request.path})
-        case 405:
-            allowed = sorted(getattr(error, "valid_methods", None) or ())
-            headers = {"Allow": ", ".join(allowed)}
-            return ApiError(
-                "METHOD_NOT_ALLOWED", f"{request.path} does not take {request.method}.", {"allowed": allowed}, headers
-            )
-        case 408:
-            return ApiError("REQUEST_TIMEOUT", "The body did not arrive in time.", {"seconds": BODY_TIMEOUT_S})
-        case 413:
-            maximum = current_app.config["MAX_CONTENT_LENGTH"]
-            return ApiError(
-                "BODY_TOO_LARGE", f"The body is larger than {maximum} bytes.", {"field": "body", "maximum": maximum}
-            )
-        case _:
-            return ApiError("INVALID_REQUEST", str(error.description))
 
 
 async def _tell_limits(response: Response) -> Response:
