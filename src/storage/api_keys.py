@@ -92,15 +92,15 @@ def revoke_key(connection: Connection, account_id: int, key_id: int) -> int | No
 
     None: the account has no such key that counts.
     """
+    revoked_from = None
     with connection.transaction():
-        # The settings first, as everyone locks them before anything else of an account.
-        if connection.execute(_IS_OWN, (account_id, key_id)).fetchone() is None:
-            return None
-        version = revoke_keys(connection, account_id)
-        if connection.execute(_REVOKE, (account_id, key_id)).rowcount == 0:
-            raise psycopg.Rollback
-        return version
-    return None
+        if connection.execute(_IS_OWN, (account_id, key_id)).fetchone() is not None:
+            # The settings first: they are what everyone who changes something of an account locks first.
+            version = revoke_keys(connection, account_id)
+            if connection.execute(_REVOKE, (account_id, key_id)).rowcount == 0:
+                raise psycopg.Rollback  # somebody else was faster
+            revoked_from = version
+    return revoked_from
 
 
 def _read(connection: Connection, where: str, parameters: Sequence[Any]) -> list[StoredKey]:
