@@ -13,6 +13,7 @@ from tradeengine.core.symbols import SymbolSpec
 from tradeengine.storage.account_settings import AccountSettings
 from tradeengine.storage.api_keys import KeyIdTakenError, StoredKey, TooManyKeysError
 from tradeengine.storage.funding import Funding, FundingKind, FundingStatus, ReferenceReusedError
+from tradeengine.storage.reconciliations import Reconciliation
 
 MADE_AT = dt.datetime(2026, 11, 24, 10, 30, 45, 234_000, tzinfo=dt.UTC)
 
@@ -87,6 +88,24 @@ class FakeDatabase:
     def account_names(self, account_ids: Sequence[int]) -> dict[int, str]:
         """Name accounts."""
         return {account_id: {16: "alice", 17: "bob"}[account_id] for account_id in account_ids}
+
+    def request_reconciliation(self, requested_by: str) -> int:
+        """Compare everything; it is done when it is looked for."""
+        self.filters = {"requested_by": requested_by}
+        return 1
+
+    def find_reconciliation(self, number: int) -> Reconciliation:
+        """Look at a comparison that found one difference."""
+        counts = ("accounts", "balances", "postings", "transactions", "trades", "fundings", "orders", "risk_orders")
+        checked = dict.fromkeys((*counts, "book_orders", "holds", "census_us"), 7)
+        difference = dict.fromkeys(
+            ("account", "asset", "symbol", "order_id", "transaction_id", "field", "expected", "found")
+        )
+        difference |= {"kind": "balance", "message": "It is another one.", "account": "alice", "found": "7.00"}
+        cursors = {"0": {"settled": 1, "risk": 2, "matcher": 3}}
+        return Reconciliation(
+            number, MADE_AT, "root", MADE_AT, MADE_AT, {**checked, "cursors": cursors}, [difference], 1, None
+        )
 
     def add_key(self, key: StoredKey, *, keys_max: int) -> StoredKey:
         """Store a key, whose owner is alice."""

@@ -56,6 +56,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("POST", "/api/v1/admin/withdrawals", MOVE),
     ("GET", "/api/v1/admin/withdrawals", None),
     ("GET", "/api/v1/admin/withdrawals/wire-1", None),
+    ("GET", "/api/v1/admin/reconciliation", None),
     ("POST", "/api/v1/api-keys", {"name": "maker", "permissions": ["read"]}),
     ("GET", "/api/v1/api-keys", None),
     ("DELETE", f"/api/v1/api-keys/{KEY_ID}", None),

@@ -36,6 +36,7 @@ ROUTES: Final[Mapping[str, Access]] = {
     "POST /api/v1/admin/limits/symbol/<path:symbol>": Access.ADMIN,
     "GET /api/v1/admin/limits/user/<user>": Access.ADMIN,
     "POST /api/v1/admin/limits/user/<user>": Access.ADMIN,
+    "GET /api/v1/admin/reconciliation": Access.ADMIN,
     "POST /api/v1/admin/users/<user>/resume": Access.ADMIN,
     "POST /api/v1/admin/users/<user>/suspend": Access.ADMIN,
     "GET /api/v1/admin/withdrawals": Access.ADMIN,
