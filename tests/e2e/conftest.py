@@ -45,6 +45,13 @@ def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Run an engine of two fronts and two shards for stories about accounts and money."""
+    with running_engine(tmp_path_factory.mktemp("bank"), ["--fronts", "2", "--shards", "2"]) as running:
+        yield running
+
+
 @pytest.fixture
 def new_user(engine: Engine) -> Iterator[NewUser]:
     """Give a maker of users that are the test's own: ``new_user("carol", BTC="2")``."""
