@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -63,7 +63,7 @@ class DeadLetter:
     tries: int
     progress: str
     created_at: dt.datetime
-    legs: tuple[Leg, ...] = field(default=())
+    legs: tuple[Leg, ...] = ()
 
 
 def list_letters(connection: Connection, *, limit: int, before_id: int | None = None) -> list[DeadLetter]:
@@ -161,7 +161,7 @@ def _with_legs(connection: Connection, letter: DeadLetter) -> DeadLetter:
         )
     }
     legs = tuple(Leg(accounts[move.account_id], *assets[move.asset_id], move.amount_units) for move in moves)
-    return DeadLetter(*(getattr(letter, name) for name in DeadLetter.__slots__[:-1]), legs)
+    return replace(letter, legs=legs)
 
 
 def _letter(*values: Any) -> DeadLetter:
