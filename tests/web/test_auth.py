@@ -11,10 +11,10 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.web.bench import SECRET, Bench, bearer
+from tests.web.token_maker import authenticator, identify
 
-from tradeengine.settings import load_settings
 from tradeengine.web import auth
-from tradeengine.web.auth import Authenticator, issue_token
+from tradeengine.web.auth import issue_token
 from tradeengine.web.errors import ApiError
 
 NOW_S = int(time.time())
@@ -31,17 +31,6 @@ def forge(header: dict[str, Any], claims: Any, signature: bytes = b"") -> str:
     """Make a token by hand, as a library would refuse to."""
     parts = (json.dumps(header).encode(), json.dumps(claims).encode(), signature)
     return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
-
-
-def authenticator(**settings: Any) -> Authenticator:
-    """Make an authenticator that is configured so."""
-    overrides = {f"auth.{name}": value for name, value in ({"secret": SECRET, "leeway_s": 0} | settings).items()}
-    return Authenticator(load_settings(overrides=overrides, environ={}).auth)
-
-
-def identify(token: str, **settings: Any) -> auth.Identity:
-    """Check one token."""
-    return authenticator(**settings).identify([f"Bearer {token}"])
 
 
 def test_good_token_names_its_owner() -> None:
@@ -155,30 +144,6 @@ def test_remembered_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(10):
         assert bounded.identify([f"Bearer {sign(GOOD | {'sub': f'u{number}'})}"]).name == f"u{number}"
     assert len(bounded._checked) == 3
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("post", "/api/v1/orders"),
-        ("post", "/api/v1/orders/test"),
-        ("get", "/api/v1/orders"),
-        ("get", "/api/v1/orders/1"),
-        ("get", "/api/v1/orders/by-client-id/1"),
-        ("delete", "/api/v1/orders/1"),
-        ("delete", "/api/v1/orders"),
-        ("patch", "/api/v1/orders/1"),
-        ("get", "/api/v1/balances"),
-        ("get", "/api/v1/trades?scope=mine"),
-    ],
-)
-async def test_private_calls_need_a_token(bench: Bench, method: str, path: str) -> None:
-    """Every private call without a token, or with a wrong one, is 401 in the envelope."""
-    for headers in ({}, {"Authorization": "Bearer nonsense"}):
-        answer = await getattr(bench.client, method)(path, headers=headers)
-        assert answer.status_code == 401
-        assert (await answer.get_json())["error"]["code"] == "UNAUTHORIZED"
-        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
 async def test_wrong_token_is_refused_even_where_none_is_needed(bench: Bench) -> None:
