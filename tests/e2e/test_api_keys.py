@@ -93,7 +93,7 @@ def requests_of_fronts(client: httpx2.Client) -> dict[int, float]:
     return {number: sum(float(v) for name, _, v in rows if f'"front-{number}"' in name) for number in (0, 1)}
 
 
-def make_key(user: User, **wanted: Any) -> tuple[str, str]:
+def make_key(user: User, **wanted: Any) -> tuple[str, Any]:
     """Make a key; returns its id and its secret."""
     made = user.call("POST", "/api-keys", 201, json={"name": "bot", "permissions": ["read", "trade"], **wanted})
     return made["id"], made["secret"]
