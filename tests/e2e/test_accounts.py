@@ -79,8 +79,8 @@ def test_user_who_was_never_seen(root: User, bank: Engine) -> None:
         ({"max_daily_volume": "3" * 19}, "NUMBER_OUT_OF_RANGE", "max_daily_volume"),
         ({"requires_2fa_above": "1" * 65}, "INVALID_REQUEST", "requires_2fa_above"),
         ({"max_open_orders": -1}, "NUMBER_OUT_OF_RANGE", "max_open_orders"),
-        ({"max_open_orders": 1.5}, "INVALID_REQUEST", "max_open_orders"),
-        ({"max_open_orders": "5"}, "INVALID_REQUEST", "max_open_orders"),
+        ({"max_open_orders": 1.5}, "NUMBER_OUT_OF_RANGE", "max_open_orders"),
+        ({"max_open_orders": "5"}, "NUMBER_OUT_OF_RANGE", "max_open_orders"),
         ({"suspended": True}, "INVALID_REQUEST", "suspended"),
     ],
 )
@@ -117,10 +117,7 @@ def test_symbol_limits_count_at_once_on_every_front(root: User, alice: User) -> 
     order = ORDER | {"symbol": "ETH/USDT"}
     try:
         changed = root.call("POST", path, json={"min_order_size": "0.5", "max_order_size": "2"})
-        assert changed == before | {
-            "min_order_size": changed["min_order_size"],
-            "max_order_size": changed["max_order_size"],
-        }
+        assert [name for name in before if before[name] != changed[name]] == ["min_order_size", "max_order_size"]
         assert root.call("GET", path.replace("ETH-", "eth%2F")) == changed
         for quantity, fits in (("0.5", True), ("0.4999", False), ("2", True), ("2.0001", False)):
             answers = ask_everyone(alice, "POST", "/orders", json=order | {"quantity": quantity})
