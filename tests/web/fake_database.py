@@ -12,8 +12,12 @@ import trio
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.storage.account_settings import AccountSettings
 from tradeengine.storage.api_keys import KeyIdTakenError, StoredKey, TooManyKeysError
+from tradeengine.storage.dead_letters import DeadLetter, Leg, LetterKind, NoSuchLetterError
 from tradeengine.storage.funding import Funding, FundingKind, FundingStatus, ReferenceReusedError
 from tradeengine.storage.reconciliations import Reconciliation
+
+LETTER_ID = 1 << 50
+"""The one dead letter that there is."""
 
 MADE_AT = dt.datetime(2026, 11, 24, 10, 30, 45, 234_000, tzinfo=dt.UTC)
 
@@ -84,6 +88,26 @@ class FakeDatabase:
         """List requests, newest first."""
         self.filters = filters
         return [funding for funding in reversed(self.fundings.values()) if funding.kind is kind][:limit]
+
+    def list_letters(self, *, limit: int, before_id: int | None) -> list[DeadLetter]:
+        """List one dead letter, and no more below it."""
+        return [self.find_letter(LETTER_ID)][:limit] if before_id is None else []
+
+    def find_letter(self, letter_id: int) -> DeadLetter:
+        """Look for the one dead letter."""
+        if letter_id != LETTER_ID:
+            raise NoSuchLetterError
+        legs = (Leg("alice", "USDT", 2, -50_025), Leg("*exchange*", "USDT", 2, 75))
+        return DeadLetter(LETTER_ID, LetterKind.TRANSFER, None, "it says no", 3, "", MADE_AT, legs)
+
+    def retry_letter(self, letter_id: int) -> DeadLetter:
+        """Retry it."""
+        return self.find_letter(letter_id)
+
+    def discard_letter(self, letter_id: int, *, reason: str, by: str) -> DeadLetter:
+        """Discard it."""
+        self.filters = {"reason": reason, "by": by}
+        return self.find_letter(letter_id)
 
     def account_names(self, account_ids: Sequence[int]) -> dict[int, str]:
         """Name accounts."""

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 from tests.web.api_key_maker import KEY_ID, make_stored_key
 from tests.web.bench import ACCOUNT_ID, BTC_USDT, Bench, Records, bearer, make_order_event
+from tests.web.fake_database import LETTER_ID
 from tests.web.test_market import TRADE_ID, make_trade
 from tests.web.test_orders import LIMIT, ORDER_ID, content
 
@@ -56,6 +57,10 @@ REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("POST", "/api/v1/admin/withdrawals", MOVE),
     ("GET", "/api/v1/admin/withdrawals", None),
     ("GET", "/api/v1/admin/withdrawals/wire-1", None),
+    ("GET", "/api/v1/admin/dead-letters", None),
+    ("GET", f"/api/v1/admin/dead-letters/{LETTER_ID}", None),
+    ("POST", f"/api/v1/admin/dead-letters/{LETTER_ID}/retry", None),
+    ("POST", f"/api/v1/admin/dead-letters/{LETTER_ID}/discard", {"reason": "paid by hand"}),
     ("GET", "/api/v1/admin/reconciliation", None),
     ("POST", "/api/v1/api-keys", {"name": "maker", "permissions": ["read"]}),
     ("GET", "/api/v1/api-keys", None),
