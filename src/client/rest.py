@@ -16,6 +16,7 @@ from typing import Final, Literal, Self, TypeAlias, Unpack
 import msgspec
 
 from tradeengine.client.api_keys import ApiKeyCalls
+from tradeengine.client.batches import BatchCalls
 from tradeengine.client.credentials import Key, Token, one_of
 from tradeengine.client.errors import ApiError, NoAnswer
 from tradeengine.client.fields import NewOrder, OrderChange, Time, in_path, order_fields, written
@@ -45,7 +46,7 @@ PAGE_SIZE: Final = 500
 TimeFrame: TypeAlias = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
 
 
-class Client(ApiKeyCalls):
+class Client(ApiKeyCalls, BatchCalls):
     """The engine's HTTP calls; an asynchronous context manager.
 
     base_url: ``http://127.0.0.1:8000``. token or key: for everything that is not public; a key signs each request.

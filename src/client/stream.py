@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import trio
 from msgspec import Struct
 
+from tradeengine.client.batches import Timer
 from tradeengine.client.book_view import BookView
 from tradeengine.client.codec import MSGPACK
 from tradeengine.client.connection import Connection
@@ -214,6 +215,10 @@ class Stream:
     async def cancel(self, order_id: str) -> OrderAndTrades:
         """Cancel an open order. ``ORDER_NOT_OPEN``, also when the answer to an earlier attempt was lost."""
         return await self._ask(OrderAndTrades, {"op": "cancel", "order_id": order_id})
+
+    async def cancel_all_after(self, timeout_ms: int) -> Timer:
+        """Cancel all own orders after a time, as ``Client.cancel_all_after`` does; it outlives the connection."""
+        return await self._ask(Timer, {"op": "cancel_all_after", "timeout_ms": timeout_ms})
 
     async def restore(self, connection: Connection) -> None:
         """Subscribe on a new connection to what the last one had."""

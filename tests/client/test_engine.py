@@ -61,6 +61,8 @@ CALLS = {
     "PATCH /api/v1/orders/{order_id}": "amend",
     "POST /api/v1/api-keys": "create_api_key",
     "POST /api/v1/orders": "place",
+    "POST /api/v1/orders/batch": "place_batch",
+    "POST /api/v1/orders/cancel-all-after": "cancel_all_after",
     "POST /api/v1/orders/test": "test_order",
 }
 """The client's method for each operation of ``/openapi.json``."""

@@ -213,3 +213,40 @@ async def test_answer_of_something_else_is_named() -> None:
         with pytest.raises(ApiError, match="nginx") as caught:
             await client.time()
     assert caught.value.code == "HTTP_404"
+
+
+async def test_batch_gives_orders_and_refusals_in_their_places() -> None:
+    """What became of each order is at its place: an order, or the refusal as a value; each got an id of its own."""
+    placed = {"success": True, "data": {"order": order(), "trades": []}}
+    refused = {"success": False, "error": {"code": "POST_ONLY_WOULD_MATCH", "message": "m", "details": {"a": 1}}}
+    async with http_server((200, success([placed, refused]))) as server, client_of(server) as client:
+        outcome = await client.place_batch([{"symbol": "BTC/USDT", "side": "buy", "type": "market"}] * 2)
+    (_, target, body) = server.requests[0]
+    assert target == "/api/v1/orders/batch"
+    assert len({sent["client_order_id"] for sent in body["orders"]}) == 2
+    assert not isinstance(outcome[0], ApiError)
+    assert outcome[0].order.price == Decimal(50000)
+    assert isinstance(outcome[1], ApiError)
+    assert (outcome[1].code, outcome[1].details) == ("POST_ONLY_WOULD_MATCH", {"a": 1})
+
+
+async def test_batch_whose_answer_was_lost_is_sent_again_the_same() -> None:
+    """A batch without an answer goes out again with the same ids, so nothing is placed twice."""
+    item = {"success": True, "data": {"order": order(), "trades": []}}
+    async with http_server(UNKNOWN, (200, success([item]))) as server, client_of(server) as client:
+        await client.place_batch([{"symbol": "BTC/USDT", "side": "buy", "type": "market"}])
+    assert server.requests[0] == server.requests[1]
+
+
+async def test_timer_is_set_and_told() -> None:
+    """A timer goes out in milliseconds and comes back with an aware time, or none."""
+    answers = [
+        (200, success({"timeout_ms": 5000, "triggers_at": "2026-11-24T10:30:45.234Z"})),
+        (200, success({"timeout_ms": 0, "triggers_at": None})),
+    ]
+    async with http_server(*answers) as server, client_of(server) as client:
+        timer = await client.cancel_all_after(5000)
+        disarmed = await client.cancel_all_after(0)
+    assert [body for _, _, body in server.requests] == [{"timeout_ms": 5000}, {"timeout_ms": 0}]
+    assert timer.triggers_at == datetime(2026, 11, 24, 10, 30, 45, 234000, tzinfo=UTC)
+    assert disarmed.triggers_at is None

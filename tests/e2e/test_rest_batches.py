@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from decimal import Decimal
 from typing import Any
@@ -82,7 +83,7 @@ def test_hundred_against_hundred(new_user: NewUser) -> None:
     assert prices == [Decimal(order["price"]) for order in sells]
     ids = [int(item["data"]["order"]["id"]) for item in bought]
     assert ids == sorted(ids)
-    assert (seller.balances()["AVAX"][0], buyer.balances()["AVAX"][0]) == (0, 100)
+    assert (seller.balances()["AVAX"][0], buyer.balances()["AVAX"][0]) == (Decimal(0), Decimal(100))
 
 
 def test_repeated_batch_places_nothing_twice(new_user: NewUser) -> None:
@@ -122,7 +123,7 @@ def test_batch_spends_a_balance_only_once(new_user: NewUser) -> None:
     ivan = new_user("ivan", LINK="9")
     order = {"symbol": "LINK/USDT", "side": "sell", "type": "limit", "quantity": "3", "price": "12"}
     assert codes(batch(ivan, [order] * 10)) == ["open"] * 3 + ["INSUFFICIENT_BALANCE"] * 7
-    assert ivan.balances()["LINK"] == (9, 0, 9)
+    assert ivan.balances()["LINK"] == (Decimal(9), Decimal(0), Decimal(9))
     ivan.call("DELETE", "/orders")
 
 
@@ -158,7 +159,8 @@ def test_list_alone_is_a_batch_too(new_user: NewUser) -> None:
 )
 def test_what_is_no_batch_is_refused_whole(alice: User, body: Any) -> None:
     """An empty list, more than a hundred, or no list at all: 400, and nothing is placed."""
-    error = alice.call("POST", "/orders/batch", 400, json=body)
+    headers = {"Content-Type": "application/json"}
+    error = alice.call("POST", "/orders/batch", 400, content=json.dumps(body), headers=headers)
     assert (error["code"], error["details"]["field"]) == ("INVALID_REQUEST", "orders")
 
 
