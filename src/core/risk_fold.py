@@ -230,7 +230,8 @@ def _fold_refused(risk: RiskState, event: Int64Array) -> None:
     if row < 0:
         return
     order = risk.orders[row]
-    if order[ORDER_WHERE] & ORDER_NEW:
+    # One that was rejected is new and over: then this is about an amend that came too late.
+    if order[ORDER_WHERE] & (ORDER_NEW | ORDER_ENDED) == ORDER_NEW:
         _forget_client_id(risk, event)
         end_order(risk, row)
         return

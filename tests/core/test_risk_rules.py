@@ -382,6 +382,18 @@ def test_amend_takes_what_it_needs_more_and_gets_back_what_it_needs_less(world: 
     assert world.ask(too_much) == Reason.INSUFFICIENT_BALANCE
 
 
+def test_amend_that_finds_its_order_rejected_gives_everything_back(world: RiskWorld) -> None:
+    """An amend on its way to an order that the matcher rejects gives back what it took, and the order is forgotten."""
+    order_id = world.place(ALICE, Side.BUY, 100, 100, time_in_force=TimeInForce.FOK)
+    world.send(change(CommandKind.AMEND, order_id=order_id, quantity_lots=200))
+    world.match(0, 1)
+    assert kinds_of(world.fold(0, 100)) == [EventKind.REJECTED]
+    assert world.held(ALICE, QUOTE) > 0
+    world.settle()
+    assert world.held(ALICE, QUOTE) == 0
+    assert not world.orders()
+
+
 def test_amend_that_finds_its_order_filled_gives_everything_back(world: RiskWorld) -> None:
     """An amend on its way to an order that ends before it arrives gives back what it took."""
     order_id = world.place(ALICE, Side.BUY, 100, 100)
