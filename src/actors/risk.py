@@ -277,6 +277,7 @@ def limits_of(settings: Settings) -> RiskLimits:
         client_ids_max=limits.client_ids_max,
         open_orders_max=limits.open_orders_max,
         shards=settings.engine.shards,
+        amends_max=settings.rings.commands_slots * settings.engine.shards,
     )
 
 

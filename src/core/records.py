@@ -214,6 +214,22 @@ class Reason(IntEnum):
     ACCOUNT_SUSPENDED = 55
 
 
+class LimitKind(IntEnum):
+    """Which limit an order would have exceeded: ``price_ticks`` of a REFUSED by LIMIT_EXCEEDED or TWO_FACTOR_REQUIRED.
+
+    In ``quantity_lots`` is what is used (-1: nobody can say), in ``notional_units`` the maximum: units of the quote
+    asset, or orders.
+    """
+
+    ORDER_NOTIONAL = 1
+    DAY_NOTIONAL = 2
+    """``quantity_lots``: what was traded that day, and what the live orders could still trade."""
+    OPEN_ORDERS = 3
+    TWO_FACTOR = 4
+    OPEN_NOTIONAL = 5
+    """Of all live orders together: the engine's own bound."""
+
+
 SYMBOL_ID_ALL: Final = -1
 
 _COMMAND_HEAD: Final = {

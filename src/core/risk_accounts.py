@@ -106,4 +106,7 @@ def _take_over(risk: RiskState, account_id: int, command: Int64Array) -> None:
     account[SETTING_DAY_NOTIONAL] = command[A_DAY_NOTIONAL]
     account[SETTING_TWO_FACTOR] = command[A_TWO_FACTOR]
     account[SETTING_OPEN_ORDERS] = command[A_OPEN_ORDERS]
+    unlimited = command[A_ORDER_NOTIONAL] & command[A_DAY_NOTIONAL] & command[A_TWO_FACTOR] & command[A_OPEN_ORDERS]
+    is_restricted = unlimited != NO_LIMIT or get_byte(command[A_PARTS], A_FLAGS) != 0
+    risk.restricted[account_id] = 1 if is_restricted else 0
     risk.scalars[ACCOUNTS_VERSION] = max(risk.scalars[ACCOUNTS_VERSION], command[A_VERSION])

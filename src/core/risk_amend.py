@@ -20,6 +20,7 @@ from tradeengine.core.risk_layout import (
     LOW_32,
     get_half,
 )
+from tradeengine.core.risk_limits import check_amended, take_two_factor
 from tradeengine.core.risk_orders import find_order, order_account, order_fee_ppm, order_price, order_symbol, set_hold
 from tradeengine.core.risk_outbox import DONE, FOR_CANCELS, FOR_ORDERS, Outbox, check_room, forward, forward_to_all
 from tradeengine.core.risk_place import available_units
@@ -49,6 +50,7 @@ from tradeengine.core.risk_state import (
     leaf,
 )
 from tradeengine.core.risk_symbols import is_listed
+from tradeengine.core.risk_worth import amended_content, note_amend
 
 _INVALID_REQUEST: Final = int(Reason.INVALID_REQUEST)
 _INVALID_COMBINATION: Final = int(Reason.INVALID_COMBINATION)
@@ -102,6 +104,7 @@ def amend(risk: RiskState, outbox: Outbox, command: Int64Array) -> int:
 
     The matcher computes the need anew and gives back what is too much, all of it when it refuses.
     """
+    two_factor = take_two_factor(command)
     row = _own_order(risk, command)
     if row < 0 or risk.orders[row, ORDER_WHERE] & (ORDER_PRICED | ORDER_STOP) == 0:
         return _ORDER_NOT_FOUND  # a market order is over before anyone can amend it
@@ -112,11 +115,16 @@ def amend(risk: RiskState, outbox: Outbox, command: Int64Array) -> int:
     reason = _check_amend(risk, command, row)
     if reason:
         return reason
+    quantity_lots, price_ticks = amended_content(risk, risk.orders[row], command)
+    reason = check_amended(risk, command, row, quantity_lots, price_ticks, two_factor)
+    if reason:
+        return reason
     extra_units = _size_extra(risk, command, row)
     if extra_units < 0:
         return _INSUFFICIENT
     command[C_HOLD] = extra_units
     set_hold(risk, row, risk.orders[row, ORDER_HOLD], risk.orders[row, ORDER_EXTRA] + extra_units)
+    note_amend(risk, row, quantity_lots, price_ticks)
     forward(outbox, command, shard)
     return DONE
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from tradeengine.core.book_money import DEVIATION_MAX, deviation_ticks, hold_needed
-from tradeengine.core.money import PPM, UNITS_MAX
+from tradeengine.core.money import PLACES_MAX, PPM, UNITS_MAX
 from tradeengine.core.records import (
     CLIENT_ORDER_ID_BYTES_MAX,
     CommandFlag,
@@ -45,6 +45,7 @@ from tradeengine.core.risk_layout import (
     Y_NOTIONAL_MIN,
     Y_PRICE_TICKS_MAX,
     Y_QUOTE,
+    Y_QUOTE_PLACES,
     Y_TAKER_PPM,
     Y_TICK_LOT_UNITS,
     get_byte,
@@ -73,6 +74,7 @@ _GTC: Final = int(TimeInForce.GTC)
 _GTD: Final = int(TimeInForce.GTD)
 _POST_ONLY: Final = int(CommandFlag.POST_ONLY)
 _BY_QUOTE: Final = int(CommandFlag.BY_QUOTE)
+_PLACE_FLAGS: Final = int(CommandFlag.POST_ONLY | CommandFlag.BY_QUOTE)
 _STP_MAX: Final = int(max(SelfTradePrevention))
 _INVALID_REQUEST: Final = int(Reason.INVALID_REQUEST)
 _INVALID_COMBINATION: Final = int(Reason.INVALID_COMBINATION)
@@ -124,7 +126,7 @@ def check_shape(command: Int64Array) -> int:
     side = get_byte(kinds, C_SIDE)
     if not _LIMIT <= order_type <= _STOP_LIMIT or not _GTC <= time_in_force <= _GTD or side > 1:
         return _INVALID_REQUEST
-    if not 1 <= get_byte(kinds, C_SELF_TRADE) <= _STP_MAX or flags & ~(_POST_ONLY | _BY_QUOTE):
+    if not 1 <= get_byte(kinds, C_SELF_TRADE) <= _STP_MAX or flags & ~_PLACE_FLAGS:
         return _INVALID_REQUEST
     if _ALLOWED_TIMES[order_type] >> time_in_force & 1 == 0:
         return _INVALID_COMBINATION
@@ -159,13 +161,20 @@ def check_numbers(command: Int64Array, symbol: Int64Array, bid_ticks: int, ask_t
         return _BELOW_MIN_NOTIONAL if command[C_HOLD] < symbol[SYMBOL_NOTIONAL_MIN] else 0
     if not symbol[SYMBOL_LOTS_MIN] <= command[C_QUANTITY] <= symbol[SYMBOL_LOTS_MAX]:
         return _OUT_OF_RANGE
+    return check_notional(symbol, reference_ticks(command, symbol, bid_ticks, ask_ticks), command[C_QUANTITY])
+
+
+@leaf
+def reference_ticks(command: Int64Array, symbol: Int64Array, bid_ticks: int, ask_ticks: int) -> int:
+    """Price that an order's worth is reckoned at: its own, or that of the touch; 0: there is none."""
+    kinds = command[C_KINDS]
+    order_type = get_byte(kinds, C_TYPE)
     if is_priced(order_type):
-        reference = command[C_PRICE]
-    elif order_type == _STOP:
-        reference = command[C_STOP_PRICE]
-    else:
-        reference = ask_ticks if get_byte(kinds, C_SIDE) == _BUY else bid_ticks
-    return check_notional(symbol, reference, command[C_QUANTITY])
+        return command[C_PRICE]  # type: ignore[no-any-return]
+    if order_type == _STOP:
+        return command[C_STOP_PRICE]  # type: ignore[no-any-return]
+    touch_ticks = ask_ticks if get_byte(kinds, C_SIDE) == _BUY else bid_ticks
+    return min(touch_ticks, symbol[SYMBOL_PRICE_TICKS_MAX])  # type: ignore[no-any-return]
 
 
 @leaf
@@ -237,6 +246,8 @@ def check_symbol(command: Int64Array, assets_max: int) -> int:
     if not 0 <= get_half(command[Y_MAKER_PPM[0]], Y_MAKER_PPM) <= PPM:
         return _OUT_OF_RANGE
     if not 0 <= get_half(command[Y_TAKER_PPM[0]], Y_TAKER_PPM) <= PPM:
+        return _OUT_OF_RANGE
+    if not 0 <= get_half(command[Y_QUOTE_PLACES[0]], Y_QUOTE_PLACES) <= PLACES_MAX:
         return _OUT_OF_RANGE
     if not 0 <= get_half(command[Y_COLLAR_PPM[0]], Y_COLLAR_PPM) <= COLLAR_PPM_MAX:
         return _OUT_OF_RANGE

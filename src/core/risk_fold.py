@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from tradeengine.core.ids import SHARD_SHIFT, SHARDS_MAX
-from tradeengine.core.records import ACCOUNT_ID_EXCHANGE, EventKind, Side
+from tradeengine.core.records import ACCOUNT_ID_EXCHANGE, EventKind, OrderType, Side
 from tradeengine.core.risk_admin import apply_funding
 from tradeengine.core.risk_checks import is_priced, is_stop
 from tradeengine.core.risk_clients import event_content, find_client_id, hash_client_id, insert_client_id, is_named
@@ -45,7 +45,6 @@ from tradeengine.core.risk_layout import (
     get_half,
 )
 from tradeengine.core.risk_orders import (
-    end_order,
     find_order,
     insert_order,
     order_fee_ppm,
@@ -61,6 +60,7 @@ from tradeengine.core.risk_state import (
     LAST_TIMESTAMP_NS,
     MISMATCH_COUNT,
     NO_ORDER,
+    ORDER_AS_HELD,
     ORDER_ENDED,
     ORDER_EXTRA,
     ORDER_FILLED,
@@ -85,6 +85,7 @@ from tradeengine.core.risk_state import (
     mark_dirty,
 )
 from tradeengine.core.risk_symbols import fold_symbol
+from tradeengine.core.risk_worth import add_traded, day_of, end_order, move_open, open_units, settle_amend
 
 _ACCEPTED: Final = int(EventKind.ACCEPTED)
 _TRADED: Final = int(EventKind.TRADED)
@@ -97,7 +98,7 @@ _SYMBOL_LISTED: Final = int(EventKind.SYMBOL_LISTED)
 _PARAMETERS_SET: Final = int(EventKind.PARAMETERS_SET)
 _FUNDED: Final = int(EventKind.FUNDED)
 _FUNDING_REFUSED: Final = int(EventKind.FUNDING_REFUSED)
-_BUY: Final = int(Side.BUY)
+_MARKET: Final = int(OrderType.MARKET)
 _SELL: Final = int(Side.SELL)
 
 
@@ -148,6 +149,9 @@ def _fold_trade(risk: RiskState, event: Int64Array) -> None:
     _add(risk, maker_id, base, -base_units)
     _add(risk, maker_id, quote, quote_units - event[E_MAKER_FEE])
     _add(risk, ACCOUNT_ID_EXCHANGE, quote, event[E_FEE] + event[E_MAKER_FEE])
+    day = day_of(event[E_TIMESTAMP])
+    add_traded(risk, taker_id, quote, event[E_NOTIONAL], day)
+    add_traded(risk, maker_id, quote, event[E_NOTIONAL], day)
     _fold_fill(risk, event[E_MAKER_ORDER_ID], quantity_lots, event[E_MAKER_HOLD], event[E_MAKER_REMAINING])
     _fold_fill(risk, event[E_ORDER_ID], quantity_lots, event[E_HOLD], event[E_REMAINING])
 
@@ -159,7 +163,9 @@ def _fold_fill(risk: RiskState, order_id: int, quantity_lots: int, hold_units: i
         risk.scalars[MISMATCH_COUNT] += 1
         return
     order = risk.orders[row]
+    before_units = open_units(risk, order)
     order[ORDER_FILLED] += quantity_lots
+    move_open(risk, order[ORDER_WHERE], open_units(risk, order) - before_units)
     set_hold(risk, row, hold_units, order[ORDER_EXTRA])
     if remaining_lots == 0:
         end_order(risk, row)
@@ -212,10 +218,13 @@ def _fold_amended(risk: RiskState, event: Int64Array) -> None:
         risk.scalars[MISMATCH_COUNT] += 1
         return
     order = risk.orders[row]
+    before_units = open_units(risk, order)
     order[ORDER_PRICE] = price_word(event[E_PRICE], order_fee_ppm(order[ORDER_PRICE]))
     order[ORDER_STOP_PRICE] = event[E_STOP_PRICE]
     order[ORDER_QUANTITY] = event[E_QUANTITY]
     order[ORDER_FILLED] = event[E_QUANTITY] - event[E_REMAINING]
+    settle_amend(risk, order)
+    move_open(risk, order[ORDER_WHERE], open_units(risk, order) - before_units)
     # What the amend brought along. After a restart it may have been taken by the risk before: then it is in no account
     # of this one, and there is nothing to take off.
     brought_units = event[E_HOLD] + event[E_HOLD_RELEASED] - order[ORDER_HOLD]
@@ -235,6 +244,9 @@ def _fold_refused(risk: RiskState, event: Int64Array) -> None:
         _forget_client_id(risk, event)
         end_order(risk, row)
         return
+    before_units = open_units(risk, order)
+    settle_amend(risk, order)
+    move_open(risk, order[ORDER_WHERE], open_units(risk, order) - before_units)
     released_units = min(order[ORDER_EXTRA], event[E_HOLD_RELEASED])
     set_hold(risk, row, order[ORDER_HOLD], order[ORDER_EXTRA] - released_units)
     if order[ORDER_WHERE] & ORDER_ENDED and order[ORDER_EXTRA] == 0:
@@ -261,6 +273,8 @@ def _insert_from(risk: RiskState, event: Int64Array) -> int:
     flags = ORDER_SELL if get_byte(kinds, E_SIDE) == _SELL else 0
     flags |= ORDER_PRICED if is_priced(order_type) else 0
     flags |= ORDER_STOP if is_stop(order_type) else 0
+    if order_type == _MARKET and not flags:
+        flags = ORDER_AS_HELD
     row = insert_order(risk, event[E_ORDER_ID])
     order = risk.orders[row]
     order[ORDER_WHERE] = order_where(account_id, symbol_id, flags)
@@ -268,6 +282,8 @@ def _insert_from(risk: RiskState, event: Int64Array) -> int:
     order[ORDER_STOP_PRICE] = event[E_STOP_PRICE]
     order[ORDER_QUANTITY] = event[E_QUANTITY]
     risk.open_orders[account_id] += 1
+    if not flags & ORDER_AS_HELD:
+        move_open(risk, order[ORDER_WHERE], open_units(risk, order))
     return row
 
 

@@ -74,6 +74,7 @@ Y_QUOTE: Final = _part(symbol_command_dtype, "quote_asset_id")
 Y_MAKER_PPM: Final = _part(symbol_command_dtype, "maker_fee_ppm")
 Y_TAKER_PPM: Final = _part(symbol_command_dtype, "taker_fee_ppm")
 Y_COLLAR_PPM: Final = _part(symbol_command_dtype, "collar_ppm")
+Y_QUOTE_PLACES: Final = _part(symbol_command_dtype, "quote_places")
 Y_SHARD: Final = _part(symbol_command_dtype, "shard")
 
 F_NUMBER: Final = word(funding_command_dtype, "funding_number")

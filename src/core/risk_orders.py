@@ -1,7 +1,8 @@
 """Risk's live orders: found by order id, inserted when forwarded, removed when they end.
 
 Open addressing with linear probing over one array of 64-byte rows, so that one look-up touches one cache line; a
-removal shifts later rows back, so that no tombstones pile up however long the engine runs.
+removal shifts later rows back, so that no tombstones pile up however long the engine runs. The same serves every table
+whose rows begin with an order id.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import numpy as np
 from tradeengine.core.risk_state import (
     ACCOUNT_BITS,
     HELD,
+    OPEN,
+    ORDER_AS_HELD,
     ORDER_COUNT,
-    ORDER_ENDED,
     ORDER_EXTRA,
     ORDER_HOLD,
     ORDER_ID,
@@ -41,7 +43,7 @@ _PRICE_MASK: Final = (1 << PRICE_BITS) - 1
 
 @leaf
 def find_order(orders: Int64Array, order_id: int) -> int:
-    """Row of an order; -1 when it is not there."""
+    """Row of an order, or of another table's row that begins with its id; -1 when it is not there."""
     mask = len(orders) - 1
     row = order_home(order_id, mask)
     while orders[row, ORDER_ID] != 0:
@@ -54,34 +56,44 @@ def find_order(orders: Int64Array, order_id: int) -> int:
 @leaf
 def insert_order(risk: RiskState, order_id: int) -> int:
     """Take a row for a new order; all its other words are 0. Its caller knows that there is room and no such order."""
-    orders = risk.orders
-    mask = len(orders) - 1
-    row = order_home(order_id, mask)
-    while orders[row, ORDER_ID] != 0:
-        row = (row + 1) & mask
-    orders[row, ORDER_ID] = order_id
     risk.scalars[ORDER_COUNT] += 1
-    return row
+    return insert_row(risk.orders, order_id)
 
 
 @leaf
 def remove_order(risk: RiskState, row: int) -> None:
     """Give back a row. Rows after it may move: no row number outlives this call."""
-    orders = risk.orders
-    mask = len(orders) - 1
     risk.scalars[ORDER_COUNT] -= 1
+    remove_row(risk.orders, row, ORDER_WORDS)
+
+
+@leaf
+def insert_row(rows: Int64Array, order_id: int) -> int:
+    """Take a row of a table; all its other words are 0."""
+    mask = len(rows) - 1
+    row = order_home(order_id, mask)
+    while rows[row, ORDER_ID] != 0:
+        row = (row + 1) & mask
+    rows[row, ORDER_ID] = order_id
+    return row
+
+
+@leaf
+def remove_row(rows: Int64Array, row: int, words: int) -> None:
+    """Give back a row of a table of so many words. Rows after it may move."""
+    mask = len(rows) - 1
     hole = row
     row = (row + 1) & mask
-    while orders[row, ORDER_ID] != 0:
-        home = order_home(orders[row, ORDER_ID], mask)
+    while rows[row, ORDER_ID] != 0:
+        home = order_home(rows[row, ORDER_ID], mask)
         # The row may fill the hole only if the hole lies on its way from home.
         if (row - home) & mask >= (row - hole) & mask:
-            for word in range(ORDER_WORDS):
-                orders[hole, word] = orders[row, word]
+            for word in range(words):
+                rows[hole, word] = rows[row, word]
             hole = row
         row = (row + 1) & mask
-    for word in range(ORDER_WORDS):
-        orders[hole, word] = 0
+    for word in range(words):
+        rows[hole, word] = 0
 
 
 @leaf
@@ -136,7 +148,10 @@ def set_hold(risk: RiskState, row: int, hold_units: int, extra_units: int) -> No
     if change_units != 0:
         where = order[ORDER_WHERE]
         account_id = order_account(where)
-        risk.balances[account_id, held_asset(risk, where), HELD] += change_units
+        asset_id = held_asset(risk, where)
+        risk.balances[account_id, asset_id, HELD] += change_units
+        if where & ORDER_AS_HELD:
+            risk.worth[asset_id, account_id, OPEN] += change_units
         mark_dirty(risk, account_id)
 
 
@@ -145,20 +160,3 @@ def held_asset(risk: RiskState, where: int) -> int:
     """Asset that an order holds: sells the base, buys the quote."""
     symbol = risk.symbols[order_symbol(where)]
     return symbol[SYMBOL_BASE] if where & ORDER_SELL else symbol[SYMBOL_QUOTE]  # type: ignore[no-any-return]
-
-
-@leaf
-def end_order(risk: RiskState, row: int) -> None:
-    """End an order: it holds nothing any more and counts no more. Rows may move.
-
-    It stays, marked, while amends that were forwarded before its end was known have something to give back.
-    """
-    order = risk.orders[row]
-    where = order[ORDER_WHERE]
-    if where & ORDER_ENDED == 0:
-        risk.open_orders[order_account(where)] -= 1
-    set_hold(risk, row, 0, order[ORDER_EXTRA])
-    if order[ORDER_EXTRA] == 0:
-        remove_order(risk, row)
-    else:
-        order[ORDER_WHERE] = where | ORDER_ENDED

@@ -31,7 +31,10 @@ from tradeengine.core.risk_layout import (
     E_INGRESS_SEQUENCE,
     E_KIND,
     E_KINDS,
+    E_NOTIONAL,
     E_ORDER_ID,
+    E_PRICE,
+    E_QUANTITY,
     E_REASON,
     E_RING,
     E_RING_SEQUENCE,
@@ -59,6 +62,11 @@ FOR_ORDERS: Final = 0
 FOR_CANCELS: Final = 1
 """Column for what takes it away, and for the operator."""
 
+# Words of ``scratch`` behind the command: which limit refuses it (LimitKind), and what the event says of it.
+LIMIT_KIND: Final = COMMAND_WORDS
+LIMIT_USED: Final = COMMAND_WORDS + 1
+LIMIT_MAXIMUM: Final = COMMAND_WORDS + 2
+
 # Answers of kernels beside a Reason: what becomes of a command that is not refused.
 DONE: Final = 0
 """Forwarded, or to be passed over in silence."""
@@ -69,6 +77,8 @@ FUNDING_REFUSED: Final = -1000
 """Less the reason."""
 
 _OVERLOADED: Final = int(Reason.ENGINE_OVERLOADED)
+_LIMIT_EXCEEDED: Final = int(Reason.LIMIT_EXCEEDED)
+_TWO_FACTOR_REQUIRED: Final = int(Reason.TWO_FACTOR_REQUIRED)
 _KIND_REFUSED: Final = int(EventKind.REFUSED)
 _KIND_REPEATED: Final = int(EventKind.REPEATED)
 _KIND_FUNDED: Final = int(EventKind.FUNDED)
@@ -87,7 +97,7 @@ class Outbox(NamedTuple):
     gates: Int64Array  # [shards, 2]: Reason for which they are refused; 0: none
     touch: Int64Array  # [symbols_max, 2]: best bid and ask in ticks; 0: none
     events: Int64Array  # [batch, EVENT_WORDS]
-    scratch: Int64Array  # [COMMAND_WORDS]: the command in hand
+    scratch: Int64Array  # [COMMAND_WORDS + 3]: the command in hand, and behind it the limit that refuses it
 
 
 def make_outbox(shards: int, symbols_max: int, batch: int) -> Outbox:
@@ -100,7 +110,7 @@ def make_outbox(shards: int, symbols_max: int, batch: int) -> Outbox:
         gates=np.zeros((shards, 2), np.int64),
         touch=np.zeros((symbols_max, 2), np.int64),
         events=np.zeros((batch, EVENT_WORDS), np.int64),
-        scratch=np.zeros(COMMAND_WORDS, np.int64),
+        scratch=np.zeros(COMMAND_WORDS + 3, np.int64),
     )
 
 
@@ -139,7 +149,7 @@ def forward_to_all(risk: RiskState, outbox: Outbox, command: Int64Array, taken: 
 
 @leaf
 def write_answer(outbox: Outbox, place: int, command: Int64Array, answer: int, sequence: int) -> None:
-    """Write the event of a command that reaches no matcher. answer: a Reason, or one of the answers above."""
+    """Write the event of the command in ``scratch``, which no matcher gets. answer: a Reason, or one of those above."""
     event = outbox.events[place]
     event[:] = 0
     kind = _KIND_REFUSED
@@ -173,5 +183,9 @@ def write_answer(outbox: Outbox, place: int, command: Int64Array, answer: int, s
         return
     event[E_KINDS] |= get_byte(kinds, C_SIDE) << E_SIDE[1] | get_byte(kinds, C_TYPE) << E_TYPE[1]
     event[E_SYMBOL[0]] = get_half(command[C_SYMBOL[0]], C_SYMBOL) & LOW_32 | command[C_CLIENT_ID] & ~LOW_32
+    if answer in (_LIMIT_EXCEEDED, _TWO_FACTOR_REQUIRED):
+        event[E_PRICE] = command[LIMIT_KIND]
+        event[E_QUANTITY] = command[LIMIT_USED]
+        event[E_NOTIONAL] = command[LIMIT_MAXIMUM]
     for word in range(1, 5):
         event[E_CLIENT_ID + word] = command[C_CLIENT_ID + word]

@@ -11,7 +11,15 @@ from typing import Final
 
 from tradeengine.core.ids import COUNTER_MAX, EPOCH_2024_MS, EPOCH_SHIFT, EPOCHS_MAX, SHARD_SHIFT, TIMESTAMP_SHIFT
 from tradeengine.core.records import ACCOUNT_ID_FIRST_USER, CommandFlag, OrderType, Reason, Side
-from tradeengine.core.risk_checks import check_numbers, check_shape, collar_price, cost_units, is_priced, is_stop
+from tradeengine.core.risk_checks import (
+    check_numbers,
+    check_shape,
+    collar_price,
+    cost_units,
+    is_priced,
+    is_stop,
+    reference_ticks,
+)
 from tradeengine.core.risk_checks import is_valid_client_id as is_valid_id
 from tradeengine.core.risk_clients import find_client_id, hash_client_id, insert_client_id, is_named, place_content
 from tradeengine.core.risk_layout import (
@@ -31,6 +39,7 @@ from tradeengine.core.risk_layout import (
     get_byte,
     get_half,
 )
+from tradeengine.core.risk_limits import check_limits, take_two_factor
 from tradeengine.core.risk_orders import insert_order, order_where, price_word, set_hold
 from tradeengine.core.risk_outbox import DONE, FOR_ORDERS, REPEATED, Outbox, check_room, forward
 from tradeengine.core.risk_state import (
@@ -39,7 +48,7 @@ from tradeengine.core.risk_state import (
     EPOCH,
     HELD,
     LAST_TIMESTAMP_NS,
-    OPEN_ORDERS_MAX,
+    ORDER_AS_HELD,
     ORDER_COUNT,
     ORDER_NEW,
     ORDER_PRICE,
@@ -56,6 +65,7 @@ from tradeengine.core.risk_state import (
     SYMBOL_QUOTE,
     SYMBOL_SHARD,
     SYMBOL_TAKER_PPM,
+    SYMBOL_TICK_LOT_UNITS,
     TOTAL,
     TOUCH_ASK,
     TOUCH_BID,
@@ -64,14 +74,15 @@ from tradeengine.core.risk_state import (
     leaf,
 )
 from tradeengine.core.risk_symbols import is_listed
+from tradeengine.core.risk_worth import move_open, open_units
 
 _SELL: Final = int(Side.SELL)
+_MARKET: Final = int(OrderType.MARKET)
 _STOP: Final = int(OrderType.STOP)
 _BY_QUOTE: Final = int(CommandFlag.BY_QUOTE)
 _INVALID_REQUEST: Final = int(Reason.INVALID_REQUEST)
 _SYMBOL_NOT_FOUND: Final = int(Reason.SYMBOL_NOT_FOUND)
 _ID_REUSED: Final = int(Reason.CLIENT_ORDER_ID_REUSED)
-_LIMIT_EXCEEDED: Final = int(Reason.LIMIT_EXCEEDED)
 _OVERLOADED: Final = int(Reason.ENGINE_OVERLOADED)
 _INSUFFICIENT: Final = int(Reason.INSUFFICIENT_BALANCE)
 _NS_PER_MS: Final = 1_000_000
@@ -81,6 +92,7 @@ _NOT_ENOUGH: Final = -1
 @leaf
 def place(risk: RiskState, outbox: Outbox, command: Int64Array, now_ns: int) -> int:
     """Answer a PLACE: DONE and forwarded, REPEATED with the original ``order_id``, or a Reason and nothing changed."""
+    two_factor = take_two_factor(command)
     reason = check_shape(command)
     if reason:
         return reason
@@ -103,20 +115,25 @@ def place(risk: RiskState, outbox: Outbox, command: Int64Array, now_ns: int) -> 
     reason = check_numbers(command, symbol, bid_ticks, ask_ticks, now_ns)
     if reason:
         return reason
+    price_ticks = reference_ticks(command, symbol, bid_ticks, ask_ticks)
+    units = price_ticks * command[C_QUANTITY] * symbol[SYMBOL_TICK_LOT_UNITS]
+    if get_byte(command[C_KINDS], C_FLAGS) & _BY_QUOTE:
+        units = command[C_HOLD]
+    reason = check_limits(risk, command, account_id, symbol[SYMBOL_QUOTE], units, two_factor)
+    if reason:
+        return reason
     shard = symbol[SYMBOL_SHARD]
     reason = check_room(outbox, shard, FOR_ORDERS)
     if reason:
         return reason
     if risk.scalars[ORDER_COUNT] >= risk.scalars[ORDERS_MAX]:
         return _OVERLOADED
-    if risk.open_orders[account_id] >= risk.scalars[OPEN_ORDERS_MAX]:
-        return _LIMIT_EXCEEDED
     hold_units = _size_hold(risk, command, account_id, symbol, ask_ticks)
     if hold_units == _NOT_ENOUGH:
         return _INSUFFICIENT
     command[C_HOLD] = hold_units
     command[C_ORDER_ID] = _next_order_id(risk, command, shard)
-    take_order(risk, command)
+    take_order(risk, command, price_ticks)
     if is_named(command, C_CLIENT_ID):
         insert_client_id(risk, hashed, key, content, command[C_ORDER_ID])
     forward(outbox, command, shard)
@@ -124,8 +141,11 @@ def place(risk: RiskState, outbox: Outbox, command: Int64Array, now_ns: int) -> 
 
 
 @leaf
-def take_order(risk: RiskState, command: Int64Array) -> None:
-    """Count an order among the live ones and take its hold, from a checked PLACE that has its id and hold."""
+def take_order(risk: RiskState, command: Int64Array, price_ticks: int) -> None:
+    """Count an order among the live ones and take its hold, from a checked PLACE that has its id and hold.
+
+    price_ticks: what it was sized with, for a market order; 0: not known any more.
+    """
     kinds = command[C_KINDS]
     account_id = get_half(command[C_ACCOUNT[0]], C_ACCOUNT)
     symbol_id = get_half(command[C_SYMBOL[0]], C_SYMBOL)
@@ -134,13 +154,17 @@ def take_order(risk: RiskState, command: Int64Array) -> None:
     flags |= ORDER_SELL if get_byte(kinds, C_SIDE) == _SELL else 0
     flags |= ORDER_PRICED if is_priced(order_type) else 0
     flags |= ORDER_STOP if is_stop(order_type) else 0
+    if order_type == _MARKET and not flags & ORDER_SELL and (price_ticks == 0 or command[C_QUANTITY] == 0):
+        flags |= ORDER_AS_HELD
     row = insert_order(risk, command[C_ORDER_ID])
     order = risk.orders[row]
     order[ORDER_WHERE] = order_where(account_id, symbol_id, flags)
     order[ORDER_PRICE] = price_word(command[C_PRICE], fee_ppm(risk.symbols[symbol_id]))
-    order[ORDER_STOP_PRICE] = command[C_STOP_PRICE]
+    order[ORDER_STOP_PRICE] = price_ticks if order_type == _MARKET else command[C_STOP_PRICE]
     order[ORDER_QUANTITY] = command[C_QUANTITY]
     risk.open_orders[account_id] += 1
+    if not flags & ORDER_AS_HELD:
+        move_open(risk, order[ORDER_WHERE], open_units(risk, order))
     set_hold(risk, row, command[C_HOLD], 0)
 
 

@@ -33,6 +33,8 @@ from tradeengine.core.risk_state import (
     EPOCH,
     FUNDING_NUMBER,
     LAST_TIMESTAMP_NS,
+    ORDER_AS_HELD,
+    ORDER_ENDED,
     ORDER_EXTRA,
     ORDER_FILLED,
     ORDER_HOLD,
@@ -65,6 +67,7 @@ from tradeengine.core.risk_state import (
     mark_dirty,
 )
 from tradeengine.core.risk_symbols import set_symbol
+from tradeengine.core.risk_worth import amended_content, move_open, note_amend, open_units
 
 live_order_dtype: Final = np.dtype(
     [
@@ -97,7 +100,9 @@ _PLACE: Final = int(CommandKind.PLACE)
 _AMEND: Final = int(CommandKind.AMEND)
 _LIST_SYMBOL: Final = int(CommandKind.LIST_SYMBOL)
 _SET_PARAMETERS: Final = int(CommandKind.SET_PARAMETERS)
+_BUY: Final = int(Side.BUY)
 _LIMIT: Final = int(OrderType.LIMIT)
+_MARKET: Final = int(OrderType.MARKET)
 _STOP: Final = int(OrderType.STOP)
 _STOP_LIMIT: Final = int(OrderType.STOP_LIMIT)
 _SELL: Final = int(Side.SELL)
@@ -186,7 +191,7 @@ def retake(risk: RiskState, commands: Int64Array) -> None:
             order_id = command[C_ORDER_ID]
             shard = order_id >> SHARD_SHIFT & (SHARDS_MAX - 1)
             risk.last_order_ids[shard] = max(risk.last_order_ids[shard], order_id)
-            take_order(risk, command)
+            take_order(risk, command, 0)
             if is_named(command, C_CLIENT_ID):
                 hashed, key = hash_client_id(get_half(command[C_ACCOUNT[0]], C_ACCOUNT), command, C_CLIENT_ID)
                 insert_client_id(risk, hashed, key, place_content(command), order_id)
@@ -195,6 +200,8 @@ def retake(risk: RiskState, commands: Int64Array) -> None:
             if order_row >= 0:
                 order = risk.orders[order_row]
                 set_hold(risk, order_row, order[ORDER_HOLD], order[ORDER_EXTRA] + command[C_HOLD])
+                if not order[ORDER_WHERE] & ORDER_ENDED:
+                    note_amend(risk, order_row, *amended_content(risk, order, command))
         elif kind in (_LIST_SYMBOL, _SET_PARAMETERS):
             set_symbol(risk, command)
 
@@ -207,6 +214,7 @@ def _load_orders(risk: RiskState, words: Int64Array) -> None:
         flags |= ORDER_PRICED if order_type in (_LIMIT, _STOP_LIMIT) else 0
         flags |= ORDER_STOP if order_type in (_STOP, _STOP_LIMIT) else 0
         flags |= ORDER_TRIGGERED if triggered else 0
+        flags |= ORDER_AS_HELD if order_type == _MARKET and side == _BUY else 0
         place = insert_order(risk, order_id)
         order = risk.orders[place]
         order[ORDER_WHERE] = order_where(account_id, symbol_id, flags)
@@ -215,6 +223,8 @@ def _load_orders(risk: RiskState, words: Int64Array) -> None:
         order[ORDER_QUANTITY] = words[row, 8]
         order[ORDER_FILLED] = words[row, 9]
         risk.open_orders[account_id] += 1
+        if not flags & ORDER_AS_HELD:
+            move_open(risk, order[ORDER_WHERE], open_units(risk, order))
         set_hold(risk, place, words[row, 10], 0)
 
 

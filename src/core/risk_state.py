@@ -43,6 +43,18 @@ def leaf(function: _Function) -> _Function:
 TOTAL: Final = 0
 HELD: Final = 1
 
+# Worth: words of [quote asset, account].
+OPEN: Final = 0
+"""What the account's live orders could still trade, each at its own price."""
+TRADED: Final = 1
+"""What the account's fills of one day came to; stops at ``TRADED_MAX``."""
+TRADED_DAY: Final = 2
+"""Which UTC day, counted since 1970."""
+WORTH_WORDS: Final = 4
+TRADED_MAX: Final = 1 << 62
+OPEN_MAX: Final = 1 << 62
+"""Bound of every OPEN; the greatest order may come to half of it."""
+
 # An account's settings: 64 bytes, a cache line. Amounts are mantissas of decimals, -1: no limit.
 SETTING_VERSION: Final = 0
 SETTING_KEYS: Final = 1
@@ -52,8 +64,6 @@ SETTING_ORDER_NOTIONAL: Final = 3
 SETTING_DAY_NOTIONAL: Final = 4
 SETTING_TWO_FACTOR: Final = 5
 SETTING_OPEN_ORDERS: Final = 6
-TRADED_DAY: Final = 7
-"""Of which UTC day, counted since 1970, the account's TRADED are."""
 SETTING_WORDS: Final = 8
 NO_LIMIT: Final = -1
 
@@ -84,6 +94,17 @@ ORDER_NEW: Final = 16 << FLAGS_SHIFT
 """Forwarded; the matcher has not said yet what became of it."""
 ORDER_ENDED: Final = 32 << FLAGS_SHIFT
 """It is over, and stays only until the amends behind it have given back what was taken for them."""
+ORDER_AS_HELD: Final = 64 << FLAGS_SHIFT
+"""What it could still trade is what it holds: a buy by quote amount, or one of which no price is known any more."""
+ORDER_AMENDING: Final = 128 << FLAGS_SHIFT
+"""Amends of it are on their way: it has a row among ``amends``."""
+
+# An order with amends on their way: what they may make of it at most.
+AMENDS_ORDER: Final = 0
+AMENDS_COUNT: Final = 1
+AMENDS_QUANTITY: Final = 2
+AMENDS_PRICE: Final = 3
+AMENDS_WORDS: Final = 4
 
 # A symbol.
 SYMBOL_LISTED: Final = 0
@@ -135,6 +156,8 @@ MISMATCH_COUNT: Final = 10
 FUNDING_SKIPPED_COUNT: Final = 11
 ACCOUNTS_VERSION: Final = 12
 """Highest version of an account's settings that was taken over."""
+AMENDS_IN_USE: Final = 13
+AMENDS_MAX: Final = 14
 SCALAR_WORDS: Final = 16
 
 REASONS_MAX: Final = 64
@@ -142,7 +165,11 @@ REASONS_MAX: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class RiskLimits:
-    """Sizes fixed at start. ``orders_max``: live orders in all shards; ``open_orders_max``: of one account."""
+    """Sizes fixed at start.
+
+    ``orders_max``: live orders in all shards; ``open_orders_max``: of one account. ``amends_max``: orders of which
+    amends are on their way; at least as many as all command rings have slots, so that a restart never lacks room.
+    """
 
     accounts_max: int
     assets_max: int
@@ -151,6 +178,7 @@ class RiskLimits:
     client_ids_max: int
     open_orders_max: int
     shards: int = 1
+    amends_max: int = 1024
 
     def __post_init__(self) -> None:
         assert ACCOUNT_ID_FIRST_USER < self.accounts_max <= 1 << ACCOUNT_BITS
@@ -161,12 +189,16 @@ class RiskLimits:
 
 
 class RiskState(NamedTuple):
-    """All arrays of risk. ``orders`` and ``client_index`` are open-addressing tables, a power of two long."""
+    """All arrays of risk. ``orders``, ``amends`` and ``client_index`` are open-addressing tables, 2 ** n long."""
 
     balances: Int64Array  # [accounts_max, assets_max, 2]
+    worth: Int64Array  # [assets_max, accounts_max, WORTH_WORDS]; few assets are quoted in: theirs lie together
+    asset_places: Int64Array  # [assets_max]: decimal places
     accounts: Int64Array  # [accounts_max, SETTING_WORDS]
+    restricted: NDArray[np.uint8]  # [accounts_max]: 1 where the settings hold something that a new order may break
     open_orders: Int64Array  # [accounts_max]
     orders: Int64Array  # [order slots, ORDER_WORDS]
+    amends: Int64Array  # [slots, AMENDS_WORDS]
     symbols: Int64Array  # [symbols_max, SYMBOL_WORDS]
     client_ids: Int64Array  # [client_ids_max, CLIENT_WORDS], a ring from CLIENT_TAIL to CLIENT_HEAD
     client_index: Int64Array  # [index slots]: 32 bits of the hash, 32 bits of the row + 1; 0: empty
@@ -185,11 +217,16 @@ def make_risk(limits: RiskLimits) -> RiskState:
     scalars[ORDERS_MAX] = limits.orders_max
     scalars[OPEN_ORDERS_MAX] = limits.open_orders_max
     scalars[SHARD_COUNT] = limits.shards
+    scalars[AMENDS_MAX] = limits.amends_max
     return RiskState(
         balances=np.zeros((limits.accounts_max, limits.assets_max, 2), np.int64),
+        worth=np.zeros((limits.assets_max, limits.accounts_max, WORTH_WORDS), np.int64),
+        asset_places=np.zeros(limits.assets_max, np.int64),
         accounts=accounts,
+        restricted=np.zeros(limits.accounts_max, np.uint8),
         open_orders=np.zeros(limits.accounts_max, np.int64),
         orders=np.zeros((_table_slots(limits.orders_max, 3, 2), ORDER_WORDS), np.int64),
+        amends=np.zeros((_table_slots(limits.amends_max, 3, 2), AMENDS_WORDS), np.int64),
         symbols=np.zeros((limits.symbols_max, SYMBOL_WORDS), np.int64),
         client_ids=np.zeros((limits.client_ids_max, CLIENT_WORDS), np.int64),
         client_index=np.zeros(_table_slots(limits.client_ids_max, 3, 2), np.int64),

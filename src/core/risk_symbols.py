@@ -33,6 +33,7 @@ from tradeengine.core.risk_layout import (
     Y_NOTIONAL_MIN,
     Y_PRICE_TICKS_MAX,
     Y_QUOTE,
+    Y_QUOTE_PLACES,
     Y_SHARD,
     Y_TAKER_PPM,
     Y_TICK_LOT_UNITS,
@@ -78,6 +79,7 @@ def set_symbol(risk: RiskState, command: Int64Array) -> None:
     symbol[SYMBOL_MAKER_PPM] = get_half(command[Y_MAKER_PPM[0]], Y_MAKER_PPM)
     symbol[SYMBOL_TAKER_PPM] = get_half(command[Y_TAKER_PPM[0]], Y_TAKER_PPM)
     symbol[SYMBOL_COLLAR_PPM] = get_half(command[Y_COLLAR_PPM[0]], Y_COLLAR_PPM)
+    risk.asset_places[symbol[SYMBOL_QUOTE]] = get_half(command[Y_QUOTE_PLACES[0]], Y_QUOTE_PLACES)
 
 
 @kernel

@@ -27,7 +27,8 @@ from tradeengine.core.records import (
     funding_command_dtype,
 )
 from tradeengine.core.risk import IngressRight
-from tradeengine.core.risk_state import MISMATCH_COUNT, ORDER_EXTRA, ORDER_FILLED, ORDER_HOLD, ORDER_ID
+from tradeengine.core.risk_state import MISMATCH_COUNT, OPEN, ORDER_EXTRA, ORDER_FILLED, ORDER_HOLD, ORDER_ID
+from tradeengine.core.risk_worth import day_of, traded_units
 from tradeengine.core.symbols import AssetSpec, SymbolSpec
 
 Records = np.ndarray[Any, np.dtype[np.void]]
@@ -208,6 +209,14 @@ class RiskWorld:
     def held(self, account_id: int, asset_id: int) -> int:
         """Tell what orders hold of it."""
         return int(self.risk.balances[account_id, asset_id, 1])
+
+    def open_units(self, account_id: int = ALICE, asset_id: int = QUOTE) -> int:
+        """Tell what the account's live orders could still trade."""
+        return int(self.risk.worth[asset_id, account_id, OPEN])
+
+    def traded_units(self, account_id: int = ALICE, asset_id: int = QUOTE) -> int:
+        """Tell what the account has traded today."""
+        return int(traded_units(self.risk, account_id, asset_id, day_of(self.now_ns)))
 
     def orders(self) -> dict[int, tuple[int, int, int]]:
         """Live orders: hold, extra and filled lots by id."""

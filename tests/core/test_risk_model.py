@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from decimal import Decimal
 from random import Random
 from typing import Any
 
@@ -24,7 +25,7 @@ from tests.core.risk_world import (
     place,
     symbol_spec,
 )
-from tests.model.reference_risk import Answer, ReferenceRisk, Symbol
+from tests.model.reference_risk import Answer, Limits, ReferenceRisk, Symbol
 
 from tradeengine.core.ids import EPOCH_2024_MS
 from tradeengine.core.records import (
@@ -33,11 +34,13 @@ from tradeengine.core.records import (
     CommandFlag,
     CommandKind,
     EventKind,
+    LimitKind,
     OrderType,
     Reason,
     Side,
     TimeInForce,
 )
+from tradeengine.core.risk_state import AMENDS_IN_USE
 from tradeengine.core.symbols import SymbolSpec
 
 ACCOUNTS = (ALICE, BOB, CAROL)
@@ -47,6 +50,8 @@ SPECS = (symbol_spec(0), symbol_spec(1, shard=1, collar_ppm=0))
 prices = st.integers(95, 105) | st.sampled_from([-1, 0, 1, 10_000, 10_001])
 lots = st.integers(1, 60) | st.sampled_from([-1, 0, 100_000, 100_001])
 sides = st.sampled_from(Side)
+# In units of two places: what an order, or a few of them, come to.
+limits = st.none() | st.integers(0, 90_000).map(lambda mantissa: Decimal(mantissa).scaleb(-3))
 
 
 class RiskModel(RuleBasedStateMachine):
@@ -60,6 +65,7 @@ class RiskModel(RuleBasedStateMachine):
         self.known_ids: list[int] = []
         self.funding_number = 0
         self.seen: Counter[EventKind] = Counter()
+        self.limited: Counter[int] = Counter()
 
     @initialize()
     def fund_all(self) -> None:
@@ -80,6 +86,27 @@ class RiskModel(RuleBasedStateMachine):
         if self.funding_number > back:
             self._fund(self.funding_number - back, ALICE, QUOTE, 1000)
 
+    @rule(
+        account_id=st.sampled_from(ACCOUNTS),
+        order=limits,
+        day=limits,
+        two_factor=limits,
+        orders=st.none() | st.integers(0, 6),
+        suspended=st.sampled_from([False, False, False, False, True]),
+    )
+    def set_account(self, account_id: int, **settings: Any) -> None:
+        """Give an account limits, or none, or suspend it."""
+        self.model.limits[account_id] = Limits(**settings)
+        names = {"order": "order_notional_max", "day": "day_notional_max", "two_factor": "two_factor_above"}
+        texts: dict[str, Any] = {name: str(settings[key]) for key, name in names.items() if settings[key] is not None}
+        (answer,) = self.world.set_account(
+            account_id,
+            **texts,
+            open_orders_max=-1 if settings["orders"] is None else settings["orders"],
+            account_flags=int(settings["suspended"]),
+        )
+        assert answer["kind"] == EventKind.ACCOUNT_SET
+
     def _fund(self, number: int, account_id: int, asset_id: int, amount: int) -> None:
         expected = self.model.fund(number, account_id, asset_id, amount)
         events = self.world.fund(account_id, asset_id, amount, number)
@@ -94,7 +121,7 @@ class RiskModel(RuleBasedStateMachine):
         stop=st.just(0) | prices,
         order_type=st.sampled_from(OrderType),
         time=st.sampled_from(TimeInForce),
-        flags=st.sampled_from([0, 0, 0, CommandFlag.POST_ONLY, CommandFlag.BY_QUOTE]),
+        flags=st.sampled_from([0, 0, CommandFlag.TWO_FACTOR, CommandFlag.POST_ONLY, CommandFlag.BY_QUOTE]),
         budget=st.integers(0, 30_000),
         client_id=st.sampled_from([b"", b"a", b"b", b"c", b"order-with-a-long-name:1234567890_.A"]),
         stp=st.sampled_from([1, 1, 2, 3]),
@@ -171,8 +198,9 @@ class RiskModel(RuleBasedStateMachine):
         quantity=st.just(0) | lots,
         price=st.just(0) | prices,
         stop=st.just(0) | st.just(0) | prices,
+        two_factor=st.booleans(),
     )
-    def amend(self, choice: int, quantity: int, price: int, stop: int) -> None:
+    def amend(self, choice: int, quantity: int, price: int, stop: int, two_factor: bool) -> None:
         """Amend an order; its owner asks."""
         order_id = self._some_id(choice)
         order = self.model.orders.get(order_id)
@@ -184,6 +212,7 @@ class RiskModel(RuleBasedStateMachine):
                 quantity_lots=quantity,
                 price_ticks=price,
                 stop_price_ticks=stop,
+                flags=CommandFlag.TWO_FACTOR if two_factor else 0,
             )
         )
 
@@ -226,6 +255,7 @@ class RiskModel(RuleBasedStateMachine):
         queued = [len(queue) for queue in self.world.forwarded]
         events = self.world.send(command)
         if expected.kind != "FORWARDED":
+            self.limited[expected.limit[0]] += 1
             assert [len(queue) for queue in self.world.forwarded] == queued
             assert_answer(events, expected)
             return
@@ -234,6 +264,7 @@ class RiskModel(RuleBasedStateMachine):
             queue[-1][0] for queue, before in zip(self.world.forwarded, queued, strict=True) if len(queue) > before
         ]
         assert len(others) == int(command[0]["kind"] == CommandKind.CANCEL_ALL and command[0]["symbol_id"] == -1)
+        assert laid["flags"] & CommandFlag.TWO_FACTOR == 0
         if command[0]["kind"] == CommandKind.PLACE:
             self.known_ids.append(next_id)
             assert laid["order_id"] == expected.order_id
@@ -261,6 +292,17 @@ class RiskModel(RuleBasedStateMachine):
         open_orders = np.bincount([o.account_id for o in self.model.orders.values() if not o.ended], minlength=32)
         assert np.array_equal(self.world.risk.open_orders, open_orders)
 
+    @invariant()
+    def volumes_agree(self) -> None:
+        """Whatever accounts could trade and have traded today is what the model adds up; nothing is left over."""
+        for account_id in ACCOUNTS:
+            for asset_id in ASSETS:
+                assert self.world.open_units(account_id, asset_id) == self.model.open_notional(account_id, asset_id)
+                traded = self.model.day_notional(account_id, asset_id, self.world.now_ns)
+                assert self.world.traded_units(account_id, asset_id) == traded
+        amending = sum(1 for order in self.model.orders.values() if order.asked and not order.ended)
+        assert self.world.risk.scalars[AMENDS_IN_USE] == amending == np.count_nonzero(self.world.risk.amends[:, 0])
+
 
 def assert_answer(events: Any, expected: Answer) -> None:
     """Compare what risk answered with what the model says."""
@@ -270,6 +312,9 @@ def assert_answer(events: Any, expected: Answer) -> None:
     (event,) = events
     assert EventKind(int(event["kind"])).name == expected.kind
     assert Reason(int(event["reason"])) == expected.reason
+    if expected.kind == "REFUSED":
+        told = tuple(int(event[name]) for name in ("price_ticks", "quantity_lots", "notional_units"))
+        assert told == expected.limit
     if expected.order_id > 0:
         assert event["order_id"] == expected.order_id
 
@@ -298,6 +343,7 @@ def test_long_random_streams_agree_with_the_model() -> None:
     print(f"seed {seed}")  # noqa: T201 - shown when the test fails: it repeats it
     random = Random(seed)
     seen: Counter[EventKind] = Counter()
+    limited: Counter[int] = Counter()
     for _ in range(4):
         machine = RiskModel()
         machine.fund_all()
@@ -305,8 +351,11 @@ def test_long_random_streams_agree_with_the_model() -> None:
             step(machine, random)
             machine.balances_agree()
         seen += machine.seen
+        limited += machine.limited
     for kind in (EventKind.TRADED, EventKind.AMENDED, EventKind.TRIGGERED, EventKind.CANCELLED, EventKind.REFUSED):
         assert seen[kind] > 0, f"the streams never come to {kind.name}"
+    for limit in (LimitKind.ORDER_NOTIONAL, LimitKind.DAY_NOTIONAL, LimitKind.OPEN_ORDERS, LimitKind.TWO_FACTOR):
+        assert limited[limit] > 0, f"the streams never come to {limit.name}"
 
 
 def step(machine: RiskModel, random: Random) -> None:
@@ -332,11 +381,21 @@ def step(machine: RiskModel, random: Random) -> None:
             quantity=random.choice([0, random.randint(1, 60)]),
             price=random.choice([0, random.randint(97, 103)]),
             stop=0 if random.random() < 0.7 else random.randint(97, 103),
+            two_factor=random.random() < 0.5,
         )
     elif choice < 0.68:
         machine.cancel(choice=random.randrange(1000), account_id=account_id)
     elif choice < 0.69:
         machine.cancel_all(account_id=account_id, symbol_id=random.choice([-1, 0, 1]))
+    elif choice < 0.70:
+        machine.set_account(
+            account_id=account_id,
+            order=random.choice([None, None, Decimal(random.randint(20, 90))]),
+            day=random.choice([None, None, Decimal(random.randint(100, 500))]),
+            two_factor=random.choice([None, Decimal(random.randint(20, 90))]),
+            orders=random.choice([None, random.randint(2, 7)]),
+            suspended=random.random() < 0.1,
+        )
     elif choice < 0.71:
         machine.fund(account_id=account_id, asset_id=random.choice(ASSETS), amount=random.randint(-3000, 4000))
     elif choice < 0.85:

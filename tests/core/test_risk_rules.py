@@ -104,7 +104,7 @@ def test_risk_and_book_agree_on_combinations(world: RiskWorld, order_type: Order
         ({"time_in_force": 0}, Reason.INVALID_REQUEST),
         ({"self_trade_prevention": 0}, Reason.INVALID_REQUEST),
         ({"self_trade_prevention": 4}, Reason.INVALID_REQUEST),
-        ({"flags": 4}, Reason.INVALID_REQUEST),
+        ({"flags": 8}, Reason.INVALID_REQUEST),
         ({"client_order_id": b"with space"}, Reason.INVALID_REQUEST),
         ({"client_order_id": b"a\0b"}, Reason.INVALID_REQUEST),
         ({"client_order_id": "ä".encode()}, Reason.INVALID_REQUEST),

@@ -7,6 +7,7 @@ order ids by their text. It is slow and knows no limits of memory but those that
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 from fractions import Fraction
 from math import ceil
 from typing import Any
@@ -20,6 +21,7 @@ from tradeengine.core.records import (
     CommandFlag,
     CommandKind,
     EventKind,
+    LimitKind,
     OrderType,
     Reason,
     Side,
@@ -27,6 +29,7 @@ from tradeengine.core.records import (
 )
 
 DAY_MS = 24 * 3600 * 1000
+DAY_NS = DAY_MS * 10**6
 UNITS_MAX = 2**61
 ID_CHARACTERS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:-")
 TIMES = {
@@ -42,15 +45,22 @@ STOPS = {OrderType.STOP, OrderType.STOP_LIMIT}
 class Refused(Exception):  # noqa: N818 - an answer, not an error
     """A command that changes nothing."""
 
-    def __init__(self, reason: Reason, order_id: int | None = None) -> None:
+    def __init__(
+        self, reason: Reason, order_id: int | None = None, limit: tuple[LimitKind, int, int] | None = None
+    ) -> None:
         super().__init__(reason.name)
         self.reason = reason
         self.order_id = order_id
+        self.limit = (int(limit[0]), limit[1], limit[2]) if limit else (0, 0, 0)
 
 
 @dataclass
 class Order:
-    """A live order. ``extra``: taken for amends that the matcher has not answered."""
+    """A live order. ``extra``: taken for amends that the matcher has not answered.
+
+    ``asked``: quantity and own price that the order may have after one of these amends. ``touch_ticks``: what a market
+    order was sized with.
+    """
 
     account_id: int
     symbol_id: int
@@ -63,9 +73,18 @@ class Order:
     fee_ppm: int
     filled_lots: int = 0
     extra: int = 0
+    touch_ticks: int = 0
+    asked: list[tuple[int, int]] = field(default_factory=list)
+    answered: int = 0
     is_new: bool = True
     ended: bool = False
     triggered: bool = False
+    by_quote: bool = False
+
+    @property
+    def own_price(self) -> int:
+        """Price at which it counts."""
+        return self.price_ticks or self.stop_price_ticks or self.touch_ticks
 
 
 @dataclass
@@ -76,6 +95,18 @@ class Answer:
     reason: Reason = Reason.NONE
     order_id: int = 0
     hold_units: int = 0
+    limit: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass
+class Limits:
+    """An account's own limits: None is none; amounts are decimals of any quote asset."""
+
+    order: Decimal | None = None
+    day: Decimal | None = None
+    two_factor: Decimal | None = None
+    orders: int | None = None
+    suspended: bool = False
 
 
 @dataclass
@@ -126,6 +157,9 @@ class ReferenceRisk:
     asks: dict[int, int] = field(default_factory=dict)
     bids: dict[int, int] = field(default_factory=dict)
     funding_number: int = 0
+    limits: dict[int, Limits] = field(default_factory=dict)
+    fills: list[tuple[int, int, int, int]] = field(default_factory=list)
+    places: int = 2
 
     # Balances.
 
@@ -148,6 +182,53 @@ class ReferenceRisk:
     def _add(self, account_id: int, asset_id: int, units: int) -> None:
         self.total[account_id, asset_id] = self.total.get((account_id, asset_id), 0) + units
 
+    # Limits.
+
+    def could_trade(self, order: Order) -> int:
+        """Tell what an order could still trade, whichever of its amends the matcher accepts."""
+        if order.ended:
+            return 0
+        if order.by_quote:
+            return order.hold
+        lots = max([order.quantity_lots, *(lots for lots, _ in order.asked)]) - order.filled_lots
+        price = max([order.own_price, *(price for _, price in order.asked)])
+        return price * lots * self.symbols[order.symbol_id].tick_lot
+
+    def open_notional(self, account_id: int, asset_id: int) -> int:
+        """Sum of what an account's live orders could still trade in a quote asset."""
+        return sum(
+            self.could_trade(order)
+            for order in self.orders.values()
+            if order.account_id == account_id and self.symbols[order.symbol_id].quote == asset_id
+        )
+
+    def day_notional(self, account_id: int, asset_id: int, now_ns: int) -> int:
+        """Sum of an account's fills of the present UTC day."""
+        return sum(
+            notional
+            for account, asset, at_ns, notional in self.fills
+            if (account, asset) == (account_id, asset_id) and at_ns // DAY_NS == now_ns // DAY_NS
+        )
+
+    def _check_limits(
+        self, account_id: int, asset_id: int, order: int, growth: int, now_ns: int, *, two_factor: bool, unpriced: bool
+    ) -> None:
+        """Refuse what the account's limits forbid. order: what it comes to; 0: an amend that does not grow it."""
+        limits = self.limits.get(account_id, Limits())
+        if limits.suspended:
+            raise Refused(Reason.ACCOUNT_SUSPENDED)
+        unit = Decimal(1).scaleb(-self.places)
+        maxima = [None if m is None else int(m // unit) for m in (limits.order, limits.two_factor, limits.day)]
+        used = -1 if unpriced else order
+        if maxima[0] is not None and (unpriced or order > maxima[0]):
+            raise Refused(Reason.LIMIT_EXCEEDED, limit=(LimitKind.ORDER_NOTIONAL, used, maxima[0]))
+        if maxima[1] is not None and (unpriced or order > maxima[1]) and not two_factor:
+            raise Refused(Reason.TWO_FACTOR_REQUIRED, limit=(LimitKind.TWO_FACTOR, used, maxima[1]))
+        if maxima[2] is not None and (unpriced or growth > 0):
+            used = self.day_notional(account_id, asset_id, now_ns) + self.open_notional(account_id, asset_id)
+            if unpriced or used + growth > maxima[2]:
+                raise Refused(Reason.LIMIT_EXCEEDED, limit=(LimitKind.DAY_NOTIONAL, used, maxima[2]))
+
     # Commands.
 
     def decide(self, command: Any, now_ns: int, next_order_id: int) -> Answer:
@@ -165,9 +246,10 @@ class ReferenceRisk:
             if kind == CommandKind.CANCEL_ALL:
                 return self._cancel_all(command)
             if kind == CommandKind.AMEND:
-                return self._amend(command)
+                return self._amend(command, now_ns)
         except Refused as refused:
-            return Answer("REFUSED", refused.reason, refused.order_id or int(command["order_id"]))
+            order_id = refused.order_id or int(command["order_id"])
+            return Answer("REFUSED", refused.reason, order_id, limit=refused.limit)
         return Answer("REFUSED", Reason.INVALID_REQUEST, int(command["order_id"]))
 
     def fund(self, number: int, account_id: int, asset_id: int, amount: int) -> Answer:
@@ -190,7 +272,7 @@ class ReferenceRisk:
     def _place(self, command: Any, now_ns: int, next_order_id: int) -> Answer:
         side, order_type = _member(Side, command["side"]), _member(OrderType, command["order_type"])
         time = _member(TimeInForce, command["time_in_force"])
-        flags = int(command["flags"])
+        flags = int(command["flags"]) & ~CommandFlag.TWO_FACTOR
         post_only, by_quote = bool(flags & CommandFlag.POST_ONLY), bool(flags & CommandFlag.BY_QUOTE)
         price, stop, lots = (int(command[name]) for name in ("price_ticks", "stop_price_ticks", "quantity_lots"))
         if flags > 3 or not 1 <= command["self_trade_prevention"] <= 3:
@@ -217,16 +299,36 @@ class ReferenceRisk:
             return Answer("REPEATED", order_id=known[1])
         symbol = self.symbols[symbol_id]
         self._check_numbers(command, symbol, order_type, side, by_quote=by_quote, now_ns=now_ns)
-        if sum(o.account_id == account_id and not o.ended for o in self.orders.values()) >= self.open_orders_max:
-            raise Refused(Reason.LIMIT_EXCEEDED)
+        touch = (self.asks if side == Side.BUY else self.bids).get(symbol_id, 0)
+        notional = int(command["hold_units"]) if by_quote else (price or stop or touch) * lots * symbol.tick_lot
+        self._check_limits(
+            account_id,
+            symbol.quote,
+            notional,
+            notional,
+            now_ns,
+            two_factor=bool(command["flags"] & CommandFlag.TWO_FACTOR),
+            unpriced=notional == 0 and side == Side.SELL,
+        )
+        self._check_count(account_id)
         hold = self._hold(command, symbol, order_type, side, by_quote=by_quote)
-        self.orders[next_order_id] = Order(account_id, symbol_id, side, order_type, price, stop, lots, hold, symbol.ppm)
+        order = Order(account_id, symbol_id, side, order_type, price, stop, lots, hold, symbol.ppm)
+        order.by_quote = by_quote
+        order.touch_ticks = touch if order_type == OrderType.MARKET else 0
+        self.orders[next_order_id] = order
         if client_id:
             self.client_ids.pop((account_id, client_id), None)
             self.client_ids[account_id, client_id] = (content, next_order_id)
             if len(self.client_ids) > self.client_ids_max:
                 del self.client_ids[next(iter(self.client_ids))]
         return Answer("FORWARDED", order_id=next_order_id, hold_units=hold)
+
+    def _check_count(self, account_id: int) -> None:
+        count = sum(o.account_id == account_id and not o.ended for o in self.orders.values())
+        own = self.limits.get(account_id, Limits()).orders
+        maximum = self.open_orders_max if own is None else min(own, self.open_orders_max)
+        if count >= maximum:
+            raise Refused(Reason.LIMIT_EXCEEDED, limit=(LimitKind.OPEN_ORDERS, count, maximum))
 
     def _remembered(self, account_id: int, client_id: bytes, now_ns: int) -> tuple[tuple[int, ...], int] | None:
         known = self.client_ids.get((account_id, client_id))
@@ -289,7 +391,7 @@ class ReferenceRisk:
             raise Refused(Reason.SYMBOL_NOT_FOUND)
         return Answer("FORWARDED")
 
-    def _amend(self, command: Any) -> Answer:
+    def _amend(self, command: Any, now_ns: int) -> Answer:
         order = self._own(command)
         if order.order_type == OrderType.MARKET:
             raise Refused(Reason.ORDER_NOT_FOUND)
@@ -310,6 +412,8 @@ class ReferenceRisk:
             raise Refused(Reason.QUANTITY_NOT_ABOVE_FILLED)
         if (price or stop) * lots * symbol.tick_lot < symbol.notional_min:
             raise Refused(Reason.BELOW_MIN_NOTIONAL)
+        asked = self._asked(order, command)
+        self._check_growth(order, asked, now_ns, two_factor=bool(command["flags"] & CommandFlag.TWO_FACTOR))
         rest = lots - order.filled_lots
         if order.side == Side.SELL:
             least = most = rest * symbol.lot
@@ -324,7 +428,32 @@ class ReferenceRisk:
             raise Refused(Reason.INSUFFICIENT_BALANCE)
         extra = min(free, max(most - order.hold, 0))
         order.extra += extra
+        order.asked.append(asked)
         return Answer("FORWARDED", order_id=int(command["order_id"]), hold_units=extra)
+
+    def _asked(self, order: Order, command: Any) -> tuple[int, int]:
+        """Tell what quantity and own price an amend leads to, after those that are on their way."""
+        lots = int(command["quantity_lots"]) or max([order.quantity_lots, *(lots for lots, _ in order.asked)])
+        new_price = int(command["price_ticks" if order.order_type in PRICED else "stop_price_ticks"])
+        return lots, new_price or max([order.own_price, *(price for _, price in order.asked)])
+
+    def _check_growth(self, order: Order, asked: tuple[int, int], now_ns: int, *, two_factor: bool) -> None:
+        symbol = self.symbols[order.symbol_id]
+        before = self.could_trade(order)
+        order.asked.append(asked)
+        growth = self.could_trade(order) - before
+        order.asked.pop()
+        whole = asked[0] * asked[1] * symbol.tick_lot
+        grows = whole > order.quantity_lots * order.own_price * symbol.tick_lot
+        self._check_limits(
+            order.account_id,
+            symbol.quote,
+            whole if grows else 0,
+            growth,
+            now_ns,
+            two_factor=two_factor,
+            unpriced=False,
+        )
 
     # Events.
 
@@ -349,11 +478,20 @@ class ReferenceRisk:
             order.hold = int(event["hold_units"])
             order.price_ticks, order.stop_price_ticks = int(event["price_ticks"]), int(event["stop_price_ticks"])
             order.quantity_lots = int(event["quantity_lots"])
+            self._answer_amend(order)
         elif kind == EventKind.REFUSED and order is not None:
             order.extra -= int(event["hold_released_units"])
             assert not order.is_new
+            self._answer_amend(order)
             if order.ended and order.extra == 0:
                 del self.orders[int(event["order_id"])]
+
+    def _answer_amend(self, order: Order) -> None:
+        """Forget what was asked for once nothing is on its way: until then the most of it all counts."""
+        order.answered += 1
+        if order.answered == len(order.asked):
+            order.asked.clear()
+            order.answered = 0
 
     def _fold_trade(self, event: Any) -> None:
         symbol = self.symbols[int(event["symbol_id"])]
@@ -367,6 +505,7 @@ class ReferenceRisk:
             self._add(account_id, symbol.base, sign * base)
             self._add(account_id, symbol.quote, -sign * quote - fee)
             self._add(ACCOUNT_ID_EXCHANGE, symbol.quote, fee)
+            self.fills.append((account_id, symbol.quote, int(event["timestamp_ns"]), quote))
         for prefix, id_field in (("", "order_id"), ("maker_", "maker_order_id")):
             order_id = int(event[id_field])
             order = self.orders[order_id]
@@ -390,7 +529,8 @@ def _member(enumeration: Any, value: Any) -> Any:
 
 
 def _content(command: Any) -> tuple[int, ...]:
-    names = ["symbol_id", "side", "order_type", "time_in_force", "self_trade_prevention", "flags", "price_ticks"]
+    names = ["symbol_id", "side", "order_type", "time_in_force", "self_trade_prevention", "price_ticks"]
     names += ["stop_price_ticks", "quantity_lots", "expires_at_ns"]
-    budget = int(command["hold_units"]) if command["flags"] & CommandFlag.BY_QUOTE else 0
-    return (*(int(command[name]) for name in names), budget)
+    flags = int(command["flags"]) & ~CommandFlag.TWO_FACTOR
+    budget = int(command["hold_units"]) if flags & CommandFlag.BY_QUOTE else 0
+    return (*(int(command[name]) for name in names), flags, budget)
