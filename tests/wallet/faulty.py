@@ -225,15 +225,15 @@ def _set_amount(data: dict[str, Any]) -> None:
     (data["legs"][0] if "legs" in data else data)["amount"] = "7"
 
 
-def _refusal(code: str) -> bytes:
+def _refusal(code: str, status: int = 422, *headers: bytes) -> bytes:
     error = {"code": code, "message": "no", "details": {}}
-    return _answer(422, json.dumps({"success": False, "error": error, "meta": {}}).encode())
+    return _answer(status, json.dumps({"success": False, "error": error, "meta": {}}).encode(), *headers)
 
 
 _ANSWERED_HERE = {
     Fault.ERROR: _answer(500, b"oh dear"),
-    Fault.BUSY: _answer(429, b"", b"Retry-After: 7"),
-    Fault.FORBIDDEN: _answer(401, b"{}"),
+    Fault.BUSY: _refusal("RATE_LIMITED", 429, b"Retry-After: 7"),
+    Fault.FORBIDDEN: _refusal("UNAUTHORIZED", 401),
     Fault.MOVED: _answer(308, b"", b"Location: http://127.0.0.1:9/"),
     Fault.REFUSED: _refusal("UNKNOWN_ACCOUNT"),
     Fault.BARE_REFUSAL: _answer(422, b"<html>no</html>"),

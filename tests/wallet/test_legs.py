@@ -133,6 +133,18 @@ async def test_refused_leg_is_compensated(wallet: HttpWallet, proxy: FaultyWalle
     assert service.clearing(case.quote) == "0"
 
 
+async def test_first_leg_that_is_refused_needs_no_note(wallet: HttpWallet) -> None:
+    """When the very first leg is refused there is nothing to undo and nothing to remember."""
+    case = Case()
+    stored = Stored()
+    with pytest.raises(Refused):
+        await LegsWallet(wallet).transfer(case.trade, stored.progress)
+    assert stored.history == []
+    await case.fund(wallet)
+    await LegsWallet(wallet).transfer(case.trade, stored.progress)
+    assert await case.reserved(wallet) == case.after
+
+
 @pytest.mark.parametrize("fault", [Fault.ERROR, Fault.CUT_AFTER, Fault.ERROR_AFTER])
 async def test_crash_while_compensating(
     fault: Fault, wallet: HttpWallet, proxy: FaultyWallet, service: Service

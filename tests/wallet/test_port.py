@@ -144,6 +144,15 @@ async def test_unknown_outcome_is_repeated_to_one_end(
     service.check_books()
 
 
+async def test_wallet_that_asks_for_time(path: str, proxy: FaultyWallet, service: Service) -> None:
+    """What a busy wallet asks for is told to whoever repeats."""
+    proxy.plan(path, Fault.BUSY)
+    async with open_http(proxy.url, service.secret, timeout_s=20.0, connections_max=2) as faulty:
+        with pytest.raises(Unavailable) as busy:
+            await made(path, faulty).transfer(Case().trade, Progress())
+    assert busy.value.retry_after_s == 7.0
+
+
 async def test_silent_wallet_is_given_up(path: str, wallet: HttpWallet, proxy: FaultyWallet, service: Service) -> None:
     """A wallet that says nothing is given up after the time-out, and asked again."""
     case = Case()
