@@ -61,6 +61,19 @@ class _Sums:
     filled: dict[str, Int64s] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """What was posted to each account and asset in each transaction of a range, and what should have been."""
+
+    transactions: Int64s
+    keys: Int64s
+    """Place of the transaction, account, asset."""
+    found: Int64s
+    expected: Int64s
+    surplus: Int64s
+    """How many postings there are more than there should be."""
+
+
 def lock_ledger(connection: Connection) -> None:
     """See that nobody drops a partition while the snapshot is compared. Before the snapshot's first question."""
     connection.execute("LOCK TABLE trades, postings, orders IN ACCESS SHARE MODE")
@@ -109,28 +122,23 @@ def _compare_range(
     asset_ids = np.concatenate([postings["asset_id"], legs.asset_id, fundings["asset_id"]]).astype(np.int64)
     amounts = np.concatenate([postings["amount_units"], legs.amount_units, fundings["amount_units"]])
     is_posted = np.arange(len(amounts)) < posted
-    keys, found, expected = sum_by_key(
+    # Amounts and how many they are: two postings too many that cancel each other out would leave the sum as it is.
+    keys, found, expected, surplus = sum_by_key(
         place << _PLACE_SHIFT | account_ids << ASSET_SHIFT | asset_ids,
         np.where(is_posted, amounts, 0),
         np.where(is_posted, 0, amounts),
+        np.where(is_posted, 1, -1),
     )
-    _note_postings(transactions, keys, found, expected, postings, trades_since, differences)
+    sides = _Sides(transactions, keys, found, expected, surplus)
+    _note_postings(sides, postings, trades_since, differences)
     asset_keys, asset_sums = sum_by_key(place[:posted] << ASSET_SHIFT | asset_ids[:posted], amounts[:posted])
     _note_unbalanced(transactions, asset_keys, asset_sums, differences)
     return len(np.unique(place[:posted]))
 
 
-def _note_postings(
-    transactions: Int64s,
-    keys: Int64s,
-    found: Int64s,
-    expected: Int64s,
-    postings: NDArray[np.void],
-    trades_since: int,
-    differences: Differences,
-) -> None:
-    wrong = np.flatnonzero(found != expected)
-    wrong_ids = transactions[keys[wrong] >> _PLACE_SHIFT]
+def _note_postings(sides: _Sides, postings: NDArray[np.void], trades_since: int, differences: Differences) -> None:
+    wrong = np.flatnonzero((sides.found != sides.expected) | (sides.surplus != 0))
+    wrong_ids = sides.transactions[sides.keys[wrong] >> _PLACE_SHIFT]
     kinds = _kinds_of(wrong_ids, postings)
     counts = (kinds == POSTING_FUNDING) | ((kinds == POSTING_TRADE) & (wrong_ids >= trades_since))
     wrong, wrong_ids, kinds = wrong[counts], wrong_ids[counts], kinds[counts]
@@ -140,13 +148,13 @@ def _note_postings(
         cause = "trade" if is_trade else "deposit or withdrawal"
         return Difference(
             kind="trade_posting" if is_trade else "funding_posting",
-            message=f"The ledger does not have what follows from the {cause} of this transaction.",
-            expected=int(expected[at]),
-            found=int(found[at]),
+            message=f"The ledger does not have exactly what follows from the {cause} of this transaction.",
+            expected=int(sides.expected[at]),
+            found=int(sides.found[at]),
             unit=Unit.AMOUNT,
             transaction_id=int(wrong_ids[index]),
-            account_id=int(keys[at] >> ASSET_SHIFT) & 0xFF_FFFF,
-            asset_id=int(keys[at]) & _LOW,
+            account_id=int(sides.keys[at] >> ASSET_SHIFT) & 0xFF_FFFF,
+            asset_id=int(sides.keys[at]) & _LOW,
         )
 
     differences.add_each(len(wrong), make)

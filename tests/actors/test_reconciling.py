@@ -165,7 +165,9 @@ def _place(world: Logged, chance: Random) -> None:
     by_quote = is_market and chance.random() < 0.5
     side = Side.BUY if by_quote else chance.choice(list(Side))
     dated = kind == OrderType.LIMIT and chance.random() < 0.3
-    times = (TimeInForce.IOC,) if is_market else (TimeInForce.GTD,) if dated else (TimeInForce.GTC,)
+    times: tuple[TimeInForce, ...] = (
+        (TimeInForce.IOC,) if is_market else (TimeInForce.GTD,) if dated else (TimeInForce.GTC,)
+    )
     if kind == OrderType.LIMIT and not dated:
         times = (TimeInForce.GTC, TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK)
     world.send(
