@@ -151,9 +151,9 @@ class _IdleClock:
         self.is_in_head = False
 
     def head_begins(self) -> None:
-        if not self.is_in_head:
-            self.is_in_head = True
-            self.deadline_s = min(self.deadline_s, trio.current_time() + HEAD_TIMEOUT_S)
+        # More of it moves nothing on: the time of its first byte stays the earliest.
+        self.is_in_head = True
+        self.deadline_s = min(self.deadline_s, trio.current_time() + HEAD_TIMEOUT_S)
 
 
 class _Connection(TCPServer):

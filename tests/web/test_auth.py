@@ -135,6 +135,7 @@ def test_remembered_token_still_expires(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("tradeengine.web.auth.time.time", lambda: NOW_S + LIFE_S + 5)
     with pytest.raises(ApiError):
         patient.identify(header)
+    assert not patient._checked
 
 
 def test_remembered_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

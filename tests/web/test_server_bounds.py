@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import msgspec
 import pytest
+import structlog
 import trio
 import trio.testing
 from tests.web.bench import Bench, bearer
@@ -89,15 +90,24 @@ async def test_others_are_answered_meanwhile(bench: Bench) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-async def test_request_that_ends_after_its_refusal_does_nothing(bench: Bench) -> None:
-    """What comes of a head after it was answered 408 is not carried out."""
+async def test_request_that_ends_after_its_refusal_does_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes of a head after it was answered 408, and before the connection is closed, is not even read."""
+    close = trio.Event()
+
+    async def wait(_: object) -> None:
+        await close.wait()
+
+    monkeypatch.setattr(server._Connection, "linger", wait)
     async with serving(bench) as (served, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
         await stream.send_all(b"DELETE /api/v1/orders HTTP/1.1\r\nHost: x\r\n" + TOKEN)
         with trio.fail_after(10):
             assert (await read_answer(stream))[0] == 408
-            with suppress(trio.BrokenResourceError):
+            with structlog.testing.capture_logs() as said:
                 await stream.send_all(b"\r\n")
-                assert not await stream.receive_some()
+                await trio.testing.wait_all_tasks_blocked()
+            assert said == []
+            close.set()
+            assert not await stream.receive_some()
             while served.connection_count:
                 await trio.testing.wait_all_tasks_blocked()
     assert bench.memory.rings["ingress.front-0"].head == 0

@@ -215,6 +215,8 @@ def test_name_that_is_there_twice(header: bytes | None, claims: bytes | None, ch
         b'{"sub":"alice","exp":NaN}',
         b'{"sub":"alice","exp":Infinity}',
         b'{"sub":"alice","exp":1e999}',
+        b'{"sub":"alice","exp":9999999999,"note":NaN}',
+        b'{"sub":"alice","exp":9999999999,"note":-Infinity}',
         b'{"sub":"alice","exp":' + b"9" * 3000 + b"}",
         b'{"sub":"\xff","exp":9999999999}',
         b"\xef\xbb\xbf" + b'{"sub":"alice","exp":9999999999}',
