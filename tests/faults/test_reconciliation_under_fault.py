@@ -1,0 +1,81 @@
+"""Reconciliation in the midst of a storm, and while whoever it asks is killed: nothing differs, trading goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from tests.e2e.users import connect_database
+from tests.engines import Engine, running_engine, wait_restarted
+from tests.faults.storm import Storm, open_storm
+
+from tradeengine.storage.reconciliations import Reconciliation, request_reconciliation, wait_reconciliation
+
+SYMBOLS = ("SOL/USDT", "LTC/USDT", "XRP/USDT")
+ROUNDS = 6
+WAIT_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Run an engine with two shards whose actors may be killed."""
+    with running_engine(tmp_path_factory.mktemp("reconciled"), ["--shards", "2"]) as engine:
+        yield engine
+
+
+@contextmanager
+def blowing(storm: Storm) -> Iterator[None]:
+    """Let a storm blow while the block runs."""
+    over = threading.Event()
+    wind = threading.Thread(target=storm.run_until, args=(over.is_set, *SYMBOLS))
+    wind.start()
+    try:
+        yield
+    finally:
+        over.set()
+        wind.join()
+
+
+def reconcile(connection: psycopg.Connection[Any]) -> Reconciliation:
+    """Ask, and wait for an answer that finds nothing."""
+    number = request_reconciliation(connection, "a test")
+    found = wait_reconciliation(connection, number, timeout_s=WAIT_S)
+    assert (found.error, found.differences) == (None, [])
+    return found
+
+
+def ahead(found: Reconciliation) -> int:
+    """Count the events that were on their way between the database and who was asked."""
+    assert found.checked is not None
+    cursors = [found.checked["cursors"][shard] for shard in ("0", "1")]
+    return sum(max(cursor["risk"], cursor["matcher"]) - cursor["settled"] for cursor in cursors)
+
+
+def test_nothing_differs_while_a_storm_blows(venue: Engine) -> None:
+    """Asked again and again in the midst of trading, with events and commands on their way, there is no difference."""
+    with open_storm(venue, seed=11) as storm, connect_database(venue) as connection, blowing(storm):
+        found = [reconcile(connection) for _ in range(ROUNDS)]
+        while not any(map(ahead, found)):
+            found.append(reconcile(connection))
+        traded = [answer.checked["trades"] for answer in found if answer.checked is not None]
+        assert traded == sorted(traded)
+    assert traded[-1] > traded[0]
+
+
+@pytest.mark.parametrize("name", ["risk", "matcher-0", "settlement", "keeper", "publisher"])
+def test_nothing_differs_around_a_kill(venue: Engine, name: str) -> None:
+    """An actor killed in the midst of trading and of a comparison leaves no difference, then and afterwards."""
+    with open_storm(venue, seed=12) as storm, connect_database(venue) as connection, blowing(storm):
+        reconcile(connection)
+        pid = venue.actors()[name]
+        number = request_reconciliation(connection, "a test")
+        venue.kill_actor(name)
+        found = wait_reconciliation(connection, number, timeout_s=WAIT_S)
+        assert (found.error, found.differences) == (None, [])
+        wait_restarted(venue, name, pid)
+        for _ in range(2):
+            reconcile(connection)
