@@ -47,6 +47,8 @@ class Fault(Enum):
     """It is done, and half of the answer comes."""
     GARBAGE = auto()
     """It is done, and the answer is no JSON."""
+    ACCEPTED = auto()
+    """It is done, and answered 202: that it will be."""
     ENDLESS = auto()
     """The answer never ends."""
     BARE_REFUSAL = auto()
@@ -240,6 +242,7 @@ _ANSWERED_HERE = {
 }
 _ANSWERED_AFTER: dict[Fault, Callable[[bytes, bytes], bytes]] = {
     Fault.ERROR_AFTER: lambda _head, _body: _answer(500, b"oh dear"),
+    Fault.ACCEPTED: lambda _head, body: _answer(202, body),
     Fault.HALF: lambda head, body: head + body[: len(body) // 2],
     Fault.GARBAGE: lambda _head, _body: _answer(200, b"{]"),
     Fault.OTHER_AMOUNT: partial(_edited, edit=_set_amount),
