@@ -34,10 +34,13 @@ def read_batch(value: Any) -> list[Any]:
     return value
 
 
-async def place_batch(front: Front, account_id: int, orders: list[Any]) -> list[BatchItem]:
-    """Place what is right of a batch; what became of each order, in order. Raises ApiError: then nothing was sent."""
+async def place_batch(front: Front, account_id: int, orders: list[Any], *, two_factor: bool) -> list[BatchItem]:
+    """Place what is right of a batch; what became of each order, in order. Raises ApiError: then nothing was sent.
+
+    two_factor: whether the caller has signed in with a second factor.
+    """
     front.refuse_when_stopping()
-    commands = [_command(front, account_id, raw) for raw in orders]
+    commands = [_command(front, account_id, raw, two_factor) for raw in orders]
     sent = await front.ask_each([command for command in commands if not isinstance(command, ApiError)])
     waiting = iter(sent)
     items = [_failed(overloaded())] * len(orders)
@@ -55,16 +58,18 @@ async def place_batch(front: Front, account_id: int, orders: list[Any]) -> list[
     return items
 
 
-def _command(front: Front, account_id: int, raw: Any) -> placing.Command | ApiError:
+def _command(front: Front, account_id: int, raw: Any, two_factor: bool) -> placing.Command | ApiError:
     """Make the command of one order, or say what is wrong with it."""
     if not isinstance(raw, dict):
         return ApiError("INVALID_REQUEST", "An order is a JSON object.", {"field": "orders"})
     try:
         wanted = read_body(raw, PlaceOrder)
         spec = front.symbol(wanted.symbol)
-        return placing.place_command(wanted, spec, account_id, time.time_ns(), front.command_timeout_ms)
+        command = placing.place_command(wanted, spec, account_id, time.time_ns(), front.command_timeout_ms)
     except ApiError as error:
         return error
+    placing.note_second_factor(command, two_factor)
+    return command
 
 
 async def _outcome(front: Front, command: placing.Command, asked: Waiting | None) -> BatchItem:

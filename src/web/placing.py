@@ -94,6 +94,12 @@ def place_command(request: PlaceOrder, spec: SymbolSpec, account_id: int, now_ns
     return command
 
 
+def note_second_factor(command: Command, two_factor: bool) -> None:
+    """Have a PLACE or AMEND say whether its sender has signed in with a second factor."""
+    if two_factor:
+        command[0]["flags"] = int(command[0]["flags"]) | CommandFlag.TWO_FACTOR
+
+
 def amend_command(
     request: AmendOrder, spec: SymbolSpec, account_id: int, order_id: int, now_ns: int, deadline_ms: int
 ) -> Command:
@@ -202,8 +208,8 @@ def _check_combination(request: PlaceOrder, side: Side, order_type: OrderType, t
         if request.quantity is None:
             raise _quantity_missing(side, order_type)
         return
-    if order_type != OrderType.MARKET or side != Side.BUY or time_in_force != TimeInForce.IOC:
-        raise _combination("quote_quantity", "Only market buys with time_in_force ioc take quote_quantity.")
+    if order_type != OrderType.MARKET or side != Side.BUY:
+        raise _combination("quote_quantity", "Only market buys take quote_quantity.")
     if request.quantity is not None:
         raise _combination("quote_quantity", "Give quantity or quote_quantity, not both.")
 

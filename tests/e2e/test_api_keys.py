@@ -352,6 +352,30 @@ def test_a_key_has_its_makers_second_factor(venue: Engine, alice: User) -> None:
     assert shown == {"strong": True, "weak": False}
 
 
+def test_a_second_factor_opens_what_needs_one(venue: Engine, alice: User, fronts: list[httpx2.Client]) -> None:
+    """Above the limit only a key made under a second factor trades, one by one, in a batch, and by amending."""
+    token = issue_token(read_secret(venue.data_dir).encode(), alice.name, "user", 60, two_factor=True)
+    body = {"name": "strong", "permissions": ["trade"]}
+    made = alice.call("POST", "/api-keys", 201, json=body, headers={"Authorization": f"Bearer {token}"})
+    strong, weak = (made["id"], made["secret"]), make_key(alice)
+    with venue.client("root-of-limits", "admin") as admin:
+        limits = {"requires_2fa_above": "500"}
+        answer = admin.post(f"/admin/limits/user/{alice.name}", json=limits)
+        assert answer.status_code == 200, answer.text
+    small, large = ORDER, ORDER | {"quantity": "0.05"}
+    for client in fronts:
+        refused = ask(client, weak, "POST", ORDERS, large)
+        assert (refused.status_code, code_of(refused)) == (403, "TWO_FACTOR_REQUIRED")
+        items = ask(client, weak, "POST", f"{ORDERS}/batch", {"orders": [small, large]}).json()["data"]
+        assert [item["success"] for item in items] == [True, False]
+        order_id = items[0]["data"]["order"]["id"]
+        assert ask(client, weak, "PATCH", f"{ORDERS}/{order_id}", {"quantity": "0.05"}).status_code == 403
+        assert ask(client, strong, "PATCH", f"{ORDERS}/{order_id}", {"quantity": "0.05"}).status_code == 200
+        assert ask(client, strong, "POST", ORDERS, large).status_code == 201
+        items = ask(client, strong, "POST", f"{ORDERS}/batch", {"orders": [large]}).json()["data"]
+        assert [item["success"] for item in items] == [True]
+
+
 def test_an_administrators_key_is_no_administrator(venue: Engine, fronts: list[httpx2.Client]) -> None:
     """A key that an administrator made is an ordinary user's."""
     with venue.client("root-of-keys", "super_admin") as http:

@@ -53,6 +53,7 @@ async def place_order() -> Response:
     spec = front.symbol(wanted.symbol)
     account_id = await front.account_id(identity.name)
     command = placing.place_command(wanted, spec, account_id, time.time_ns(), front.command_timeout_ms)
+    placing.note_second_factor(command, identity.two_factor)
     events = await front.ask(command, client_order_id=placing.client_order_id_of(command))
     outcome = trading.placed(front, command, events) or await trading.read_back(front, command, events)
     return success(outcome.data, 201 if outcome.created else 200)
@@ -81,7 +82,7 @@ async def place_batch() -> Response:
     front.request_limits.charge_address(front.client_address(), len(orders) - 1, cancels=False)
     front.request_limits.charge_user(identity.name, len(orders) - 1, cancels=False)
     account_id = await front.account_id(identity.name)
-    return success(await batches.place_batch(front, account_id, orders))
+    return success(await batches.place_batch(front, account_id, orders, two_factor=identity.two_factor))
 
 
 @blueprint.post("/orders/cancel-all-after")
@@ -195,6 +196,7 @@ async def amend_order(order_id: str) -> Response:
     content = trading.found(await front.history.order(account_id, number))
     spec = front.symbol_by_id(content.symbol_id)
     command = placing.amend_command(wanted, spec, account_id, number, time.time_ns(), front.command_timeout_ms)
+    placing.note_second_factor(command, caller().two_factor)
     events = await front.ask(command, order_id=order_id)
     return await _answer_change(front, events, account_id, number, wanted)
 

@@ -226,6 +226,7 @@ class Operations:
         wanted = read_body(raw, schemas.PlaceOrder)
         spec = self._front.symbol(wanted.symbol)
         command = placing.place_command(wanted, spec, caller.account_id, time.time_ns(), self._front.command_timeout_ms)
+        placing.note_second_factor(command, caller.identity.two_factor)
 
         def answer(events: Records) -> trading.Outcome | None:
             outcome = trading.placed(self._front, command, events)
@@ -252,6 +253,7 @@ class Operations:
             time.time_ns(),
             self._front.command_timeout_ms,
         )
+        placing.note_second_factor(command, caller.identity.two_factor)
         self._send_change(session, request_id, command, order_id, wanted)
 
     async def _cancel(self, session: Session, request_id: RequestId, raw: dict[str, Any]) -> None:
