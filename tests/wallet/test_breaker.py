@@ -327,10 +327,18 @@ async def test_cancelled_probe_is_followed_by_another(autojump_clock: trio.testi
     await guard.wait_passable()
     wallet.fault = None
     wallet.hold = trio.Event()
-    async with trio.open_nursery() as nursery:
-        with trio.CancelScope() as probe:
-            nursery.start_soon(_cancel_when_blocked, probe)
-            await guard.reserve(SOME)
+
+    async def cancel_when_another_waits() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(guard.wait_passable)
+        await trio.testing.wait_all_tasks_blocked()
+        probe.cancel()
+
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as probe:
+                nursery.start_soon(cancel_when_another_waits)
+                await guard.reserve(SOME)
     wallet.hold = None
     await guard.wait_passable()
     await guard.reserve(SOME)
@@ -363,8 +371,3 @@ async def test_health_is_looked_at_while_open(autojump_clock: trio.testing.MockC
         await trio.sleep(2.5)
         assert wallet.looks == looks + 2
         nursery.cancel_scope.cancel()
-
-
-async def _cancel_when_blocked(scope: trio.CancelScope) -> None:
-    await trio.testing.wait_all_tasks_blocked()
-    scope.cancel()
