@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Final
 
-BENCHMARKS: Final = ("book", "ring", "settlement", "recovery", "pipeline", "rest", "market_data", "streams")
+BENCHMARKS: Final = ("book", "ring", "settlement", "recovery", "pipeline", "rest", "market_data", "streams", "reconcile")
 
 
 def main() -> int:

@@ -1,0 +1,143 @@
+"""Reconciliation: a hundred thousand live orders and a million postings, compared while trading goes on.
+
+One engine in a fresh folder on a real disk, one shard. A burst of orders makes the trades and leaves the orders; once
+that is settled the keeper is asked again and again: first while nobody trades, then while a client sends commands at a
+fixed rate, each at its own time. What counts is the time from the request to the answer in PostgreSQL. The commands'
+latencies, beside those of the same rate without a reconciliation, say what it costs traders; *census* is how long risk
+or the matcher stood still.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+from perf.engine import DEFAULT_DIR, Engine, filesystem, fund_accounts, machine, running_engine
+from perf.pipeline import ACCOUNTS, MIDDLE_PRICE, SETTINGS, SYMBOL, Load, burst, open_loop, settle
+from perf.traffic import Traffic
+
+from tradeengine.cli.database import connect
+from tradeengine.ipc.client import open_client
+from tradeengine.ipc.wiring import Wiring
+from tradeengine.settings import Settings, load_settings
+from tradeengine.storage.directory import load_directory
+from tradeengine.storage.reconciliations import Reconciliation, request_reconciliation, wait_reconciliation
+
+TIMEOUT_S: Final = 300.0
+TAKERS: Final = 4
+
+
+def main() -> int:
+    """Measure and print."""
+    arguments = _arguments()
+    kind = filesystem(arguments.dir)
+    if kind in {"tmpfs", "ramfs"}:
+        sys.stderr.write(f"{arguments.dir} is on {kind}: name a folder on a real disk with --dir\n")
+        return 1
+    print(f"machine    {machine()}; journal on {kind}")
+    print("topology   keeper (niceness 10 while it compares) → risk, matcher-0, PostgreSQL; client → risk → matcher-0")
+    with running_engine(arguments.dir, {**SETTINGS, "KEEPER_RECONCILE_INTERVAL_S": 0}) as engine:
+        figures = _measure(engine, arguments)
+    print(json.dumps({"machine": machine(), **figures}))
+    return 0
+
+
+def _measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, Any]:
+    settings = load_settings(None, {"engine.data_dir": str(engine.data_dir)})
+    with connect(settings) as connection, open_client(engine.data_dir) as wiring:
+        load = _load(connection, wiring)
+        burst(load, load.make(arguments.commands))
+        settle(load)
+        connection.execute("VACUUM ANALYZE")
+        quiet = [reconcile(connection) for _ in range(arguments.runs)]
+        figures = {"quiet": _say("quiet", quiet)}
+        without = open_loop(load, arguments.rate, arguments.seconds)
+        figures["latency_us_without"] = _say_latency("alone", without)
+        busy, latencies = _under_load(load, settings, arguments)
+        figures["busy"] = _say("busy", busy)
+        figures["latency_us_with"] = _say_latency("beside", latencies)
+    return figures
+
+
+def _under_load(
+    load: Load, settings: Settings, arguments: argparse.Namespace
+) -> tuple[list[tuple[float, Reconciliation]], dict[str, Any]]:
+    """Reconcile again and again while commands are sent."""
+    found: list[tuple[float, Reconciliation]] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        with connect(settings) as connection:
+            while not over.is_set():
+                found.append(reconcile(connection))
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    latencies = open_loop(load, arguments.rate, arguments.seconds)
+    over.set()
+    asker.join()
+    return found, latencies
+
+
+def reconcile(connection: psycopg.Connection[Any]) -> tuple[float, Reconciliation]:
+    """Ask once; returns the seconds to the answer, and the answer. Raises RuntimeError when anything differs."""
+    began_s = time.perf_counter()
+    number = request_reconciliation(connection, "perf")
+    found = wait_reconciliation(connection, number, timeout_s=TIMEOUT_S, interval_s=0.01)
+    if found.difference_count != 0:
+        raise RuntimeError(f"reconciliation: {found.error or found.differences}")
+    return time.perf_counter() - began_s, found
+
+
+def _load(connection: psycopg.Connection[Any], wiring: Wiring) -> Load:
+    row = load_directory(connection).symbol(SYMBOL)
+    assert row is not None
+    symbol = row.spec
+    amounts = {symbol.base: symbol.base.parse("100000"), symbol.quote: symbol.quote.parse("100000000")}
+    names = [f"perf-{number}" for number in range(ACCOUNTS)]
+    accounts = fund_accounts(connection, names, amounts, wiring.settings.limits.accounts_max)
+    traffic = Traffic(symbol, symbol.parse_price(MIDDLE_PRICE), accounts, wiring.ingress_number, "r", TAKERS)
+    return Load(wiring, traffic, symbol.shard)
+
+
+def _say(name: str, found: list[tuple[float, Reconciliation]]) -> dict[str, Any]:
+    seconds = [seconds for seconds, _ in found]
+    checked = found[-1][1].checked
+    assert checked is not None
+    figures = {
+        "runs": len(found),
+        "seconds_median": round(statistics.median(seconds), 3),
+        "seconds_max": round(max(seconds), 3),
+        "census_ms_max": max((answer.checked or {})["census_us"] for _, answer in found) / 1000,
+        **{count: checked[count] for count in ("postings", "trades", "orders", "book_orders", "balances")},
+    }
+    print(f"{name:10} {', '.join(f'{key} {value:,}' for key, value in figures.items())}")
+    return figures
+
+
+def _say_latency(name: str, figures: dict[str, Any]) -> dict[str, int]:
+    latencies: dict[str, int] = figures["latency_us"]
+    texts = ", ".join(f"{key} {value:,} µs" for key, value in latencies.items())
+    print(f"{name:10} {figures['rate_per_s']:,.0f} commands/s: {texts}")
+    return latencies
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="folder on a real disk for the engine's data")
+    parser.add_argument("--commands", type=int, default=500_000, help="two postings and a fifth of an order from each")
+    parser.add_argument("--runs", type=int, default=5, help="reconciliations while nobody trades")
+    parser.add_argument("--rate", type=float, default=2_000, help="commands per second beside the others")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for how long")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
