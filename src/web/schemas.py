@@ -48,7 +48,11 @@ class PlaceOrder(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         QuantityText | None, Meta(description="A multiple of the lot; needed unless quote_quantity is given.")
     ] = None
     quote_quantity: Annotated[
-        AmountText | None, Meta(description="Market buy only, instead of quantity: what to spend, fees included.")
+        AmountText | None,
+        Meta(
+            description="Market buy only, instead of quantity: what to spend, fees included. With fok: all of it, as "
+            "far as it buys whole lots, or nothing."
+        ),
     ] = None
     price: Annotated[PriceText | None, Meta(description="limit and stop_limit: a multiple of the tick.")] = None
     stop_price: Annotated[
