@@ -117,9 +117,14 @@ def test_answers_of_before_do_not_count() -> None:
     breaker.failed(stale[6], 9.0)
     assert breaker.state(OPEN_S) is BreakerState.HALF_OPEN
     breaker.succeeded(passed(breaker, OPEN_S))
-    for granted in stale[7:]:
+    for granted in stale[7:15]:
         breaker.failed(granted, OPEN_S)
     assert breaker.state(OPEN_S) is BreakerState.CLOSED
+    for granted in stale[15:]:
+        # Nor do they end a row of failures.
+        breaker.succeeded(granted)
+        breaker.failed(passed(breaker, OPEN_S), OPEN_S)
+    assert breaker.state(OPEN_S) is not BreakerState.CLOSED
 
 
 def test_health_brings_half_open_early() -> None:
