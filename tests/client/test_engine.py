@@ -44,7 +44,9 @@ CALLS = {
     "GET /api/v1/api-keys": "api_keys",
     "GET /api/v1/balances": "balances",
     "GET /api/v1/candles/{symbol}": "candles",
+    "GET /api/v1/fees": "fees",
     "GET /api/v1/historical/trades/{symbol}": "historical_trades",
+    "GET /api/v1/ledger": "ledger",
     "GET /api/v1/markets/{symbol}/ticker": "ticker",
     "GET /api/v1/orderbook/{symbol}": "order_book",
     "GET /api/v1/orders": "orders",
@@ -123,6 +125,41 @@ async def test_every_call_has_a_method(venue: Engine) -> None:
     assert wanted | {"GET /health", "GET /ready"} == set(CALLS)
     assert set(CALLS) <= described
     assert all(callable(getattr(Client, name)) for name in CALLS.values())
+
+
+async def test_administrator_moves_money_and_sets_limits(venue: Engine) -> None:
+    """Limits, suspensions, deposits and withdrawals by the client, and the statement that its owner then reads."""
+    admin_token = issue_token(read_secret(venue.data_dir).encode(), "root", "admin", 3600)
+    async with Client(venue.url, token=admin_token) as root, client_of(venue, "carol") as carol:
+        made = await root.deposit("carol", "USDT", Decimal("10.5"), "wire-1")
+        assert (made.status, made.amount) == ("settled", Decimal("10.5"))
+        assert await root.deposit("carol", "USDT", "10.50", "wire-1") == made == await root.deposit_of("wire-1")
+        with pytest.raises(ApiError, match="does not cover"):
+            await root.withdraw("carol", "USDT", 11, "out-1")
+        assert (await root.withdraw("carol", "USDT", 10, "out-2")).status == "settled"
+        refused, settled = [row async for row in root.withdrawals(user="carol")][::-1]
+        assert (refused.status, settled.reference) == ("refused", "out-2")
+        assert await root.withdrawal_of("out-1") == refused
+        assert [row.reference async for row in root.deposits(user="carol", status="settled")] == ["wire-1"]
+        entries = [entry async for entry in carol.ledger(asset="USDT", page_size=1)]
+        assert [(entry.amount, entry.balance, entry.reference) for entry in entries] == [
+            (Decimal(-10), Decimal("0.5"), "out-2"),
+            (Decimal("10.5"), Decimal("10.5"), "wire-1"),
+        ]
+        assert [entry.kind async for entry in carol.ledger(kind="deposit")] == ["deposit"]
+        assert {fees.symbol: fees.taker_fee for fees in await carol.fees()}["BTC/USDT"] == Decimal("0.001")
+        changed = await root.change_user_limits("carol", max_order_size=Decimal("12.50"), max_open_orders=3)
+        assert (changed.max_order_size, changed.max_open_orders) == (Decimal("12.5"), 3)
+        changed = await root.change_user_limits("carol", max_order_size=None)
+        assert changed == await root.user_limits("carol")
+        assert (changed.max_order_size, changed.max_open_orders) == (None, 3)
+        bounds = await root.symbol_limits("BTC/USDT")
+        assert await root.change_symbol_limits("BTC/USDT", max_price_deviation=bounds.max_price_deviation) == bounds
+        assert (await root.suspend("carol", "looked at")).suspended
+        with pytest.raises(ApiError, match="suspended"):
+            await carol.balances()
+        assert not (await root.resume("carol", "done")).suspended
+        assert {row.asset: row.total for row in await carol.balances()}["USDT"] == Decimal("0.5")
 
 
 async def test_life_of_an_order(venue: Engine) -> None:
