@@ -10,7 +10,18 @@ import subprocess
 import sys
 from typing import Final
 
-BENCHMARKS: Final = ("book", "ring", "settlement", "recovery", "pipeline", "rest", "market_data", "streams", "reconcile")
+BENCHMARKS: Final = (
+    "book",
+    "ring",
+    "settlement",
+    "recovery",
+    "pipeline",
+    "rest",
+    "market_data",
+    "streams",
+    "reconcile",
+    "wallet_service",
+)
 
 
 def main() -> int:
