@@ -25,10 +25,13 @@ from tradeengine.core.risk import (
     RiskState,
     begin_epoch,
     fold,
+    load_accounts,
     load_balances,
     load_client_ids,
     load_orders,
+    load_places,
     load_symbols,
+    load_traded,
     retake,
     set_last_ids,
 )
@@ -107,6 +110,9 @@ def restart(
 def load_snapshot(risk: RiskState, snapshot: RiskRecovery) -> None:
     """Take over what the database says."""
     load_symbols(risk, snapshot.symbols)
+    load_places(risk, snapshot.place_asset_ids, snapshot.places)
+    load_accounts(risk, snapshot.settings)
+    load_traded(risk, snapshot.traded)
     load_balances(risk, snapshot.account_ids, snapshot.asset_ids, snapshot.total_units)
     load_orders(risk, snapshot.orders)
     load_client_ids(risk, snapshot.client_ids)

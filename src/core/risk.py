@@ -25,9 +25,12 @@ from tradeengine.core.risk_recovery import (
     load_balances,
     load_client_ids,
     load_orders,
+    load_places,
     load_symbols,
+    load_traded,
     retake,
     set_last_ids,
+    traded_dtype,
 )
 from tradeengine.core.risk_state import RiskLimits, RiskState, balances, make_risk, order_count, take_dirty_accounts
 
@@ -53,7 +56,9 @@ __all__ = [
     "load_balances",
     "load_client_ids",
     "load_orders",
+    "load_places",
     "load_symbols",
+    "load_traded",
     "make_outbox",
     "make_risk",
     "market_symbols",
@@ -62,6 +67,7 @@ __all__ = [
     "retake",
     "set_last_ids",
     "take_dirty_accounts",
+    "traded_dtype",
 ]
 
 
@@ -76,6 +82,7 @@ def compile_kernels() -> None:
     retake(risk, commands)
     compile_census_kernels(risk)
     load_accounts(risk, np.zeros(0, account_command_dtype))
+    load_traded(risk, np.zeros(0, traded_dtype))
     load_orders(risk, np.zeros(0, live_order_dtype))
     load_client_ids(risk, np.zeros(0, client_id_dtype))
     load_balances(risk, *(np.zeros(1, np.int64) for _ in range(3)))

@@ -67,7 +67,7 @@ from tradeengine.core.risk_state import (
     mark_dirty,
 )
 from tradeengine.core.risk_symbols import set_symbol
-from tradeengine.core.risk_worth import amended_content, move_open, note_amend, open_units
+from tradeengine.core.risk_worth import add_traded, amended_content, move_open, note_amend, open_units
 
 live_order_dtype: Final = np.dtype(
     [
@@ -95,6 +95,16 @@ client_id_dtype: Final = np.dtype(
     ]
 )
 """A client order id as the database has it."""
+
+traded_dtype: Final = np.dtype(
+    [
+        ("account_id", "<i8"),
+        ("asset_id", "<i8"),
+        ("notional_units", "<i8"),
+        ("day", "<i8"),  # UTC, counted since 1970
+    ]
+)
+"""What an account's fills of one day came to in one quote asset, as taker or as maker."""
 
 _PLACE: Final = int(CommandKind.PLACE)
 _AMEND: Final = int(CommandKind.AMEND)
@@ -140,6 +150,17 @@ def load_balances(risk: RiskState, account_ids: Int64Array, asset_ids: Int64Arra
     np.subtract.at(risk.balances, (np.full_like(assets, ACCOUNT_ID_OUTSIDE), assets, TOTAL), totals)
     for account_id in np.unique(accounts):
         mark_dirty(risk, int(account_id))
+
+
+def load_places(risk: RiskState, asset_ids: Int64Array, places: Int64Array) -> None:
+    """Take over the decimal places of assets, int64[n] each."""
+    risk.asset_places[asset_ids] = places
+
+
+def load_traded(risk: RiskState, traded: NDArray[np.void]) -> None:
+    """Take over what was traded, ``traded_dtype``: several rows of an account and asset add up, a later day's count."""
+    words = np.ascontiguousarray(traded).view(np.int64).reshape(len(traded), len(traded_dtype))  # type: ignore[arg-type]
+    _load_traded(risk, words)
 
 
 def load_orders(risk: RiskState, orders: NDArray[np.void]) -> None:
@@ -226,6 +247,12 @@ def _load_orders(risk: RiskState, words: Int64Array) -> None:
         if not flags & ORDER_AS_HELD:
             move_open(risk, order[ORDER_WHERE], open_units(risk, order))
         set_hold(risk, place, words[row, 10], 0)
+
+
+@kernel
+def _load_traded(risk: RiskState, words: Int64Array) -> None:
+    for row in range(len(words)):
+        add_traded(risk, words[row, 0], words[row, 1], words[row, 2], words[row, 3])
 
 
 @kernel

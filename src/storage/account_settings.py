@@ -72,10 +72,10 @@ def read_settings(connection: Connection, account_id: int) -> AccountSettings:
     return found or AccountSettings(account_id)
 
 
-def pending_settings(connection: Connection, after_version: int, limit: int) -> NDArray[np.void]:
+def pending_settings(connection: Connection, after_version: int, limit: int | None) -> NDArray[np.void]:
     """SET_ACCOUNT commands of rows above a version, in its order; shape (n,), ``account_command_dtype``.
 
-    limit: at most so many. The head of each command is left at 0 but for kind and account.
+    limit: at most so many; None: all. The head of each command is left at 0 but for kind and account.
     """
     with connection.cursor(row_factory=args_row(AccountSettings)) as cursor:
         query = _SELECT + "WHERE version > %s ORDER BY version LIMIT %s"

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from tradeengine.core.ids import first_id_at
 from tradeengine.core.records import CommandKind, OrderType, Side, TradingState, symbol_command_dtype
-from tradeengine.core.risk_recovery import client_id_dtype, live_order_dtype
+from tradeengine.core.risk_recovery import client_id_dtype, live_order_dtype, traded_dtype
+from tradeengine.storage.account_settings import pending_settings
 from tradeengine.storage.bulk import copy_out
 
 CLIENT_ID_LIFETIME_MS: Final = 24 * 60 * 60 * 1000
@@ -37,6 +38,13 @@ class RiskRecovery:
     asset_ids: NDArray[np.int64]
     total_units: NDArray[np.int64]
     """Balances: three columns, int64[n]."""
+    place_asset_ids: NDArray[np.int64]
+    places: NDArray[np.int64]
+    """Decimal places of assets: two columns, int64[n]."""
+    settings: NDArray[np.void]
+    """Settings of the accounts that have any, ``account_command_dtype``."""
+    traded: NDArray[np.void]
+    """Volumes of the newest trade's day, ``traded_dtype``; a row each as taker and as maker."""
     orders: NDArray[np.void]
     """Live orders, ``live_order_dtype``."""
     client_ids: NDArray[np.void]
@@ -64,12 +72,17 @@ def load_risk_recovery(
         # Sorting a million rows belongs into memory; a compiled expression costs more than it saves here.
         connection.execute("SET LOCAL work_mem = '256MB'")
         connection.execute("SET LOCAL jit = off")
+        assets = connection.execute("SELECT id, places FROM assets").fetchall()
         balances = copy_out(connection, _BALANCES, {"account_id": "i4", "asset_id": "i2", "total_units": "i8"})
         return RiskRecovery(
             symbols=_read_symbols(connection),
             account_ids=balances["account_id"].astype(np.int64),
             asset_ids=balances["asset_id"].astype(np.int64),
             total_units=balances["total_units"].astype(np.int64),
+            place_asset_ids=np.array([asset_id for asset_id, _ in assets], np.int64),
+            places=np.array([places for _, places in assets], np.int64),
+            settings=pending_settings(connection, 0, None),
+            traded=_read_traded(connection),
             orders=_read_orders(connection),
             client_ids=_read_client_ids(connection, first_id_at(since_ms), client_ids_max),
             funding_number=_read_number(connection, _FUNDING_NUMBER),
@@ -105,6 +118,21 @@ def _read_orders(connection: Connection) -> NDArray[np.void]:
     for name in _LIVE_ORDER_FIELDS:
         orders[name] = rows[name]
     return orders
+
+
+def _read_traded(connection: Connection) -> NDArray[np.void]:
+    """Read what was traded on the day of the newest trade: whatever the clock says now, no trade is of a later one."""
+    newest = connection.execute("SELECT executed_at FROM trades ORDER BY id DESC LIMIT 1").fetchone()
+    if newest is None:
+        return np.zeros(0, traded_dtype)
+    # An id is never older than its trade, so this is the whole day, and perhaps a few trades of the one before.
+    day_ms = int(newest[0].timestamp()) // 86_400 * 86_400_000
+    fields = {"account_id": "i4", "asset_id": "i4", "notional_units": "i8", "day": "i4"}
+    rows = copy_out(connection, _TRADED.format(since_id=first_id_at(day_ms)), fields)
+    traded = np.zeros(len(rows), traded_dtype)
+    for name in fields:
+        traded[name] = rows[name]
+    return traded
 
 
 def _read_client_ids(connection: Connection, since_id: int, limit: int) -> NDArray[np.void]:
@@ -171,6 +199,19 @@ SELECT id, account_id, symbol_id, {_codes("side", Side)}, {_codes("type", OrderT
        price_ticks, stop_price_ticks, quantity_lots, filled_lots, hold_units
 FROM orders WHERE closed_at IS NULL
 """  # noqa: S608 - made of our own names
+
+# Each side by itself: grouping a trade's two parties at once would need every trade twice.
+_TRADED: Final = " UNION ALL ".join(
+    f"""
+SELECT account_id, quote_asset_id, least(units, 4611686018427387904)::bigint, day - date '1970-01-01'
+FROM (
+    SELECT {party}_account_id AS account_id, symbol_id, (executed_at AT TIME ZONE 'UTC')::date AS day,
+           sum(notional_units) AS units
+    FROM trades WHERE id >= {{since_id}} GROUP BY 1, 2, 3
+) AS sums JOIN symbols ON symbols.id = symbol_id
+"""  # noqa: S608 - made of our own names
+    for party in ("taker", "maker")
+)
 
 _CLIENT_IDS: Final = """
 SELECT account_id, content_hash, id, rpad(client_order_id, 36) FROM orders

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from tradeengine.core.records import EventKind, Reason
+from tradeengine.core.records import EventKind, LimitKind, Reason
 from tradeengine.core.times import format_ms
 from tradeengine.web import placing, schemas
 from tradeengine.web.errors import ApiError, reason_error
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from tradeengine.web.front import Front
 
 
+_LIMIT_NAMES: Final = {
+    LimitKind.ORDER_NOTIONAL: "max_order_size",
+    LimitKind.DAY_NOTIONAL: "max_daily_volume",
+    LimitKind.OPEN_ORDERS: "max_open_orders",
+    LimitKind.TWO_FACTOR: "requires_2fa_above",
+    LimitKind.OPEN_NOTIONAL: "open_notional",
+}
 _PAUSE_S: Final = 0.005
 _PAUSE_S_MAX: Final = 0.1
 
@@ -220,6 +227,8 @@ def _refusal(
         minimum = spec.quote.format(spec.notional_units_min)
         error.message = f"price times quantity must be at least {minimum} {spec.quote.name}."
         error.details |= {"field": (given or ["quantity"])[0], "minimum": minimum}
+    elif reason in {Reason.LIMIT_EXCEEDED, Reason.TWO_FACTOR_REQUIRED}:
+        error.details |= _limit_details(front, events[0])
     elif reason == Reason.QUANTITY_NOT_ABOVE_FILLED:
         error.details["field"] = "quantity"
     elif reason == Reason.INVALID_COMBINATION and (wrong := [name for name in given if name != "quantity"]):
@@ -228,6 +237,18 @@ def _refusal(
         )
         error.details |= {"field": wrong[-1], "fields": wrong}
     return error
+
+
+def _limit_details(front: Front, event: Any) -> dict[str, Any]:
+    """Name the limit that refused an order, with its maximum and how much of it is used, where that is known."""
+    used, maximum = int(event["quantity_lots"]), int(event["notional_units"])
+    limit = LimitKind(int(event["price_ticks"]))
+    details: dict[str, Any] = {"limit": _LIMIT_NAMES[limit]}
+    if limit == LimitKind.OPEN_ORDERS:
+        return details | {"maximum": maximum, "used": used}
+    quote = front.symbol_by_id(int(event["symbol_id"])).quote
+    details |= {"asset": quote.name, "maximum": quote.format(maximum)}
+    return details | ({"used": quote.format(used)} if used >= 0 else {})
 
 
 def _rejection(content: OrderRow) -> ApiError:

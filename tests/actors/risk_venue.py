@@ -20,13 +20,16 @@ from tradeengine.actors.risk_rings import RiskRings, rights_of
 from tradeengine.core import book as kernel
 from tradeengine.core.records import CommandKind, EventKind, command_dtype, event_dtype
 from tradeengine.core.risk import RiskLimits, RiskState, make_outbox, make_risk
-from tradeengine.core.risk_state import MISMATCH_COUNT
+from tradeengine.core.risk_state import MISMATCH_COUNT, OPEN
+from tradeengine.core.risk_worth import traded_units
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.core.tables import accounts_dtype, balances_dtype, touch_dtype
 from tradeengine.ipc.metric_names import ROLE_METRICS
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import ReaderSpec, Ring
 from tradeengine.ipc.seqlock import SeqlockTable
+from tradeengine.storage.account_settings import change as change_settings
+from tradeengine.storage.account_settings import pending_settings
 from tradeengine.storage.directory import add_asset, add_symbol, resolve_account
 from tradeengine.storage.funding import FundingKind, pending_commands, request_funding
 from tradeengine.storage.recovery import load_risk_recovery
@@ -101,7 +104,7 @@ class RiskVenue:
         self.balances = SeqlockTable.create("balances", balances_dtype(ASSETS_MAX), ACCOUNTS_MAX)
         self.accounts = SeqlockTable.create("accounts", accounts_dtype, ACCOUNTS_MAX)
         self.touch = SeqlockTable.create("touch", touch_dtype, SYMBOLS_MAX)
-        self.fed_number = 0
+        self.fed_number = self.fed_version = 0
         # What the journals hold beyond the settled cursors comes out again.
         for shard, published in enumerate(self.published):
             events = np.concatenate([*published, np.zeros(0, event_dtype)])
@@ -195,8 +198,16 @@ class RiskVenue:
             amount_units=abs(amount_units),
         )
 
+    def set_account(self, account_id: int, **settings: Any) -> None:
+        """Change some settings of an account."""
+        change_settings(self.connection, account_id, **settings)
+
     def feed(self) -> None:
-        """Let settlement feed risk with what is pending."""
+        """Let settlement feed risk with what is pending, and with settings that have changed."""
+        settings = pending_settings(self.connection, self.fed_version, 100)
+        if len(settings):
+            self.ask(settings.view(command_dtype), SETTLEMENT)
+            self.fed_version = int(settings["version"][-1])
         commands = pending_commands(self.connection, self.fed_number, 100)
         if len(commands):
             self.ask(commands.view(command_dtype), SETTLEMENT)
@@ -235,12 +246,51 @@ class RiskVenue:
         for account_id, symbol_id, side, hold_units in live:
             held[account_id, QUOTE if side == "buy" else FIRST_BASE + symbol_id] += hold_units
         assert np.array_equal(self.risk.balances[:, :, 1], held)
+        self._assert_volumes()
+        self._assert_settings()
         users = self.risk.balances[3:]
         assert (users[:, :, 1] >= 0).all()
         assert (users[:, :, 0] >= users[:, :, 1]).all()
         rows = self.balances.read_rows(range(ACCOUNTS_MAX))["units"]
         assert np.array_equal(rows[3:], users)
         assert sum(kernel.order_count(book) for book in self.books) == int(self.risk.open_orders.sum())
+
+    def _assert_settings(self) -> None:
+        """Each row of the table of accounts shows what PostgreSQL has."""
+        rows = self.accounts.read_rows(range(ACCOUNTS_MAX))
+        stored = self.connection.execute(
+            "SELECT account_id, version, suspended::int, keys_version FROM account_settings"
+        )
+        expected = np.zeros((ACCOUNTS_MAX, 3), np.int64)
+        for account_id, *settings in stored:
+            expected[account_id] = settings
+        expected[0, 0] = expected[:, 0].max()
+        assert np.array_equal(np.stack([rows[name] for name in ("version", "flags", "keys_version")], axis=1), expected)
+
+    def _assert_volumes(self) -> None:
+        """Risk's sums of what accounts could trade and have traded are those of the orders and trades on record."""
+        could, traded = np.zeros(ACCOUNTS_MAX, np.int64), np.zeros(ACCOUNTS_MAX, np.int64)
+        live = self.connection.execute(
+            "SELECT account_id, symbol_id, remaining_lots * greatest(price_ticks, stop_price_ticks) FROM orders "
+            "WHERE closed_at IS NULL"
+        )
+        for account_id, symbol_id, lots_ticks in live:
+            could[account_id] += int(lots_ticks) * self.specs[symbol_id].tick_lot_units
+        assert np.array_equal(self.risk.worth[QUOTE, :, OPEN], could)
+        newest = self.connection.execute("SELECT max(executed_at) FROM trades").fetchone()
+        if newest is None or newest[0] is None:
+            return
+        day = int(newest[0].timestamp()) // 86_400
+        trades = self.connection.execute(
+            "SELECT taker_account_id, maker_account_id, notional_units FROM trades "
+            "WHERE executed_at >= to_timestamp(%s::bigint * 86400)",
+            (day,),
+        )
+        for taker_id, maker_id, notional_units in trades:
+            traded[[taker_id, maker_id]] += notional_units
+        known = [traded_units(self.risk, account_id, QUOTE, day) for account_id in range(ACCOUNTS_MAX)]
+        assert np.array_equal(known, traded)
+        assert not self.risk.worth[FIRST_BASE:].any()
 
     def assert_each_once(self) -> None:
         """Each command of an ingress ring was forwarded or answered once, and no order id was given twice."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from decimal import Decimal
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,6 +112,77 @@ def test_amends_on_their_way_keep_what_they_took(venue: RiskVenue) -> None:
     assert venue.held(venue.alice, QUOTE) == held == 60_060
     venue.arrive()
     venue.assert_whole()
+
+
+WAYS = pytest.mark.parametrize(
+    ("matched", "settled"), [(False, False), (True, False), (True, True)], ids=["forwarded", "matched", "settled"]
+)
+
+
+@WAYS
+def test_the_last_unit_of_volume_stays_the_last(venue: RiskVenue, matched: bool, settled: bool) -> None:
+    """Fills, live orders and amends count after a kill, wherever they are, to the unit, and on the other shard too."""
+    ask = venue.ask
+    # 30 traded, 45 that could still trade, and 15 more that an amend asks for: in units of 2 places, 90 of 100.
+    ask(place(venue.bob, Side.SELL, 10, 100, symbol_id=0))
+    ask(place(venue.alice, Side.BUY, 10, 100, symbol_id=0))
+    ask(place(venue.alice, Side.BUY, 15, 100, symbol_id=0))
+    venue.decide()
+    waiting = int(venue.all_commands[-2]["order_id"][-1])
+    ask(change(CommandKind.AMEND, venue.alice, order_id=waiting, quantity_lots=20))
+    venue.decide()
+    if matched:
+        for shard in range(SHARDS):
+            venue.match(shard)
+    if settled:
+        venue.decide()
+        venue.settle()
+    venue.start()
+    venue.set_account(venue.alice, max_daily_volume=Decimal("99.99"))
+    venue.feed()
+    venue.decide()
+    for lots, price, reason in ((1, 334, Reason.LIMIT_EXCEEDED), (1, 333, Reason.NONE), (1, 4, Reason.LIMIT_EXCEEDED)):
+        assert answer_of(venue, place(venue.alice, Side.BUY, lots, price, symbol_id=1)) == reason
+    venue.arrive()
+    venue.assert_whole()
+
+
+def test_volume_of_yesterday_is_over_after_a_restart(venue: RiskVenue) -> None:
+    """What the database has of an earlier day does not count, and neither does it hide what is of today."""
+    orders = [place(venue.bob, Side.SELL, 10, 100, symbol_id=0), place(venue.alice, Side.BUY, 10, 100, symbol_id=0)]
+    venue.ask(np.concatenate(orders))
+    venue.arrive()
+    venue.set_account(venue.alice, max_daily_volume=Decimal(30))
+    venue.feed()
+    venue.decide()
+    assert answer_of(venue, place(venue.alice, Side.BUY, 10, 100, symbol_id=0)) == Reason.LIMIT_EXCEEDED
+    venue.connection.execute("UPDATE trades SET executed_at = executed_at - interval '1 day'")
+    venue.start()
+    assert answer_of(venue, place(venue.alice, Side.BUY, 10, 100, symbol_id=0)) == Reason.NONE
+
+
+@pytest.mark.parametrize("point", CRASH_POINTS)
+def test_settings_are_in_force_before_they_are_announced(venue: RiskVenue, point: str) -> None:
+    """Killed anywhere, risk has shown an account's settings before their event, and holds to them when it is back."""
+    venue.set_account(venue.alice, suspended=True)
+    venue.feed()
+    venue.crash_at = point
+    venue.decide()
+    announced = EventKind.ACCOUNT_SET in np.concatenate(venue.all_answers)["kind"]
+    assert announced <= int(venue.accounts.read(venue.alice)["flags"])
+    venue.decide()
+    assert answer_of(venue, place(venue.alice, Side.BUY, 10, 100)) == Reason.ACCOUNT_SUSPENDED
+    assert answer_of(venue, place(venue.bob, Side.BUY, 10, 100)) == Reason.NONE
+    venue.arrive()
+    venue.assert_whole()
+
+
+def answer_of(venue: RiskVenue, command: np.ndarray[Any, np.dtype[np.void]]) -> Reason:
+    """Give the reason for which a running risk refuses a command; NONE: it does not."""
+    venue.ask(command)
+    venue.decide()
+    answers = venue.all_answers[-1]
+    return Reason(int(answers["reason"][-1])) if len(answers) else Reason.NONE
 
 
 def self_id(venue: RiskVenue) -> int:
@@ -227,6 +300,11 @@ def step(venue: RiskVenue, random: Random) -> None:
         venue.ask(change(CommandKind.CANCEL_ALL, account_id, symbol_id=random.choice([SYMBOL_ID_ALL, 0, 1])))
     elif choice < 0.46:
         venue.request(account_id, random.randrange(3), random.choice([1, -1]) * random.randint(1, 50_000))
+        venue.feed()
+    elif choice < 0.48:
+        settings = {"max_daily_volume": random.choice([None, Decimal(random.randint(1, 90_000))])}
+        settings |= {"suspended": random.random() < 0.2, "max_open_orders": random.choice([None, random.randrange(40)])}
+        venue.set_account(account_id, **settings)
         venue.feed()
     elif choice < 0.70:
         venue.crash_at = random.choice([*CRASH_POINTS, "", "", "", ""])

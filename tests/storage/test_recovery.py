@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import numpy as np
 import psycopg
@@ -14,6 +15,7 @@ from tradeengine.core.ids import first_id_at
 from tradeengine.core.records import (
     ACCOUNT_ID_EXCHANGE,
     ACCOUNT_ID_OUTSIDE,
+    AccountFlag,
     CommandKind,
     OrderType,
     Side,
@@ -22,6 +24,7 @@ from tradeengine.core.records import (
 )
 from tradeengine.core.risk_clients import content_fingerprint
 from tradeengine.core.symbols import SymbolSpec
+from tradeengine.storage.account_settings import change
 from tradeengine.storage.directory import load_directory, resolve_account
 from tradeengine.storage.funding import FundingKind, request_funding
 from tradeengine.storage.recovery import CLIENT_ID_LIFETIME_MS, RiskRecovery, load_risk_recovery
@@ -174,3 +177,35 @@ def test_many_rows_at_once(dsn: str, settler: Settler, market: Market) -> None:
     recovery = _load(dsn, client_ids_max=count)
     assert sorted(recovery.orders["order_id"].tolist()) == commands["order_id"].tolist()
     assert recovery.client_ids["client_order_id"].tolist() == commands["client_order_id"].tolist()
+
+
+def test_volumes_of_the_newest_trades_day(dsn: str, settler: Settler, market: Market) -> None:
+    """Fills of the newest trade's day come by account, quote asset and side; those of days before are left out."""
+    first = [market.place(ALICE, SELL, 30, PRICE), market.place(BOB, BUY, 10, PRICE)]
+    market.now_ms += 86_400_000
+    second = [market.place(BOB, BUY, 7, PRICE), market.place(CAROL, BUY, 5, PRICE), market.place(ALICE, BUY, 1, PRICE)]
+    settler.settle({0: np.concatenate([*first, *second])})
+    day = (START_MS + 86_400_000) // 86_400_000
+    unit = market.spec.notional_units(PRICE, 1)
+    quote = market.spec.quote.asset_id
+    expected = [(ALICE, quote, 12 * unit, day), (BOB, quote, 7 * unit, day), (CAROL, quote, 5 * unit, day)]
+    assert sorted(tuple(row) for row in _load(dsn).traded.tolist()) == expected
+    assert sorted(tuple(row) for row in _load(dsn, after_ms=10**9).traded.tolist()) == expected
+
+
+def test_settings_and_places(dsn: str, settler: Settler, market: Market) -> None:
+    """Settings come as the commands that would set them, and every asset with its places."""
+    connection = settler.connection
+    accounts = [resolve_account(connection, name, accounts_max=1000) for name in ("limited", "free")]
+    change(connection, accounts[0], max_order_size=Decimal("12.500"), suspended=True)
+    recovery = _load(dsn)
+    (settings,) = recovery.settings
+    assert (settings["account_id"], settings["kind"], settings["account_flags"]) == (
+        accounts[0],
+        CommandKind.SET_ACCOUNT,
+        AccountFlag.SUSPENDED,
+    )
+    assert (settings["order_notional_max"], settings["order_notional_scale"]) == (125, 1)
+    assert (settings["day_notional_max"], settings["open_orders_max"]) == (-1, -1)
+    places = dict(zip(recovery.place_asset_ids.tolist(), recovery.places.tolist(), strict=True))
+    assert places[market.spec.quote.asset_id] == market.spec.quote.places

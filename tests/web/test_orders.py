@@ -15,6 +15,7 @@ from tradeengine.core.records import (
     CommandKind,
     EventFlag,
     EventKind,
+    LimitKind,
     OrderType,
     Reason,
     SelfTradePrevention,
@@ -43,7 +44,10 @@ def accept(bench: Bench) -> Any:
 def refuse_all(bench: Bench, reason: Reason) -> Any:
     """Make a risk that refuses every command."""
     ring = bench.memory.rings["events.risk"]
-    return lambda command: [("events.risk", refuse(command, ring, reason))]
+    limit = LimitKind.OPEN_ORDERS if reason in {Reason.LIMIT_EXCEEDED, Reason.TWO_FACTOR_REQUIRED} else 0
+    return lambda command: [
+        ("events.risk", make_event(command, EventKind.REFUSED, ring, reason=reason, price_ticks=limit))
+    ]
 
 
 def content(**changes: Any) -> OrderRow:
