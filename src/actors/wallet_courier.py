@@ -241,6 +241,7 @@ class Courier:
         """Send one request. Raises Unavailable, Refused; psycopg.Error when progress cannot be kept."""
         began_s = trio.current_time()
         if isinstance(job, TransferJob):
+            job.sent_at = self._waiters.credit_count
 
             async def store(note: str) -> None:
                 async with self._progress_turn:
@@ -282,6 +283,7 @@ class Courier:
             self._metrics.note_delivery(max(time.time() - job.row.created_s, 0.0))
         elif job.row.kind is HoldingKind.RESERVE:
             self._next.reserved.append(job.row.id)
+            self._next.hastened += self._waiters.credited(job.row.account_id, job.row.asset_id)
             self._metrics.count("deposits_reserved")
         elif job.row.kind is HoldingKind.RELEASE:
             self._next.released.append(job.row.id)
@@ -345,7 +347,7 @@ class Courier:
 
     def _wait_for_credit(self, job: TransferJob) -> None:
         self._metrics.count("waits")
-        delay_s = self._waiters.add(job.row)
+        delay_s = self._waiters.add(job.row, job.sent_at)
         self._put_off(job, job.row.tries, delay_s, "waits for another transfer's credit")
 
     def _break_circle(self, pending: int, dead: int) -> None:

@@ -36,6 +36,8 @@ class TransferJob:
     row: OutboxRow
     transfer: Transfer
     alone: bool = False
+    sent_at: int = 0
+    """How many credits there were when it was sent last."""
 
 
 @dataclass(slots=True)
