@@ -302,7 +302,7 @@ def step(venue: RiskVenue, random: Random) -> None:
         venue.request(account_id, random.randrange(3), random.choice([1, -1]) * random.randint(1, 50_000))
         venue.feed()
     elif choice < 0.48:
-        settings = {"max_daily_volume": random.choice([None, Decimal(random.randint(1, 90_000))])}
+        settings: dict[str, Any] = {"max_daily_volume": random.choice([None, Decimal(random.randint(1, 90_000))])}
         settings |= {"suspended": random.random() < 0.2, "max_open_orders": random.choice([None, random.randrange(40)])}
         venue.set_account(account_id, **settings)
         venue.feed()

@@ -71,6 +71,7 @@ class RiskWorld:
         client_ids_max: int = 64,
         open_orders_max: int = 50,
         orders_max: int = 200,
+        amends_max: int = 100,
         symbols: tuple[SymbolSpec, ...] = (symbol_spec(),),
     ) -> None:
         """List the symbols and let them through."""
@@ -82,6 +83,7 @@ class RiskWorld:
             client_ids_max=client_ids_max,
             open_orders_max=open_orders_max,
             shards=shards,
+            amends_max=amends_max,
         )
         self.limits = limits
         self.risk = risk_kernel.make_risk(limits)
