@@ -94,25 +94,26 @@ def _found(
     }
     found: dict[Key, int] = {}
     for reserve in reserves:
+        if not reserve.reserved.strip("0."):
+            continue
         units = _units(assets, reserve)
         account_id = accounts.get(reserve.user)
         if account_id is not None and units is not None:
             key = (account_id, assets[reserve.asset].asset_id)
             found[key] = found.get(key, 0) + units
-        elif units != 0:
+        else:
             what = f"{reserve.reserved} {reserve.asset} of {reserve.user}"
-            differences.add(
-                Difference(kind=KIND, message=f"The wallet has reserved {what}, which cannot be of any account here.")
-            )
+            message = f"The wallet has reserved {what}, which cannot be of any account here."
+            differences.add(Difference(kind=KIND, message=message))
     return found
 
 
 def _units(assets: Mapping[str, AssetSpec], reserve: Reserve) -> int | None:
     """Count an amount; None: there is no such asset, or no such amount of it."""
     try:
-        return assets[reserve.asset].parse(reserve.reserved)
+        return assets[reserve.asset].parse(reserve.reserved, signed=True)
     except (KeyError, NumberError):
-        return 0 if not reserve.reserved.strip("0.") else None
+        return None
 
 
 _MESSAGE: Final = "The wallet has not reserved what follows from the ledger and the outbox."
