@@ -36,7 +36,7 @@ WINDOW_PER_CALL: Final = 16
 """Jobs read ahead for each request that may be on its way: a round takes as long as a few requests."""
 ROUND_INTERVAL_S: Final = 0.004
 """Rounds begin at least so far apart: what was delivered meanwhile is one statement."""
-IDLE_S: Final = 0.25
+IDLE_S: Final = 0.05
 """Without news the database is looked at so often: for deposits, retried dead letters, and what was put off."""
 COUNTS_INTERVAL_S: Final = 0.5
 BARRIER_PAUSE_S: Final = 0.005
