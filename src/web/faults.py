@@ -42,7 +42,8 @@ async def _answer_fault(error: Exception) -> Response:
 def _from_http(error: HTTPException) -> ApiError:
     match error.code:
         case 404:
-            return ApiError("NOT_FOUND", f"There is nothing at {request.path}; see the documentation.", {"path": request.path})
+            message = f"There is nothing at {request.path}; see the documentation."
+            return ApiError("NOT_FOUND", message, {"path": request.path})
         case 405:
             allowed = sorted(getattr(error, "valid_methods", None) or ())
             headers = {"Allow": ", ".join(allowed)}
