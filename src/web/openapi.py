@@ -23,6 +23,7 @@ from tradeengine.web.fields import ClientOrderId, Id, SymbolInPath
 from tradeengine.web.schemas import AmendOrder, ErrorAnswer, PlaceOrder
 from tradeengine.web.schemas_admin import MoveMoney, Reference, Suspend, UserName
 from tradeengine.web.schemas_api_keys import CreateApiKey
+from tradeengine.web.schemas_orders import CancelAllAfter, PlaceBatch
 from tradeengine.web.signed_requests import (
     KEY_HEADER,
     SIGNATURE_HEADER,
@@ -48,6 +49,13 @@ _EXAMPLES: Final[dict[type[msgspec.Struct], Schema]] = {
         "client_order_id": "my-order-1",
     },
     AmendOrder: {"quantity": "0.00500"},
+    PlaceBatch: {
+        "orders": [
+            {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.01000", "price": "49000.00"},
+            {"symbol": "BTC/USDT", "side": "sell", "type": "limit", "quantity": "0.01000", "price": "51000.00"},
+        ]
+    },
+    CancelAllAfter: {"timeout_ms": 60_000},
     MoveMoney: {"user": "alice", "asset": "USDT", "amount": "1000", "reference": "wire-1"},
     Suspend: {"reason": "asked for by the user"},
     CreateApiKey: {"name": "market maker", "permissions": ["read", "trade"]},

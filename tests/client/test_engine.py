@@ -361,12 +361,14 @@ async def test_stream_outlives_its_front(venue: Engine) -> None:
 
 
 def test_python_of_the_document_runs(venue: Engine) -> None:
-    """The programs in ``docs/clients.md`` do what they are there for: one watches a book, the other an own order."""
-    watch, trade = blocks_of_document("python", venue)
+    """The programs in ``docs/clients.md`` do what they are there for: one watches a book, two others trade."""
+    watch, trade, quote = blocks_of_document("python", venue)
     with running([sys.executable, "-u", "-c", watch]) as process:
         assert re.fullmatch(r"-?\d+ .+ .+\n", readable(process).readline().decode())
     with running([sys.executable, "-u", "-c", trade], TOKEN=token(venue, "bob")) as process:
         assert readable(process).read().decode() == "accepted open\ncancelled cancelled\n"
+    with running([sys.executable, "-u", "-c", quote], TOKEN=token(venue, "bob")) as process:
+        assert readable(process).read().decode() == "open\nopen\n"
 
 
 def test_shell_of_the_document_runs(venue: Engine) -> None:

@@ -25,6 +25,8 @@ MOVE = {"user": "alice", "asset": "USDT", "amount": "10.5", "reference": "wire-1
 REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("POST", "/api/v1/orders", LIMIT),
     ("POST", "/api/v1/orders/test", LIMIT),
+    ("POST", "/api/v1/orders/batch", {"orders": [LIMIT, LIMIT | {"price": "0"}]}),
+    ("POST", "/api/v1/orders/cancel-all-after", {"timeout_ms": 60_000}),
     ("GET", "/api/v1/orders", None),
     ("GET", f"/api/v1/orders/{ORDER_ID}", None),
     ("GET", "/api/v1/orders/by-client-id/a-1", None),
@@ -122,6 +124,7 @@ async def test_answers_are_as_described(bench: Bench, method: str, path: str, bo
     headers = bearer(role="admin" if "/admin/" in path else "user")
     kinds = {1: EventKind.ACCEPTED, 2: EventKind.CANCELLED, 3: EventKind.CANCELLED_ALL, 4: EventKind.AMENDED}
     kinds[int(CommandKind.SET_PARAMETERS)] = EventKind.PARAMETERS_SET
+    kinds[int(CommandKind.CANCEL_ALL_AFTER)] = EventKind.TIMER_SET
 
     def answer(command: Any) -> list[tuple[str, Records]]:
         command = command.copy()
