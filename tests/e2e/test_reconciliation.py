@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx2
 import psycopg
 import pytest
 from tests.e2e.users import User, connect_database, make_user
@@ -294,6 +295,27 @@ def test_killed_keeper_leaves_no_question_open(venue: Engine) -> None:
         assert number in begin_open(connection)
         os.kill(keeper, signal.SIGKILL)
         assert wait_reconciliation(connection, number, timeout_s=30).difference_count == 0
+
+
+def test_metrics_tell_the_last_result(venue: Engine) -> None:
+    """The keeper's metrics say how many differences there were, when, and at what cost; at 0 it does not ask itself."""
+    with connect_database(venue) as connection:
+        with kept(connection):
+            connection.execute(PLANTED["a balance"][0])
+            reconcile(connection)
+            assert metric(venue, "differences") == 2
+        reconcile(connection)
+        assert metric(venue, "differences") == 0
+        assert connection.execute("SELECT FROM reconciliations WHERE requested_by = '*keeper*'").rowcount == 0
+    assert metric(venue, "reconciled_at_s") > 0
+    assert metric(venue, "census_us") > 0
+
+
+def metric(venue: Engine, name: str) -> float:
+    """Read one of the keeper's numbers."""
+    text = httpx2.get(f"{venue.url}/metrics", timeout=20).text
+    (line,) = (line for line in text.splitlines() if line.startswith(f"tradeengine_keeper_{name}{{"))
+    return float(line.rpartition(" ")[2])
 
 
 def test_without_an_engine_there_is_nothing_to_compare(venue: Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,8 +23,9 @@ WAIT_S = 60.0
 
 @pytest.fixture(scope="module")
 def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """Run an engine with two shards whose actors may be killed."""
-    with running_engine(tmp_path_factory.mktemp("reconciled"), ["--shards", "2"]) as engine:
+    """Run an engine with two shards whose actors may be killed, and whose keeper asks itself all the time."""
+    environment = {"TRADEENGINE_KEEPER_RECONCILE_INTERVAL_S": "0.2"}
+    with running_engine(tmp_path_factory.mktemp("reconciled"), ["--shards", "2"], environment) as engine:
         yield engine
 
 
@@ -79,3 +81,16 @@ def test_nothing_differs_around_a_kill(venue: Engine, name: str) -> None:
         wait_restarted(venue, name, pid)
         for _ in range(2):
             reconcile(connection)
+
+
+def test_keeper_asks_by_itself(venue: Engine) -> None:
+    """Left alone the keeper compares again and again, and finds nothing, however the engine was treated meanwhile."""
+    query = "SELECT count(*), max(id) FROM reconciliations WHERE requested_by = '*keeper*' AND finished_at IS NOT NULL"
+    with connect_database(venue) as connection:
+        (before,) = connection.execute(query).fetchall()
+        reconcile(connection)
+        deadline_s = time.monotonic() + WAIT_S
+        while connection.execute(query).fetchall()[0][0] < before[0] + 2:
+            assert time.monotonic() < deadline_s, "".join(venue.errors)
+            time.sleep(0.05)
+        assert connection.execute("SELECT FROM reconciliations WHERE difference_count <> 0").rowcount == 0

@@ -66,8 +66,9 @@ class Desk:
         outcome = self._run()
         duration_s = time.monotonic() - began_s
         self._due_s = max(self._due_s, time.monotonic() + _SHARE * duration_s)
-        finish(connection, numbers, outcome)
+        # First: whoever has the answer finds it in the metrics, too.
         self._metrics.count(outcome, duration_s)
+        finish(connection, numbers, outcome)
         if outcome.error is not None:
             logger.warning("reconciliation impossible", reason=outcome.error)
         elif outcome.difference_count:
