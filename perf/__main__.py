@@ -21,6 +21,7 @@ BENCHMARKS: Final = (
     "streams",
     "reconcile",
     "wallet_service",
+    "wallet",
 )
 
 
