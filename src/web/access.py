@@ -104,10 +104,10 @@ async def check_access() -> None:
             limits.charge_address(front.client_address(), WRONG_TOKEN_WEIGHT, cancels=False)
         raise
     refuse_unless(needed, caller)
-    if not (terms.cancels or needed is Access.PUBLIC):
-        await refuse_suspended(caller)
     if terms.weight:
         limits.charge_user(caller.name, terms.weight, cancels=terms.cancels)
+    if not (terms.cancels or needed is Access.PUBLIC):
+        await refuse_suspended(caller)
 
 
 def refuse_unless(needed: Access, caller: Identity) -> None:
@@ -132,7 +132,8 @@ def refuse_unless(needed: Access, caller: Identity) -> None:
 async def refuse_suspended(caller: Identity) -> None:
     """Let suspended users do nothing but cancel, whatever their credentials say. Raises ApiError ACCOUNT_SUSPENDED."""
     front = cast("FrontApp", current_app).front
-    account_id = await front.accounts.find(caller.name)
+    # Who had no account when nobody's settings were other than now is not suspended.
+    account_id = await front.accounts.find(caller.name, front.in_force.latest())
     if account_id is not None and front.in_force.is_suspended(account_id):
         raise reason_error(Reason.ACCOUNT_SUSPENDED)
 

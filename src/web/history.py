@@ -8,7 +8,7 @@ It refuses to know SQL.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from tradeengine.core.feed import TimeFrame
 from tradeengine.storage import candles, depth_snapshots, directory, past_trades, queries, statistics
@@ -24,6 +24,10 @@ from tradeengine.web.errors import ApiError
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
+
+
+ABSENT_MAX: Final = 10_000
+"""Names without an account that are remembered: administrators, and users on their first call."""
 
 
 class History:
@@ -136,16 +140,24 @@ class Accounts:
         self._database = database
         self._accounts_max = accounts_max
         self._ids: dict[str, int] = {}
+        self._absent: dict[str, int] = {}
 
-    async def find(self, name: str) -> int | None:
-        """Account id of a name that has one. Raises ApiError."""
+    async def find(self, name: str, as_of: int | None = None) -> int | None:
+        """Account id of a name that has one. Raises ApiError.
+
+        as_of: that a name has none is remembered for this, and for as long as whoever asks says the same.
+        """
         known = self._ids.get(name)
-        if known is None:
-            found = await self._database.run(directory.find_account, name)
-            if found is None:
-                return None
-            known = self._ids[name] = found
-        return known
+        if known is not None or (as_of is not None and self._absent.get(name) == as_of):
+            return known
+        found = await self._database.run(directory.find_account, name)
+        if found is not None:
+            self._ids[name] = found
+        elif as_of is not None:
+            if len(self._absent) >= ABSENT_MAX:
+                self._absent.clear()
+            self._absent[name] = as_of
+        return found
 
     async def id_of(self, name: str) -> int:
         """Account id of a user's name. Raises ApiError LIMIT_EXCEEDED when no account is left."""

@@ -26,13 +26,14 @@ class InForce:
         """Read ``table``. timeout_s: how long a change may take to come into force before nobody waits any more."""
         self._table = table
         self._timeout_s = timeout_s
+        self._is_written = False
 
     def keys_version(self, account_id: int) -> int:
-        """How often keys of the account were revoked. Raises ApiError ENGINE_OVERLOADED."""
+        """How often keys of the account were revoked. Raises ApiError ENGINE_OVERLOADED, NOT_READY."""
         return self._read(account_id, "keys_version")
 
     def is_suspended(self, account_id: int) -> bool:
-        """Whether the account may only cancel. Raises ApiError ENGINE_OVERLOADED."""
+        """Whether the account may only cancel. Raises ApiError ENGINE_OVERLOADED, NOT_READY."""
         return bool(self._read(account_id, "flags") & AccountFlag.SUSPENDED)
 
     def latest(self) -> int:
@@ -51,6 +52,11 @@ class InForce:
         raise ApiError("NOT_READY", message, {"version": version})
 
     def _read(self, account_id: int, field: str) -> int:
+        if not self._is_written:
+            # Before risk has recovered nothing is there, and nobody would be suspended.
+            if self._table.version(0) == 0:
+                raise ApiError("NOT_READY", "The engine is starting; try again in a moment.")
+            self._is_written = True
         try:
             return int(self._table.read(account_id)[field])
         except SeqlockBusy:

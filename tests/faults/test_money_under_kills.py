@@ -104,7 +104,7 @@ def test_each_movement_is_made_once_whatever_dies(victim: Engine, name: str) -> 
     for mover in movers:
         user = sign_in(victim, mover.user.name)
         user.call("DELETE", "/orders")
-        assert user.balances()["USDT"] == (mover.total, mover.total, 0)
+        assert user.balances()["USDT"] == (mover.total, mover.total, Decimal(0))
         check_statement(user)
         for (kind, reference), outcome in mover.outcomes.items():
             assert admin.call("GET", f"/admin/{kind}s/{reference}")["status"] == outcome

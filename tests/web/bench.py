@@ -188,7 +188,7 @@ class FakeAccounts:
         """Look up a name."""
         return {"alice": ACCOUNT_ID, "bob": ACCOUNT_ID + 1}[name]
 
-    async def find(self, name: str) -> int | None:
+    async def find(self, name: str, _as_of: int | None = None) -> int | None:
         """Look up a name that may not exist."""
         return {"alice": ACCOUNT_ID, "bob": ACCOUNT_ID + 1}.get(name)
 
@@ -249,6 +249,7 @@ def make_bench() -> Bench:
         front.in_force.keys_version,
     )
     write_directory(memory.tables["directory"], 1, [BTC, USDT], [BTC_USDT])
+    memory.tables["accounts"].write(0, (0, 0, 0))
     for row, actor in enumerate(memory.topology.actors):
         memory.tables["actors"].write(row, (actor.name.encode(), b"", 1, ActorState.READY, 0, 0, 0))
     bench = Bench(memory, front, create_app(front), history, database)
