@@ -33,6 +33,7 @@ import httpx2
 import numpy as np
 import psycopg
 import trio
+from numpy.typing import NDArray
 from perf.engine import DEFAULT_DIR, Engine, filesystem, fund_accounts, machine, running_engine
 
 from tradeengine.actors.data_dir import read_secret
@@ -45,6 +46,7 @@ PRICE: Final = "50000"
 QUANTITY: Final = "0.001"
 GOALS: Final = {"drain_per_s": 500.0, "caught_up_s": 10.0, "calm_p99_ms": 100.0}
 PATIENCE_S: Final = 120.0
+Floats = NDArray[np.float64]
 
 
 def main() -> int:
@@ -146,7 +148,7 @@ class Service:
             self.process.wait(60)
             self.process = None
 
-    def made_s(self, ids: list[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def made_s(self, ids: list[str]) -> Floats:
         """When transfers were made, seconds since 1970."""
         server = running_embedded(self.data_dir / "wallet")
         assert server is not None
@@ -156,20 +158,20 @@ class Service:
                 "WHERE kind = 'transfer' AND id = ANY (%s)",
                 (ids,),
             ).fetchall()
-        made = dict(rows)
+        made: dict[str, float] = dict(rows)
         assert len(made) == len(ids)
         return np.array([made[id_] for id_ in ids])
 
-    def latencies_ms(self, engine: Engine, ids: list[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def latencies_ms(self, engine: Engine, ids: list[str]) -> Floats:
         """From each trade to its transfer."""
         with psycopg.connect(database_of(engine)) as connection:
-            executed = dict(
-                connection.execute(
-                    "SELECT id, extract(epoch FROM executed_at)::float8 FROM trades WHERE id = ANY (%s)",
-                    ([int(id_) for id_ in ids],),
-                ).fetchall()
-            )
-        return (self.made_s(ids) - np.array([executed[int(id_)] for id_ in ids])) * 1000
+            rows = connection.execute(
+                "SELECT id, extract(epoch FROM executed_at)::float8 FROM trades WHERE id = ANY (%s)",
+                ([int(id_) for id_ in ids],),
+            ).fetchall()
+        executed: dict[int, float] = dict(rows)
+        waits_s: Floats = self.made_s(ids) - np.array([executed[int(id_)] for id_ in ids])
+        return waits_s * 1000
 
 
 def fund(engine: Engine, service: Service) -> None:
