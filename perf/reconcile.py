@@ -32,6 +32,8 @@ from tradeengine.storage.reconciliations import Reconciliation, request_reconcil
 
 TIMEOUT_S: Final = 300.0
 TAKERS: Final = 4
+SETTINGS_HERE: Final = {**SETTINGS, "LIMITS_ORDERS_MAX": 1 << 18, "KEEPER_RECONCILE_INTERVAL_S": 0}
+"""Rings for the burst; as many orders as by default, because that is what a census goes through."""
 
 
 def main() -> int:
@@ -43,7 +45,7 @@ def main() -> int:
         return 1
     print(f"machine    {machine()}; journal on {kind}")
     print("topology   keeper (niceness 10 while it compares) → risk, matcher-0, PostgreSQL; client → risk → matcher-0")
-    with running_engine(arguments.dir, {**SETTINGS, "KEEPER_RECONCILE_INTERVAL_S": 0}) as engine:
+    with running_engine(arguments.dir, SETTINGS_HERE) as engine:
         figures = _measure(engine, arguments)
     print(json.dumps({"machine": machine(), **figures}))
     return 0

@@ -1,4 +1,4 @@
-"""The calls of administrators: limits, suspensions, deposits and withdrawals. They need a token with that role."""
+"""The calls of administrators: limits, suspensions, deposits, withdrawals, reconciliation. They need that role."""
 
 from __future__ import annotations
 
@@ -79,6 +79,32 @@ class Funding(Struct, frozen=True, kw_only=True):
     closed_at: datetime | None
 
 
+class Difference(Struct, frozen=True, kw_only=True):
+    """What one place says and another does not; what does not apply is None."""
+
+    kind: str
+    message: str
+    account: str | None
+    asset: str | None
+    symbol: str | None
+    order_id: str | None
+    transaction_id: str | None
+    field: str | None
+    expected: str | None
+    found: str | None
+
+
+class Reconciliation(Struct, frozen=True, kw_only=True):
+    """What was compared at one moment, and what differs: ``differences`` are the first thousand."""
+
+    id: str
+    requested_at: datetime
+    finished_at: datetime
+    checked: dict[str, Any]
+    difference_count: int
+    differences: list[Difference]
+
+
 class AdminCalls:
     """A part of ``Client``. Each call may be repeated: done twice it is as done once."""
 
@@ -135,6 +161,13 @@ class AdminCalls:
         """List withdrawals, newest first."""
         query = {"user": user, "status": status, "limit": page_size}
         return self._transport.pages(list[Funding], "/admin/withdrawals", query)
+
+    async def reconcile(self) -> Reconciliation:
+        """Compare ledger, balances, holds and live orders wherever they are kept; trading goes on meanwhile.
+
+        An engine with a long ledger takes longer than a client waits by default: give it more ``attempt_timeout_s``.
+        """
+        return await self._transport.call(Reconciliation, "GET", "/admin/reconciliation")
 
     async def _move(self, what: str, user: str, asset: str, amount: Number, reference: str) -> Funding:
         body = {"user": user, "asset": asset, "amount": amount, "reference": reference}

@@ -160,6 +160,9 @@ async def test_administrator_moves_money_and_sets_limits(venue: Engine) -> None:
             await carol.balances()
         assert not (await root.resume("carol", "done")).suspended
         assert {row.asset: row.total for row in await carol.balances()}["USDT"] == Decimal("0.5")
+        reconciled = await root.reconcile()
+        assert (reconciled.difference_count, reconciled.differences) == (0, [])
+        assert reconciled.checked["postings"] >= 4
 
 
 async def test_life_of_an_order(venue: Engine) -> None:
