@@ -275,7 +275,7 @@ class Courier:
 
     def _note_done(self, job: Job) -> None:
         crash_point("wallet.before_marking")
-        self._suspects = []
+        self._note_answer()
         if isinstance(job, TransferJob):
             self._next.delivered.append(job.row.id)
             self._next.hastened += self._waiters.helped_by(job.row)
@@ -292,9 +292,15 @@ class Courier:
             self._next.given_back.append(job.row.id)
         self.want_round()
 
+    def _note_answer(self) -> None:
+        """Note that the wallet is there."""
+        self._suspects = []
+        if self._wallet.state is BreakerState.CLOSED:
+            self._say("wallet", "")
+
     async def _note_failure(self, job: Job, failure: Exception) -> None:
         if isinstance(failure, Refused):
-            self._suspects = []
+            self._note_answer()
             self._metrics.count("refused")
             await self._note_refusal(job, failure)
         elif isinstance(failure, Unavailable):
@@ -306,14 +312,12 @@ class Courier:
     async def _note_silence(self, job: Job, failure: Unavailable) -> None:
         """Count a try, unless the wallet is away as a whole."""
         tries = job.row.tries
-        if self._wallet.state is BreakerState.CLOSED:
+        if self._wallet.state is BreakerState.CLOSED and await self._is_well():
             tries += 1
             if tries >= self._settings.tries_max:
-                if await self._is_well():
-                    self._bury(job, tries, failure.message)
-                    return
-                tries -= 1
-            elif isinstance(job, TransferJob):
+                self._bury(job, tries, failure.message)
+                return
+            if isinstance(job, TransferJob):
                 self._suspects.append(job.row.id)
         delay_s = max(self._backoff_s(tries - 1), failure.retry_after_s or 0.0)
         self._put_off(job, tries, delay_s, failure.message)
@@ -323,6 +327,7 @@ class Courier:
         try:
             await self._wallet.health()
         except (Unavailable, Refused):
+            self._say("wallet", AWAY)
             return False
         return True
 
