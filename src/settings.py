@@ -278,7 +278,7 @@ class Settings(_Section, frozen=True):
 
     @property
     def wallet_dir(self) -> Path:
-        """Folder of the reference wallet service; the secret in it is how the engine and the service know each other."""
+        """Folder of the reference wallet service; by the secret in it the engine and the service know each other."""
         return self.data_dir / "wallet"
 
 

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx2
 import pytest
@@ -30,7 +31,7 @@ ENVIRONMENT = {
     "TRADEENGINE_REQUESTS_CANCEL_FACTOR": f"{FACTOR}",
     "TRADEENGINE_HTTP_TRUSTED_PROXIES": "127.0.0.1",
 }
-ORDER = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.1", "price": "100"}
+ORDER: dict[str, Any] = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.1", "price": "100"}
 _addresses = (f"198.51.{block}.{host}" for block in itertools.count() for host in range(1, 255))
 
 NewUser = Callable[[], User]
