@@ -267,7 +267,7 @@ def test_those_who_ask_at_once_share_an_answer(venue: Engine) -> None:
 
 
 def test_keeper_that_does_not_answer_is_told(venue: Engine) -> None:
-    """While the keeper stands still the command ends with 2 and the call with 503; what was asked is answered later."""
+    """While the keeper stands still the command ends with 2 and says so; what was asked is answered later."""
     keeper = venue.actors()["keeper"]
     os.kill(keeper, signal.SIGSTOP)
     try:
