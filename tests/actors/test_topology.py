@@ -92,6 +92,19 @@ def test_only_fronts_get_the_secret() -> None:
             close_descriptors(handoff)
 
 
+def test_only_who_asks_the_wallet_gets_its_secret() -> None:
+    """The wallet's secret goes to the actor that delivers and to the one that compares, and to nobody else."""
+    secret = "w" * 40
+    overrides = {"wallet.secret": secret, "wallet.kind": "http", "limits.accounts_max": 64}
+    with_wallet = load_settings(overrides=overrides, environ={})
+    assert "wallet" not in plan(load_settings(environ={})).doorbells
+    with closing(Memory(plan(with_wallet), with_wallet, {})) as memory:
+        for actor in (*memory.topology.actors, *memory.topology.clients):
+            handoff = memory.handoff(actor)
+            assert (handoff.settings.wallet.secret == secret) == (actor.role in {"wallet", "keeper"})
+            close_descriptors(handoff)
+
+
 def test_rings_open_where_they_are_told(memory: Memory) -> None:
     """A ring opens at its first sequence, for its writer and for all its readers."""
     statistics = {ring.name: ring for ring in memory.ring_statistics()}
