@@ -218,12 +218,14 @@ def collar_price(symbol: Int64Array, price_ticks: int) -> int:
 @kernel
 def is_valid_client_id(words: Int64Array, first: int) -> bool:
     """Check the characters of an id, zero-padded from the upper half of ``words[first]`` on; an empty one is valid."""
-    ended = False
-    for place in range(CLIENT_ORDER_ID_BYTES_MAX):
-        code = words[first + ((place + 4) >> 3)] >> (((place + 4) & 7) << 3) & 0xFF
-        if code == 0:
-            ended = True
-        elif ended or not _CLIENT_ID_BYTES[code]:
+    for place in range(4, 4 + CLIENT_ORDER_ID_BYTES_MAX):
+        rest = words[first + (place >> 3)] >> ((place & 7) << 3)
+        if rest == 0:
+            later = 0
+            for word in range(first + (place >> 3) + 1, first + (CLIENT_ORDER_ID_BYTES_MAX + 4 >> 3)):
+                later |= words[word]
+            return later == 0
+        if not _CLIENT_ID_BYTES[rest & 0xFF]:
             return False
     return True
 

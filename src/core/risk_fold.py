@@ -54,6 +54,7 @@ from tradeengine.core.risk_orders import (
     set_hold,
 )
 from tradeengine.core.risk_place import fee_ppm
+from tradeengine.core.risk_prefetch import AHEAD, look_ahead_at_event
 from tradeengine.core.risk_state import (
     CLIENT_ORDER,
     FUNDING_NUMBER,
@@ -106,6 +107,7 @@ _SELL: Final = int(Side.SELL)
 def fold(risk: RiskState, events: Int64Array) -> None:
     """Fold events of one ring, in its order: int64[n, EVENT_WORDS]. Risk's own ring only after a restart."""
     for row in range(len(events)):
+        look_ahead_at_event(risk, events, row + AHEAD)
         event = events[row]
         kind = get_byte(event[E_KINDS], E_KIND)
         if kind == _TRADED:

@@ -42,6 +42,7 @@ from tradeengine.core.risk_layout import (
 from tradeengine.core.risk_limits import check_limits, take_two_factor
 from tradeengine.core.risk_orders import insert_order, order_where, price_word, set_hold
 from tradeengine.core.risk_outbox import DONE, FOR_ORDERS, REPEATED, Outbox, check_room, forward
+from tradeengine.core.risk_prefetch import look_ahead_at_order_id
 from tradeengine.core.risk_state import (
     CLIENT_CONTENT,
     CLIENT_ORDER,
@@ -232,4 +233,5 @@ def _next_order_id(risk: RiskState, command: Int64Array, shard: int) -> int:
             risk.scalars[LAST_TIMESTAMP_NS] = started_ns
     order_id = elapsed_ms << TIMESTAMP_SHIFT | shard << SHARD_SHIFT | epoch << EPOCH_SHIFT | counter
     risk.last_order_ids[shard] = order_id
+    look_ahead_at_order_id(risk, order_id)
     return order_id  # type: ignore[no-any-return]

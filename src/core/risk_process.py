@@ -38,6 +38,7 @@ from tradeengine.core.risk_layout import (
 )
 from tradeengine.core.risk_outbox import DONE, Outbox, write_answer
 from tradeengine.core.risk_place import place
+from tradeengine.core.risk_prefetch import AHEAD, look_ahead_at_command
 from tradeengine.core.risk_state import LAST_TIMESTAMP_NS, Int64Array, RiskState, kernel, leaf
 from tradeengine.core.risk_timers import cancel_all_after
 
@@ -101,6 +102,7 @@ def process(
     for row in range(len(commands)):
         if event_count >= event_room:
             return row, event_count
+        look_ahead_at_command(risk, commands, row + AHEAD)
         for word in range(COMMAND_WORDS):
             command[word] = commands[row, word]
         asked_ns = command[C_TIMESTAMP]
