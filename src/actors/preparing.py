@@ -53,7 +53,7 @@ def prepare(settings: Settings, dsn: str, ingress_rings: tuple[str, ...]) -> Pre
             dsn, autocommit=True, connect_timeout=settings.database.connect_timeout_s, application_name="supervisor"
         ) as connection:
             _refuse_second_engine(connection)
-            keep_kind(connection, settings.wallet.kind)
+            keep_kind(connection, settings.wallet.kind, settings.wallet.exchange_user)
             directory = _seed(connection, settings)
             cursors = settled_cursors(connection)
     except psycopg.OperationalError as error:

@@ -39,6 +39,8 @@ ROUND_INTERVAL_S: Final = 0.004
 IDLE_S: Final = 0.05
 """Without news the database is looked at so often: for deposits, retried dead letters, and what was put off."""
 COUNTS_INTERVAL_S: Final = 0.5
+COUNTS_SHARE: Final = 0.05
+"""What waits is counted so often, and more seldom when counting would take a larger share of the time."""
 BARRIER_PAUSE_S: Final = 0.005
 PROBE_PAUSE_S: Final = 0.02
 DATABASE_RETRY_S: Final = 0.5
@@ -94,7 +96,7 @@ class Courier:
         self._gate = trio.Event()
         self._idle = trio.Event()
         self._lock_is_wanted = False
-        self._counted_at_s = 0.0
+        self._count_at_s = 0.0
         self._in_flight = 0
         self._transfers: set[int] = set()
         self._fundings: set[int] = set()
@@ -158,7 +160,7 @@ class Courier:
         done.room = self._window - len(self._transfers) - len(self._fundings)
         done.transfers_taken, done.fundings_taken = tuple(self._transfers), tuple(self._fundings)
         done.ripe = frozenset(funding_id for funding_id, heads in self._unripe.items() if self._passed(heads))
-        done.wants_counts = began_s - self._counted_at_s > COUNTS_INTERVAL_S
+        done.wants_counts = began_s > self._count_at_s
         try:
             news = await trio.to_thread.run_sync(self._desk.work, done)
         except BaseException:
@@ -194,7 +196,7 @@ class Courier:
             self._fundings.add(holding.row.id)
             self._queue.send_nowait(holding)
         if news.outbox is not None:
-            self._counted_at_s = trio.current_time()
+            self._count_at_s = trio.current_time() + max(COUNTS_INTERVAL_S, news.counting_s / COUNTS_SHARE)
             self._metrics.show_outbox(news.outbox)
             self._break_circle(news.outbox.pending, news.outbox.dead)
         if len(news.transfers) + len(news.holdings) >= done.room > 0:

@@ -10,6 +10,7 @@ It refuses to know trio, and how a wallet is asked. Plain synchronous code, run 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
@@ -105,6 +106,7 @@ class News:
     alone: list[TransferJob] = field(default_factory=list)
     """Of the short ones: those that none would."""
     outbox: Outbox | None = None
+    counting_s: float = 0.0
     is_locked: bool = False
     lock_is_wanted: bool = False
 
@@ -140,7 +142,9 @@ class Desk:
         if done.room > 0:
             self._read(connection, done, news)
         if done.wants_counts:
+            began_s = time.monotonic()
             news.outbox = outbox.read_outbox(connection)
+            news.counting_s = time.monotonic() - began_s
             news.lock_is_wanted = outbox.delivery_lock_is_wanted(connection)
         return news
 

@@ -108,12 +108,18 @@ def transfer_columns(legs: TradeLegs) -> dict[str, Column]:
     }
 
 
-def keep_kind(connection: Connection, kind: str) -> None:
+def keep_kind(connection: Connection, kind: str, exchange_user: str) -> None:
     """Note with whom the money of this database is kept, ``ledger`` or ``http``.
 
-    Raises WalletKindError when there is money already and it is kept with the other.
+    exchange_user: the wallet's user who gets the fees. Raises WalletKindError when there is money already and it is
+    kept with the other, or when a user of the exchange has that name: at the wallet their money would be one.
     """
     with connection.transaction():
+        named = connection.execute("SELECT FROM accounts WHERE name = %s", (exchange_user,))
+        if kind == "http" and named.rowcount:
+            raise WalletKindError(
+                f"setting wallet.exchange_user = {exchange_user!r} is not allowed: a user of the exchange has that name"
+            )
         row = connection.execute("SELECT kind FROM wallet_kind FOR UPDATE").fetchone()
         assert row is not None
         if row[0] == kind:
@@ -265,7 +271,8 @@ SELECT transfers.count + fundings.count,
        (SELECT count(*) FROM wallet_transfers WHERE state = 'dead')
            + (SELECT count(*) FROM funding WHERE wallet_state = 'dead'),
        coalesce(extract(epoch FROM clock_timestamp() - least(transfers.oldest, fundings.oldest)), 0)::float8
-FROM (SELECT count(*), min(created_at) AS oldest FROM wallet_transfers WHERE state = 'pending') AS transfers,
+FROM (SELECT count(*), (SELECT created_at FROM wallet_transfers WHERE state = 'pending' ORDER BY id LIMIT 1) AS oldest
+      FROM wallet_transfers WHERE state = 'pending') AS transfers,
      (SELECT count(*), min(requested_at) AS oldest FROM funding
       WHERE wallet_state = 'waiting' AND (kind = 'deposit' OR status = 'settled')) AS fundings
 """

@@ -56,7 +56,7 @@ class CourierBench:
     def __post_init__(self) -> None:
         self.settings = structs.replace(self.settings, exchange_user=self.name("fees"), url=self.url)
         self.connection: psycopg.Connection[Any] = psycopg.connect(self.dsn, autocommit=True)
-        keep_kind(self.connection, "http")
+        keep_kind(self.connection, "http", "fees")
         self.assets = {
             name: add_asset(self.connection, f"{name}{self._tag}".upper(), PLACES, assets_max=100) for name in "BQ"
         }

@@ -520,8 +520,10 @@ async def test_withdrawal_that_the_wallet_refuses_is_a_dead_letter(bench: Courie
 
 
 async def test_money_stays_where_it_is_kept(bench: CourierBench) -> None:
-    """A database with money does not change the keeper of it."""
+    """A database with money does not change the keeper of it, and nobody shares a name with who gets the fees."""
     bench.ask(FundingKind.DEPOSIT, "alice", "Q", "100")
     with pytest.raises(WalletKindError, match="begin with a new database"):
-        keep_kind(bench.connection, "ledger")
-    keep_kind(bench.connection, "http")
+        keep_kind(bench.connection, "ledger", "fees")
+    keep_kind(bench.connection, "http", "fees")
+    with pytest.raises(WalletKindError, match="exchange_user"):
+        keep_kind(bench.connection, "http", bench.name("alice"))
