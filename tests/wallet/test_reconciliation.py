@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ class Venue:
     seller: User
 
     def trade(self) -> None:
-        """Let the two trade once."""
-        self.seller.place(symbol=SYMBOL, side="sell", quantity="1", price="150")
-        self.buyer.place(symbol=SYMBOL, side="buy", quantity="1", price="150")
+        """Let the two trade once; they have enough for more than a thousand times."""
+        self.seller.place(symbol=SYMBOL, side="sell", quantity="0.05", price="150")
+        self.buyer.place(symbol=SYMBOL, side="buy", quantity="0.05", price="150")
 
     def reconcile(self) -> Reconciliation:
         """Ask the keeper."""
@@ -120,3 +121,42 @@ def test_wallet_is_compared(venue: Venue) -> None:
         assert {difference["kind"] for difference in found.differences} <= {"wallet_unavailable"}
     venue.drain()
     assert venue.reconcile().differences == []
+
+
+def test_nothing_differs_while_who_delivers_is_killed(venue: Venue) -> None:
+    """Trades whose transfers are on their way, made, or lost with their answer are no difference at any moment."""
+    over = threading.Event()
+
+    def trade() -> None:
+        while not over.is_set():
+            venue.trade()
+
+    kills: tuple[Callable[[], None], ...] = (
+        lambda: venue.engine.kill_actor("wallet"),
+        lambda: restart(venue.service),
+    )
+    trading = threading.Thread(target=trade)
+    trading.start()
+    try:
+        for kill in kills:
+            for _ in range(2):
+                venue.reconcile()
+            kill()
+            for _ in range(3):
+                differences = venue.reconcile().differences
+                assert differences is not None
+                assert {difference["kind"] for difference in differences} <= {"wallet_unavailable"}
+    finally:
+        over.set()
+        trading.join()
+    venue.drain()
+    while (found := venue.reconcile()).differences:
+        assert {difference["kind"] for difference in found.differences} == {"wallet_unavailable"}
+    assert found.checked is not None
+    assert found.checked["trades"] > 10
+
+
+def restart(service: Service) -> None:
+    """Kill a service and start it again."""
+    service.kill()
+    service.start()
