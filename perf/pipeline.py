@@ -34,7 +34,7 @@ from tradeengine.core.symbols import SymbolSpec
 from tradeengine.ipc.client import open_client
 from tradeengine.ipc.ring_reader import RingReader
 from tradeengine.ipc.wiring import Wiring
-from tradeengine.settings import load_settings
+from tradeengine.settings_files import load_settings
 from tradeengine.storage.directory import load_directory
 
 SYMBOL: Final = "BTC/USDT"

@@ -26,7 +26,8 @@ from perf.traffic import Traffic
 from tradeengine.cli.database import connect
 from tradeengine.ipc.client import open_client
 from tradeengine.ipc.wiring import Wiring
-from tradeengine.settings import Settings, load_settings
+from tradeengine.settings import Settings
+from tradeengine.settings_files import load_settings
 from tradeengine.storage.directory import load_directory
 from tradeengine.storage.reconciliations import Reconciliation, request_reconciliation, wait_reconciliation
 

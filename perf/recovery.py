@@ -36,7 +36,7 @@ from perf.workloads import listing, make_mixed, to_commands
 from tradeengine.actors.memory import Memory
 from tradeengine.actors.topology import plan
 from tradeengine.ipc.handoff import MESSAGE_BYTES_MAX, close_descriptors, send_handoff
-from tradeengine.settings import load_settings
+from tradeengine.settings_files import load_settings
 
 NAME = "matcher-0"
 PORTION = 16_384

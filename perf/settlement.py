@@ -40,7 +40,7 @@ from tradeengine.core.symbols import SymbolSpec
 from tradeengine.ipc.metric_names import ROLE_METRICS
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import ReaderSpec, Ring
-from tradeengine.settings import load_seeds
+from tradeengine.settings_files import load_seeds
 from tradeengine.storage.directory import seed_directory
 from tradeengine.storage.embedded import open_embedded
 from tradeengine.storage.migrate import migrate

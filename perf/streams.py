@@ -37,7 +37,7 @@ from tradeengine.actors.data_dir import read_secret
 from tradeengine.cli.database import connect
 from tradeengine.ipc.client import ask, open_client
 from tradeengine.ipc.wiring import Wiring
-from tradeengine.settings import load_settings
+from tradeengine.settings_files import load_settings
 from tradeengine.storage.directory import load_directory
 from tradeengine.web.auth import issue_token
 

@@ -11,14 +11,8 @@ import msgspec
 import pytest
 
 from tradeengine.core.symbols import AssetSpec, SymbolSpec
-from tradeengine.settings import (
-    Settings,
-    SettingsError,
-    load_seeds,
-    load_settings,
-    package_folder,
-    settings_from,
-)
+from tradeengine.settings import Settings, SettingsError
+from tradeengine.settings_files import load_seeds, load_settings, package_folder, settings_from
 
 
 def defaults() -> dict[str, dict[str, object]]:

@@ -17,7 +17,7 @@ import structlog
 
 from tradeengine.actors.errors import StartError
 from tradeengine.core.symbols import ListingError
-from tradeengine.settings import load_seeds
+from tradeengine.settings_files import load_seeds
 from tradeengine.storage.directory import Directory, DirectoryFullError, load_directory, seed_directory
 from tradeengine.storage.journal_format import JournalError
 from tradeengine.storage.journal_read import journal_end

@@ -312,7 +312,7 @@ def read_settings(
     data_dir: Path | None, config: Path | None, overrides: Mapping[str, object] | None = None
 ) -> Settings:
     """Read the settings for a command. Raises SettingsError."""
-    from tradeengine.settings import load_settings
+    from tradeengine.settings_files import load_settings
 
     directory = None if data_dir is None else str(data_dir)
     return load_settings(config, {"engine.data_dir": directory, **(overrides or {})})

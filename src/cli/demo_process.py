@@ -23,7 +23,8 @@ import structlog
 import trio
 
 from tradeengine.ipc.logs import configure_logs
-from tradeengine.settings import ENVIRONMENT_PREFIX, Log
+from tradeengine.settings import Log
+from tradeengine.settings_files import ENVIRONMENT_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

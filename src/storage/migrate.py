@@ -17,7 +17,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from tradeengine.settings import package_folder
+from tradeengine.settings_files import package_folder
 
 SERVER_VERSION_MIN: Final = 140_000
 MIGRATION_LOCK_KEY: Final = 0x7452_6164_6500_0001

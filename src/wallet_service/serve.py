@@ -21,7 +21,7 @@ from typing import Final
 import trio
 from hypercorn.config import Config
 
-from tradeengine.settings import package_folder
+from tradeengine.settings_files import package_folder
 from tradeengine.storage.embedded import open_embedded
 from tradeengine.storage.migrate import migrate
 from tradeengine.wallet_service.app import create_app

@@ -16,7 +16,8 @@ from tradeengine.actors.children import Child
 from tradeengine.actors.memory import Memory
 from tradeengine.actors.topology import Topology, plan
 from tradeengine.core.tables import ActorState
-from tradeengine.settings import Settings, load_settings
+from tradeengine.settings import Settings
+from tradeengine.settings_files import load_settings
 
 # The beginning of a program that is started as an actor is: it takes its handoff and can speak.
 BEGIN = """

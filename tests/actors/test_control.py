@@ -27,7 +27,7 @@ from tradeengine.ipc.client import CONTROL_NAME, ClientError, LocalClient, ask, 
 from tradeengine.ipc.ring import Ring
 from tradeengine.ipc.ring_reader import RingReader
 from tradeengine.ipc.wiring import Wiring
-from tradeengine.settings import load_settings
+from tradeengine.settings_files import load_settings
 
 WAIT_S = 30.0
 

@@ -20,7 +20,8 @@ from tradeengine.core.tables import depth_dtype
 from tradeengine.ipc.metric_names import ROLE_METRICS
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.seqlock import SeqlockTable
-from tradeengine.settings import Settings, load_settings
+from tradeengine.settings import Settings
+from tradeengine.settings_files import load_settings
 from tradeengine.storage.depth_snapshots import find_depth, stored_sequences
 
 __all__ = ["connection", "dsn", "make_database", "postgres", "symbol"]  # fixtures

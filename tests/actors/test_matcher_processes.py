@@ -21,7 +21,8 @@ from tradeengine.actors.topology import plan
 from tradeengine.core.records import event_dtype
 from tradeengine.ipc.crashpoints import VARIABLE
 from tradeengine.ipc.handoff import MESSAGE_BYTES_MAX, close_descriptors, send_handoff
-from tradeengine.settings import Settings, load_settings
+from tradeengine.settings import Settings
+from tradeengine.settings_files import load_settings
 from tradeengine.storage.journal_read import journal_end, list_segments
 from tradeengine.storage.snapshots import list_snapshots
 

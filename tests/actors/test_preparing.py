@@ -9,7 +9,7 @@ import structlog
 from tests.postgres import make_database, postgres
 
 from tradeengine.actors.preparing import Prepared, prepare
-from tradeengine.settings import load_settings
+from tradeengine.settings_files import load_settings
 
 __all__ = ["make_database", "postgres"]
 

@@ -19,7 +19,7 @@ from tradeengine.actors.errors import StartError
 from tradeengine.actors.supervisor import Running, make_supervisor
 from tradeengine.core.tables import ActorState
 from tradeengine.ipc.client import ask
-from tradeengine.settings import load_settings
+from tradeengine.settings_files import load_settings
 from tradeengine.storage.journal_format import GROUP_HEADER_BYTES, SEGMENT_HEADER_BYTES
 
 HEARTBEAT = 'tradeengine_actor_heartbeat_seconds{actor="operator"}'

@@ -11,7 +11,8 @@ import pytest
 from tradeengine.actors.memory import Memory
 from tradeengine.actors.topology import Topology, plan
 from tradeengine.ipc.handoff import close_descriptors
-from tradeengine.settings import Settings, load_settings
+from tradeengine.settings import Settings
+from tradeengine.settings_files import load_settings
 
 
 @pytest.fixture(scope="module")

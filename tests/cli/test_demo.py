@@ -28,7 +28,8 @@ from tradeengine.client import ApiError
 from tradeengine.client.fields import NewOrder, order_fields
 from tradeengine.client.messages import TickerChanged
 from tradeengine.client.models import Symbol
-from tradeengine.settings import Log, load_seeds, load_settings
+from tradeengine.settings import Log
+from tradeengine.settings_files import load_seeds, load_settings
 
 SEEDS = {seed.name: seed for seed in load_seeds().symbols}
 SECRET = b"a secret of the tests, long enough for HS256"

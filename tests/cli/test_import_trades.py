@@ -18,7 +18,7 @@ from tradeengine.core.feed import TimeFrame
 from tradeengine.core.records import Side
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.core.times import format_ms
-from tradeengine.settings import load_settings
+from tradeengine.settings_files import load_settings
 from tradeengine.storage.candles import list_candles
 from tradeengine.storage.past_trades import list_past_trades
 

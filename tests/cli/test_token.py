@@ -12,7 +12,8 @@ from tests.web.token_maker import ed_key, identify, jwk, private_pem, public_pem
 
 from tradeengine.cli.accounts import run_token
 from tradeengine.cli.errors import CommandError
-from tradeengine.settings import Settings, load_settings
+from tradeengine.settings import Settings
+from tradeengine.settings_files import load_settings
 
 
 def test_token_is_taken(engine: Engine) -> None:

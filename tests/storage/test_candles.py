@@ -15,7 +15,7 @@ from tests.storage.past import DAY_MS, HOUR_MS, MINUTE_MS, PRICE, Made, Past, ca
 
 from tradeengine.core.feed import TimeFrame
 from tradeengine.core.symbols import SymbolSpec
-from tradeengine.settings import package_folder
+from tradeengine.settings_files import package_folder
 from tradeengine.storage.candles import Candle, list_candles
 
 BEGIN_MS = int(dt.datetime(2025, 9, 28, tzinfo=dt.UTC).timestamp()) * 1000

@@ -9,7 +9,7 @@ import pytest
 
 from tradeengine.core.records import ACCOUNT_ID_EXCHANGE, ACCOUNT_ID_OUTSIDE, TradingState
 from tradeengine.core.symbols import SymbolSpec
-from tradeengine.settings import load_seeds
+from tradeengine.settings_files import load_seeds
 from tradeengine.storage.directory import (
     ACCOUNT_NAME_EXCHANGE,
     ACCOUNT_NAME_OUTSIDE,

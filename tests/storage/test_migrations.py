@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from tradeengine.core.records import OrderType, Reason, SelfTradePrevention, Side, TimeInForce, TradingState
-from tradeengine.settings import package_folder
+from tradeengine.settings_files import package_folder
 from tradeengine.storage.migrate import MigrationError, check_schema, check_server, migrate, roll_back
 
 MakeDatabase = Callable[[str], str]

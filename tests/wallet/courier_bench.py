@@ -24,7 +24,7 @@ from tradeengine.core.money import format_units, parse_units
 from tradeengine.ipc.metric_names import ROLE_METRICS
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.settings import Wallet as WalletSettings
-from tradeengine.settings import load_settings
+from tradeengine.settings_files import load_settings
 from tradeengine.storage.directory import add_asset, resolve_account
 from tradeengine.storage.funding import Funding, FundingKind, find_funding, request_funding
 from tradeengine.storage.outbox import OutboxRow, expected_reserves, keep_kind

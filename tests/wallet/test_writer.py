@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from tradeengine.settings import package_folder
+from tradeengine.settings_files import package_folder
 from tradeengine.storage.migrate import check_schema, migrate, roll_back
 from tradeengine.wallet_service.store import SCHEMA, Entry, Kind, Line, Made, Outcome
 from tradeengine.wallet_service.writer import WAITING_MAX, Writer

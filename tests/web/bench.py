@@ -23,7 +23,8 @@ from tradeengine.ipc.directory import write_directory
 from tradeengine.ipc.handoff import close_descriptors
 from tradeengine.ipc.ring import Ring
 from tradeengine.ipc.wiring import Wiring
-from tradeengine.settings import Settings, load_settings
+from tradeengine.settings import Settings
+from tradeengine.settings_files import load_settings
 from tradeengine.storage.api_keys import find_key
 from tradeengine.storage.candles import Candle
 from tradeengine.storage.depth_snapshots import StoredDepth

@@ -22,7 +22,8 @@ from tests.web.token_maker import (
     write_keys,
 )
 
-from tradeengine.settings import SettingsError, load_settings
+from tradeengine.settings import SettingsError
+from tradeengine.settings_files import load_settings
 from tradeengine.web.auth import Authenticator, issue_token, read_signing_key
 from tradeengine.web.errors import ApiError
 from tradeengine.web.token_keys import load_keys

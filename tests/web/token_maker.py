@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.web.bench import SECRET
 
-from tradeengine.settings import load_settings
+from tradeengine.settings_files import load_settings
 from tradeengine.web.auth import Authenticator, Identity
 
 LIFE_S = 86_400
