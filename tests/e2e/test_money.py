@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import random
-import threading
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import partial
 
 import pytest
-from tests.e2e.bank import admin_of, check_ledger, check_statement, fresh, move, statement
+from tests.e2e.bank import admin_of, at_once, check_ledger, check_statement, fresh, move, statement
 from tests.e2e.users import Json, User, connect_database, make_user
 from tests.engines import Engine
 
@@ -39,23 +38,6 @@ def ledger(bank: Engine) -> Iterator[None]:
     """Check the whole ledger when all stories are told."""
     yield
     check_ledger(bank)
-
-
-def at_once(*works: Callable[[], int]) -> list[int]:
-    """Do things at the same time; returns what each gave."""
-    given: list[int] = [0] * len(works)
-    begin = threading.Barrier(len(works))
-
-    def run(place: int) -> None:
-        begin.wait()
-        given[place] = works[place]()
-
-    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(works))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return given
 
 
 def asking(admin: User, kind: str, body: Json) -> Callable[[], int]:
