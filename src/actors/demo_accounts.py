@@ -1,8 +1,8 @@
 """Accounts to try the engine with: ``demo-1``, ``demo-2`` …, funded once with the same amount of every asset.
 
 Each amount is an ordinary deposit with a reference of its own, so however often an engine starts, it is made once.
-``demo.enabled = false`` leaves them out: an engine for real money has none. Where a wallet outside keeps the money they
-get nothing: what is traded must come from there.
+``demo.enabled = false`` leaves them out: an engine for real money has none. Nor are there any where a wallet outside
+keeps the money: what is traded must come from there.
 """
 
 from __future__ import annotations
@@ -24,18 +24,16 @@ TIMEOUT_S: Final = 20.0
 
 
 def demo_names(settings: Settings) -> list[str]:
-    """Names of the demo traders, none when they are switched off."""
-    return [f"demo-{number}" for number in range(1, settings.demo.traders + 1)] if settings.demo.enabled else []
+    """Names of the demo traders, none when they are switched off or a wallet outside keeps the money."""
+    count = settings.demo.traders if settings.demo.enabled and settings.wallet.kind == "ledger" else 0
+    return [f"demo-{number}" for number in range(1, count + 1)]
 
 
 def fund_demo_accounts(settings: Settings, dsn: str) -> None:
     """Make and fund the demo traders, and wait until the newest deposit is settled, in which case all are.
 
-    Does nothing where a wallet outside keeps the money.
     Raises StartError when the database refuses or no id is left.
     """
-    if settings.wallet.kind != "ledger":
-        return
     names = demo_names(settings)
     try:
         _fund(settings, dsn, names)

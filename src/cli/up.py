@@ -32,6 +32,8 @@ def run_up(settings: Settings, *, demo: bool) -> None:
     configure_logs(settings.log, "supervisor")
     if demo and not settings.demo.enabled:
         raise CommandError("--demo needs demo.enabled = true")
+    if demo and settings.wallet.kind != "ledger":
+        raise CommandError("--demo needs wallet.kind = 'ledger': the demo traders have no money at a wallet outside")
     if settings.auth.keys_file or settings.auth.secret:
         # Not at the top: nothing that the actors need waits for it.
         from tradeengine.web.token_keys import load_keys
@@ -54,19 +56,22 @@ async def _attend(settings: Settings, demo: bool, running: Running) -> None:
     from tradeengine.cli.demo_process import demo_tokens, keep_demo_traders
 
     url = f"{'https' if settings.http.tls_certificate else 'http'}://{_host(running.host)}:{running.port}"
-    announce(url, running.start_s, demo_tokens(settings))
+    announce(url, running.start_s, demo_tokens(settings), settings.wallet.url if settings.wallet.kind == "http" else "")
     if demo:
         await keep_demo_traders(settings, url)
 
 
-def announce(url: str, start_s: float, tokens: Mapping[str, str]) -> None:
+def announce(url: str, start_s: float, tokens: Mapping[str, str], wallet_url: str) -> None:
     """Say where the engine listens and how to place a first order; the last line begins with ``ready``.
 
     tokens: by the names of the demo traders; the first one is shown.
+    wallet_url: of the wallet outside that keeps the money; empty: there is none.
     """
     lines = [f"listening  {url}  (documentation: {url}/docs)"]
     for name, token in islice(tokens.items(), 1):
         lines += [f"token      {token}  ({name})", f"try        {curl_line(url, token)}"]
+    if wallet_url:
+        lines.append(f"wallet     {wallet_url}  (keeps the money: docs/wallet.md)")
     lines.append(f"ready      after {start_s:.1f} s; Ctrl-C stops")
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()

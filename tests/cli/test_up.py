@@ -49,6 +49,7 @@ def test_last_line_begins_with_ready(engine: Engine) -> None:
             "setting http.tls_certificate = '/no.pem' is not allowed: the file cannot be read",
         ),
         (("--demo",), {"TRADEENGINE_DEMO_ENABLED": "false"}, "--demo needs demo.enabled"),
+        (("--demo",), {"TRADEENGINE_WALLET_KIND": "http"}, "--demo needs wallet.kind"),
     ],
 )
 def test_wrong_start_is_refused_in_one_line(
