@@ -42,6 +42,13 @@ def run_migrate(settings: Settings) -> None:
     sys.stdout.write(f"migrated   {', '.join(applied) or 'nothing was missing'}\n")
 
 
+def require_engine(settings: Settings) -> None:
+    """Make sure that an engine has the data directory. Raises CommandError."""
+    if owner_pid(settings.data_dir) is None:
+        where = settings.data_dir
+        raise CommandError(f"no engine is running in {where}: start one with `tradeengine up --data-dir {where}`")
+
+
 @contextmanager
 def connect(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
     """Connect to the database of a running engine, which may be starting. Raises CommandError, SettingsError."""
@@ -71,7 +78,10 @@ def connect_or_start(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
             dsn = settings.database.dsn
             if not dsn:
                 if not (settings.data_dir / "postgres" / "PG_VERSION").exists():
-                    raise CommandError(f"no engine was ever started in {settings.data_dir}: run `tradeengine up` first")
+                    where = settings.data_dir
+                    raise CommandError(
+                        f"no engine was ever started in {where}: run `tradeengine up --data-dir {where}` first"
+                    )
                 dsn = _embedded_dsn(settings, stack)
             connection = _open(settings, dsn)
             check_schema(dsn)
@@ -84,9 +94,8 @@ def _running_dsn(settings: Settings) -> str:
     server = running_embedded(settings.data_dir)
     if server is not None:
         return server.dsn
-    if owner_pid(settings.data_dir) is None:
-        raise CommandError(f"no engine runs on {settings.data_dir}: start it with `tradeengine up`")
-    raise CommandError(f"the database of the engine on {settings.data_dir} does not run; see the engine's log")
+    require_engine(settings)
+    raise CommandError(f"the database of the engine in {settings.data_dir} does not run; see the engine's log")
 
 
 def _open(settings: Settings, dsn: str) -> psycopg.Connection[Any]:

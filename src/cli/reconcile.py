@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
-from tradeengine.actors.data_dir import owner_pid
-from tradeengine.cli.database import connect, one_line
+from tradeengine.cli.database import connect, one_line, require_engine
 from tradeengine.cli.errors import CommandError
 from tradeengine.storage.reconciliations import Reconciliation, request_reconciliation, wait_reconciliation
 
@@ -40,8 +39,7 @@ def run_reconcile(settings: Settings, *, as_json: bool) -> int:
 
 
 def _ask(settings: Settings) -> Reconciliation:
-    if owner_pid(settings.data_dir) is None:
-        raise CommandError(f"no engine runs on {settings.data_dir}: start it with `tradeengine up`")
+    require_engine(settings)
     timeout_s = settings.keeper.reconcile_timeout_s
     try:
         with connect(settings) as connection:
@@ -81,11 +79,12 @@ def _as_text(found: Reconciliation) -> str:
 
 
 def _line_of(difference: dict[str, str | None]) -> str:
-    """Write one difference on one line: what, where, both sides, and why that is one."""
+    """Write one difference on one line: what, where, both sides as far as there are any, and why that is one."""
     where = [
         f"{name}={difference[name]}"
         for name in ("account", "asset", "symbol", "order_id", "transaction_id", "field")
         if difference[name] is not None
     ]
     sides = [f"{name}={difference[name]}" for name in ("expected", "found") if difference[name] is not None]
-    return " ".join([f"{difference['kind']}:", *where, *sides, f"- {difference['message']}"])
+    values = [" ".join([*where, *sides])] if where or sides else []
+    return f"{difference['kind']}: " + " - ".join([*values, str(difference["message"])])

@@ -162,7 +162,7 @@ def test_missing_file_and_missing_engine_are_named(engine: Engine, tmp_path: Pat
     file.write_text("1.0,1,10,5,1000000,1\n", encoding="ascii")
     result = run_command("replay", str(file), "--symbol", "A/B", "--data-dir", str(tmp_path / "none"))
     assert result.returncode == 1
-    assert "no engine runs" in result.stderr
+    assert "no engine is running" in result.stderr
 
 
 SMALL_RINGS = {

@@ -322,4 +322,4 @@ def test_without_an_engine_there_is_nothing_to_compare(venue: Engine) -> None:
     """Where no engine runs the command says so, and ends with 2."""
     found = run_command("reconcile", "--data-dir", str(venue.data_dir.parent / "nothing"))
     assert found.returncode == 2
-    assert "no engine runs" in found.stderr
+    assert "no engine is running" in found.stderr
