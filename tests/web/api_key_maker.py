@@ -1,4 +1,4 @@
-"""API keys for tests, and requests signed by hand, as docs/clients.md says how."""
+"""API keys for tests, and requests signed by hand, as docs/api-keys.md says how."""
 
 from __future__ import annotations
 
