@@ -127,7 +127,7 @@ def keep_kind(connection: Connection, kind: str, exchange_user: str) -> None:
         if connection.execute("SELECT FROM funding LIMIT 1").rowcount:
             raise WalletKindError(
                 f"the money of this database is kept with wallet.kind = {row[0]!r}: go on with that, or begin with a "
-                "new database"
+                "new database (another --data-dir or --dsn)"
             )
         connection.execute("UPDATE wallet_kind SET kind = %s", (kind,))
 
