@@ -215,6 +215,11 @@ class Wallet(Section, frozen=True):
     breaker_failures: Annotated[int, Meta(ge=1, le=1000)]
     breaker_open_s: Annotated[float, Meta(gt=0, le=3600)]
 
+    @property
+    def taken_name(self) -> str | None:
+        """A name that no user of the exchange may have: at the wallet their money would be one with the fees."""
+        return self.exchange_user if self.kind == "http" else None
+
 
 class Demo(Section, frozen=True):
     """Demo traders."""

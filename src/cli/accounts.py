@@ -78,6 +78,10 @@ def run_deposit(settings: Settings, user: str, asset_name: str, amount: str, ref
     """Credit a user and wait until settlement has posted it. Raises CommandError."""
     if not SUBJECT_PATTERN.match(user):
         raise CommandError("a user name is 1 to 64 characters of A-Z a-z 0-9 _ . : @ -")
+    if user == settings.wallet.taken_name:
+        raise CommandError(
+            f"no user may be called {user}: that is wallet.exchange_user, who gets the fees at the wallet"
+        )
     if owner_pid(settings.data_dir) is None:
         raise CommandError(f"no engine runs on {settings.data_dir}: start it with `tradeengine up`")
     asset, settled = _deposit(settings, user, asset_name, amount, reference or f"cli:{uuid.uuid4()}")

@@ -136,9 +136,11 @@ class History:
 class Accounts:
     """Account ids of names, made by the database when new and remembered here."""
 
-    def __init__(self, database: Database, accounts_max: int) -> None:
+    def __init__(self, database: Database, accounts_max: int, taken: str | None = None) -> None:
+        """taken: a name that no user may have."""
         self._database = database
         self._accounts_max = accounts_max
+        self._taken = taken
         self._ids: dict[str, int] = {}
         self._absent: dict[str, int] = {}
 
@@ -160,10 +162,17 @@ class Accounts:
         return found
 
     async def id_of(self, name: str) -> int:
-        """Account id of a user's name. Raises ApiError LIMIT_EXCEEDED when no account is left."""
+        """Account id of a user's name.
+
+        Raises ApiError LIMIT_EXCEEDED when no account is left, FORBIDDEN for the name that no user may have.
+        """
         known = self._ids.get(name)
         if known is not None:
             return known
+        if name == self._taken:
+            raise ApiError(
+                "FORBIDDEN", "The exchange's own account at the wallet has this name; no user may.", {"field": "user"}
+            )
         try:
             account_id = await self._database.run(directory.resolve_account, name, accounts_max=self._accounts_max)
         except directory.DirectoryFullError:

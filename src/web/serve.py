@@ -119,7 +119,7 @@ def assemble(wiring: Wiring) -> Front:
             inbox.wake,
             wiring.metrics,
         ),
-        accounts=Accounts(database, settings.limits.accounts_max),
+        accounts=Accounts(database, settings.limits.accounts_max, settings.wallet.taken_name),
         in_force=in_force,
         history=History(database, settled, Barrier(shard_rings, "risk"), settings.http.barrier_timeout_ms / 1000),
         pages=pages,

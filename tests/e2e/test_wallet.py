@@ -178,6 +178,22 @@ def test_dead_letters_by_api_and_command_line(venue: WalletVenue, alice: User, b
     venue.agree()
 
 
+def test_nobody_takes_the_name_of_who_gets_the_fees(venue: WalletVenue, root: User) -> None:
+    """Who signs in under the name of the wallet's exchange user gets no account and no deposit, by no way in."""
+    name = "exchange"  # the default of wallet.exchange_user
+    intruder = venue.sign_in_as(name, "user")
+    for path in ("/balances", "/orders", "/ledger"):
+        assert intruder.call("GET", path, 403)["code"] == "FORBIDDEN"
+    deposit = {"user": name, "asset": "USDT", "amount": "1", "reference": "into-the-fees"}
+    assert root.call("POST", "/admin/deposits", 403, json=deposit)["code"] == "FORBIDDEN"
+    said = venue.engine.command("deposit", name, "USDT", "1")
+    assert said.returncode != 0
+    assert "wallet.exchange_user" in said.stderr
+    with psycopg.connect(venue.engine.dsn) as connection:
+        assert connection.execute("SELECT FROM accounts WHERE name = %s", (name,)).rowcount == 0
+    intruder.http.close()
+
+
 @pytest.mark.parametrize(
     ("crash_at", "actor"),
     [

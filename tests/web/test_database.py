@@ -122,3 +122,14 @@ async def test_new_name_gets_an_account_and_keeps_it(dsn: str) -> None:
     assert await first.id_of("alice") == 16
     for accounts in (first, second):
         accounts._database.close()
+
+
+async def test_name_of_who_gets_the_fees_is_nobody_elses(dsn: str) -> None:
+    """With a wallet outside, whoever signs in under the name of its exchange user gets no account."""
+    accounts = Accounts(open_database(dsn), 100, "exchange")
+    with pytest.raises(ApiError) as refusal:
+        await accounts.id_of("exchange")
+    assert refusal.value.code == "FORBIDDEN"
+    assert await accounts.find("exchange") is None
+    assert await accounts.id_of("exchanges") == 16
+    accounts._database.close()
