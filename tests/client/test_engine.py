@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -383,6 +384,19 @@ def test_shell_of_the_document_runs(venue: Engine) -> None:
         said = b""
         while b'"orderbook_snapshot"' not in said:
             said += readable(process).read1()  # type: ignore[attr-defined]
+
+
+def test_shell_of_the_document_trades(venue: Engine) -> None:
+    """The lines for a shell in ``docs/clients.md`` place an order and a batch, set the timer, list, and cancel."""
+    trade = blocks_of_document("sh", venue)[3].replace(
+        ".venv/bin/tradeengine token demo-1", f"echo {token(venue, 'bob')}"
+    )
+    with running(["sh", "-ec", trade]) as process:
+        placed, batch, timer, listed, cancelled = (json.loads(line)["data"] for line in readable(process))
+    assert [each["success"] for each in batch] == [True, True]
+    assert timer["timeout_ms"] == 60_000
+    orders = [placed["order"]["id"], *(each["data"]["order"]["id"] for each in batch)]
+    assert {order["id"] for order in listed} == set(orders) == set(cancelled["orders"])
 
 
 def blocks_of_document(language: str, venue: Engine) -> list[str]:
