@@ -200,7 +200,7 @@ def bearer_token(authorization: Sequence[str]) -> str:
     if len(authorization) > 1:
         _refuse("There must be one Authorization header.")
     scheme, _, token = authorization[0].partition(" ")
-    token = token.strip()
+    token = token.strip(" ")  # of a space that is none in ASCII, or a control character, a token has none
     if scheme.lower() != "bearer" or not token:
         _refuse("The Authorization header must read: Bearer <token>.")
     return token

@@ -66,6 +66,11 @@ class EnvelopeProtocol(H11Protocol):
             self._is_refused = True
             await self._send_error_response(431)
             await self.send(Closed())
+        elif _has_two_lengths(request):
+            # A proxy that goes by the other one would take what follows for the next request, or the other way round.
+            self._is_refused = True
+            await self._refuse(400, h11.RemoteProtocolError("both Content-Length and Transfer-Encoding"))
+            await self.send(Closed())
         else:
             await super()._create_stream(request)
 
@@ -77,7 +82,10 @@ class EnvelopeProtocol(H11Protocol):
 
     async def _send_error_response(self, status_code: int) -> None:
         # Called while the error is being handled, which alone says what is wrong.
-        status, headers, body = refusal(status_code, sys.exception())
+        await self._refuse(status_code, sys.exception())
+
+    async def _refuse(self, status_code: int, error: BaseException | None) -> None:
+        status, headers, body = refusal(status_code, error)
         await self._send_h11_event(h11.Response(status_code=status, headers=headers))
         await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
@@ -93,6 +101,11 @@ class EnvelopeStream(HTTPStream):
         await self.send(Body(stream_id=self.stream_id, data=body))
         await self.send(EndBody(stream_id=self.stream_id))
         self.state = ASGIHTTPState.CLOSED
+
+
+def _has_two_lengths(request: h11.Request) -> bool:
+    names = {name for name, _ in request.headers}  # in lower case
+    return b"content-length" in names and b"transfer-encoding" in names
 
 
 def _head_bytes(request: h11.Request) -> int:

@@ -116,7 +116,17 @@ def test_other_algorithms_and_keys_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [[], ["Bearer"], ["Bearer "], ["Basic YTpi"], [f"Bearer {sign(GOOD)}"] * 2, [sign(GOOD)], ["Bearer a b"]]
+    "header",
+    [
+        [],
+        ["Bearer"],
+        ["Bearer "],
+        ["Basic YTpi"],
+        [f"Bearer {sign(GOOD)}"] * 2,
+        [sign(GOOD)],
+        ["Bearer a b"],
+        [f"Bearer {sign(GOOD)}\xa0"],
+    ],
 )
 def test_header_must_hold_one_bearer_token(header: list[str]) -> None:
     """No header, two headers, or another scheme is 401."""

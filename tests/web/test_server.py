@@ -178,6 +178,12 @@ UPGRADE = b"GET /ws/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade
         (POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\n", 400, "INVALID_REQUEST", "Content-Length"),
         (POST + b"Content-Length: 99999999999999999999\r\n\r\n{", 413, "BODY_TOO_LARGE", "larger"),
         (POST + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\nabc", 400, "INVALID_REQUEST", "chunk"),
+        (
+            POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + TIME + b"Host: x\r\n\r\n",
+            400,
+            "INVALID_REQUEST",
+            "both",
+        ),
         (POST + b"Transfer-Encoding: gzip\r\n\r\nabc", 501, "NOT_IMPLEMENTED", "Content-Length"),
         (TIME + b"Host: x\r\nX: " + b"a" * 17_000, 431, "HEADERS_TOO_LARGE", "headers"),
         (TIME + b"Host: x\r\nX: " + b"a" * 5_000_000 + b"\r\n\r\n", 431, "HEADERS_TOO_LARGE", "headers"),
