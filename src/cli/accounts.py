@@ -10,8 +10,8 @@ from typing import Final
 
 import psycopg
 
-from tradeengine.actors.data_dir import DataDirError, owner_pid, read_secret
-from tradeengine.cli.database import connect, one_line
+from tradeengine.actors.data_dir import DataDirError, read_secret
+from tradeengine.cli.database import connect, one_line, require_engine
 from tradeengine.cli.errors import CommandError
 from tradeengine.core.money import NumberError
 from tradeengine.core.symbols import AssetSpec
@@ -82,8 +82,7 @@ def run_deposit(settings: Settings, user: str, asset_name: str, amount: str, ref
         raise CommandError(
             f"no user may be called {user}: that is wallet.exchange_user, who gets the fees at the wallet"
         )
-    if owner_pid(settings.data_dir) is None:
-        raise CommandError(f"no engine runs on {settings.data_dir}: start it with `tradeengine up`")
+    require_engine(settings)
     asset, settled = _deposit(settings, user, asset_name, amount, reference or f"cli:{uuid.uuid4()}")
     if settled.status is FundingStatus.REFUSED:
         raise CommandError(f"deposit {settled.id} was refused: {settled.wallet_error or settled.status_reason}")

@@ -117,7 +117,6 @@ class ReplaySession:
         self.traded_lots = 0
         self.submissions_traded_count = 0
         self.unfilled_count = 0
-        self.unfilled_lots = 0
 
     @property
     def finished(self) -> bool:
@@ -311,7 +310,6 @@ class ReplaySession:
         unfilled = events[own & (events["kind"] == EventKind.CANCELLED)]
         unfilled = unfilled[np.isin(unfilled["reason"], [Reason.IOC_NOT_FILLED, Reason.IOC_REMAINDER])]
         self.unfilled_count += len(unfilled)
-        self.unfilled_lots += int(unfilled["remaining_lots"].sum())
         traded = events["kind"] == EventKind.TRADED
         if not traded.any():
             return

@@ -53,7 +53,6 @@ class RingReader:
         self.name = ring.readers[index].name
         self.gating = ring.readers[index].gating
         assert ring.writable or not self.gating
-        self._mask = ring.capacity - 1
         self._plan = ring.plan_address
         self._announcement = ring.cursor_address(index)
         # A word of memory, private, so that compiled code can compare it with the head.

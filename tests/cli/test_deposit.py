@@ -58,4 +58,4 @@ def test_no_deposit_without_an_engine(tmp_path: Path) -> None:
     """Without a running engine nobody could credit it: the command says so."""
     result = run_command("deposit", "someone", "USDT", "1", "--data-dir", str(tmp_path))
     assert result.returncode == 1
-    assert "no engine runs" in result.stderr
+    assert "no engine is running" in result.stderr
