@@ -110,14 +110,6 @@ fee_units_compiled = njit(cache=True)(fee_units)
 """``fee_units`` for compiled callers; int64 in, int64 out."""
 
 
-def notional_for_budget(budget_units: int, rate_ppm: int) -> int:
-    """Find the largest notional that together with its fee stays within a budget: ``n + fee_units(n) ≤ budget``.
-
-    budget_units: quote minor units, 0 … ``UNITS_MAX``. rate_ppm: 0 … 10**6. Plain Python: the product is unbounded.
-    """
-    return budget_units * PPM // (PPM + rate_ppm)
-
-
 def compile_kernels() -> None:
     """Compile (or load) this module's kernels for the types in which they are called."""
     fee_units_compiled(1, 1)

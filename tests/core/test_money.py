@@ -17,7 +17,6 @@ from tradeengine.core.money import (
     fee_units,
     fee_units_compiled,
     format_units,
-    notional_for_budget,
     parse_units,
 )
 
@@ -81,14 +80,6 @@ def test_fee_is_the_exact_one_rounded_up(notional: int, ppm: int) -> None:
     expected = ceil(Fraction(notional * ppm, 10**6))
     assert fee_units(notional, ppm) == expected
     assert fee_units_compiled(notional, ppm) == expected
-
-
-@given(units, rates)
-def test_budget_buys_as_much_as_it_can(budget: int, ppm: int) -> None:
-    """The notional for a budget fits it with its fee, and one unit more would not."""
-    notional = notional_for_budget(budget, ppm)
-    assert notional + fee_units(notional, ppm) <= budget
-    assert notional + 1 + fee_units(notional + 1, ppm) > budget
 
 
 @pytest.mark.parametrize(("numerator", "expected"), [(5, 2), (7, 4), (6, 3), (13, 6), (15, 8), (0, 0)])
