@@ -68,7 +68,8 @@ async def suspend_user(user: str) -> Response:
     """Suspend a user, whatever tokens and keys are out.
 
     From the answer on every front refuses everything of theirs but cancels, with ACCOUNT_SUSPENDED, and their stream
-    connections are closed within a second or two. Open orders stay until somebody cancels them.
+    connections are closed within a second or two. Open orders stay until somebody cancels them. A user who has never
+    been seen gets an empty account, suspended: so somebody can be kept out who has not come yet.
     """
     if user == caller().name:
         raise invalid_field("user", "You cannot suspend yourself.")

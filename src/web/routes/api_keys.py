@@ -43,7 +43,7 @@ _KEY_WEIGHT: Final = 10
 async def create_api_key() -> Response:
     """Make a key for a program.
 
-    The answer shows the secret, and nothing shows it again. Requests are signed with it as docs/clients.md says. A key
+    The answer shows the secret, and nothing shows it again. Requests are signed with it as docs/api-keys.md says. A key
     acts for its maker, with the permissions that it was given; it never does what administrators may.
     """
     front = current_front()
