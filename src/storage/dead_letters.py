@@ -93,13 +93,14 @@ def retry_letter(connection: Connection, letter_id: int) -> DeadLetter:
 def discard_letter(connection: Connection, letter_id: int, *, reason: str, by: str) -> DeadLetter:
     """Give a dead letter up for good, and write down by how much the wallet differs from the ledger from now on.
 
-    A deposit is refused: the ledger never had it, so nothing differs. reason, by: for people, 1 to 500 characters.
+    A deposit is refused: the ledger never had it, so nothing differs; one that is refused already, and was to be given
+    back, stays with the wallet. reason, by: for people, 1 to 500 characters.
     Raises NoSuchLetterError.
     """
     assert 1 <= len(reason) <= REASON_LENGTH_MAX
     with connection.transaction():
         letter = _lock(connection, letter_id)
-        if letter.kind is LetterKind.DEPOSIT:
+        if letter.kind is LetterKind.DEPOSIT and not _is_to_give_back(connection, letter_id):
             refuse_deposit(connection, letter_id, "INVALID_REQUEST", f"discarded by {by}: {reason}")
             return letter
         if letter.kind is LetterKind.TRANSFER:
@@ -123,6 +124,14 @@ def _lock(connection: Connection, letter_id: int) -> DeadLetter:
     return find_letter(connection, letter_id)
 
 
+def _is_to_give_back(connection: Connection, funding_id: int) -> bool:
+    """Whether a deposit was refused by risk when the wallet had reserved it: what failed then is its release."""
+    found = connection.execute(
+        "SELECT FROM funding WHERE id = %s AND kind = 'deposit' AND status = 'refused'", (funding_id,)
+    )
+    return found.rowcount == 1
+
+
 def _sums(moves: Sequence[Move]) -> list[Move]:
     """Add up what a transfer does to each account and asset."""
     sums: dict[tuple[int, int], int] = {}
@@ -143,7 +152,8 @@ def _moves_of(connection: Connection, letter: DeadLetter) -> tuple[Move, ...]:
     ).fetchone()
     assert found is not None
     account_id, asset_id, amount_units = found
-    units = amount_units if letter.kind is LetterKind.DEPOSIT else -amount_units
+    reserves = letter.kind is LetterKind.DEPOSIT and not _is_to_give_back(connection, letter.id)
+    units = amount_units if reserves else -amount_units
     return (Move(account_id, asset_id, units), Move(ACCOUNT_ID_OUTSIDE, asset_id, -units))
 
 
@@ -185,7 +195,8 @@ UPDATE wallet_transfers SET state = 'pending', tries = 0, next_try_at = now() WH
 """
 
 _RETRY_FUNDING: Final = """
-UPDATE funding SET wallet_state = 'waiting', wallet_tries = 0, wallet_next_try_at = now()
+UPDATE funding SET wallet_tries = 0, wallet_next_try_at = now(),
+    wallet_state = CASE WHEN status = 'refused' THEN 'done' ELSE 'waiting' END::wallet_funding_state
 WHERE id = %s AND wallet_state = 'dead'
 """
 

@@ -303,6 +303,7 @@ SELECT account_id, asset_id, sum(units)::numeric FROM (
     UNION ALL
     SELECT account_id, asset_id, amount_units FROM funding
     WHERE (kind = 'deposit' AND wallet_state = 'done' AND status <> 'settled')
+        OR (kind = 'deposit' AND wallet_state = 'dead' AND status = 'refused')
         OR (kind = 'withdrawal' AND wallet_state IN ('waiting', 'dead') AND status = 'settled')
 ) AS parts
 GROUP BY account_id, asset_id

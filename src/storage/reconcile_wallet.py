@@ -136,10 +136,10 @@ SELECT account_id, asset_id, sum(least(units, 0))::numeric, sum(greatest(units, 
     WHERE state <> 'discarded'
     UNION ALL
     SELECT account_id, asset_id, CASE kind WHEN 'deposit' THEN amount_units ELSE -amount_units END FROM funding
-    WHERE wallet_state IN ('waiting', 'dead') AND (kind = 'deposit' OR status = 'settled')
+    WHERE wallet_state IN ('waiting', 'dead') AND ((kind = 'deposit' AND status = 'pending') OR status = 'settled')
     UNION ALL
     SELECT account_id, asset_id, -amount_units FROM funding
-    WHERE kind = 'deposit' AND wallet_state = 'done' AND status = 'refused'
+    WHERE kind = 'deposit' AND wallet_state IN ('done', 'dead') AND status = 'refused'
 ) AS doubts
 GROUP BY account_id, asset_id
 """  # noqa: S608 - made of our own names

@@ -110,9 +110,10 @@ def put_off_fundings(connection: Connection, retries: Sequence[Retry]) -> None:
 
 
 def bury_funding(connection: Connection, letter: Retry) -> None:
-    """Make a dead letter of a deposit or withdrawal; its delay means nothing."""
+    """Make a dead letter of a deposit or withdrawal; its delay means nothing. One that is given up stays so."""
     connection.execute(
-        "UPDATE funding SET wallet_state = 'dead', wallet_tries = %s, wallet_error = %s WHERE id = %s",
+        "UPDATE funding SET wallet_state = 'dead', wallet_tries = %s, wallet_error = %s "
+        "WHERE id = %s AND wallet_state <> 'discarded'",
         (letter.tries, letter.error, letter.id),
     )
 
