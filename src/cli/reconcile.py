@@ -71,14 +71,14 @@ def _as_text(found: Reconciliation) -> str:
     assert found.differences is not None
     lines = [f"{name:12} {found.checked[name]}" for name in _COUNTS if name in found.checked]
     lines.append(f"{'differences':12} {found.difference_count}")
-    lines += [_line_of(difference) for difference in found.differences]
+    lines += [line_of(difference) for difference in found.differences]
     left_out = (found.difference_count or 0) - len(found.differences)
     if left_out:
         lines.append(f"... and {left_out} more")
     return "\n".join(lines) + "\n"
 
 
-def _line_of(difference: dict[str, str | None]) -> str:
+def line_of(difference: dict[str, str | None]) -> str:
     """Write one difference on one line: what, where, both sides as far as there are any, and why that is one."""
     where = [
         f"{name}={difference[name]}"

@@ -11,6 +11,10 @@ import pytest
 from tests.engines import Engine, run_command
 
 import tradeengine
+from tradeengine.actors.data_dir import ensure_secret
+from tradeengine.cli.demo_process import demo_tokens
+from tradeengine.cli.up import announce
+from tradeengine.settings_files import load_settings
 
 
 def test_printed_line_places_an_order(engine: Engine) -> None:
@@ -75,3 +79,14 @@ def test_version_is_told() -> None:
     """``--version`` prints the version, and nothing is started."""
     result = run_command("--version")
     assert (result.returncode, result.stdout) == (0, f"tradeengine {tradeengine.__version__}\n")
+
+
+@pytest.mark.parametrize("kind", ["ledger", "http"])
+def test_what_can_be_tried_is_announced(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A token and an order to paste come where demo traders have money; where a wallet keeps it, its address does."""
+    settings = load_settings(None, {"engine.data_dir": str(tmp_path), "wallet.kind": kind})
+    ensure_secret(tmp_path)
+    announce("http://127.0.0.1:1", 2.0, demo_tokens(settings), "http://127.0.0.1:2" if kind == "http" else "")
+    words = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    middle = ["token", "try"] if kind == "ledger" else ["wallet"]
+    assert words == ["listening", *middle, "ready"]
