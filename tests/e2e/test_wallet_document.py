@@ -45,10 +45,10 @@ def test_followed_to_the_letter(tmp_path: Path) -> None:
                 assert re.search(r"differences +0\n", typed(shell, reconcile))
                 assert typed(shell, "echo status $?").strip().endswith("0")
                 assert typed(shell, f"{spoil}\n{UNTIL_DEAD}").splitlines()[-1] == "1 dead letter"
-                said = typed(shell, discard)
-                assert '"INSUFFICIENT_BALANCE: ' in said
-                assert "\ndiscarded  transfer " in said
-                assert re.search(r"differences +0\n", said), said
+                printed = typed(shell, discard)
+                assert '"INSUFFICIENT_BALANCE: ' in printed
+                assert "\ndiscarded  transfer " in printed
+                assert re.search(r"differences +0\n", printed), printed
     finally:
         stop_embedded(tmp_path / "data")
 
