@@ -10,7 +10,7 @@ It refuses to know SQL, HTTP and orders.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SILENCE_S_MAX: Final = 30.0
 BEAT_S: Final = 0.25
+MATCHERS_S_MAX: Final = 2.0
+"""So long a shard is waited for that does not work off its commands: one that is down must not stop all deliveries."""
 
 logger = structlog.get_logger(__name__)
 
@@ -38,7 +40,10 @@ async def main(wiring: Wiring) -> None:
     """Deliver until the supervisor asks for an end."""
     settings = wiring.settings.wallet
     metrics = WalletMetrics(wiring.metrics)
-    settled = SettledEvents([wiring.ring(name) for name in wiring.ring_names if name.startswith("events.")])
+    settled = SettledEvents(
+        [wiring.ring(name) for name in wiring.ring_names if name.startswith("events.")],
+        [wiring.ring(name) for name in wiring.ring_names if name.startswith("commands.")],
+    )
 
     def connect() -> Connection:
         database = wiring.settings.database
@@ -82,6 +87,7 @@ async def main(wiring: Wiring) -> None:
             metrics,
             heads=settled.heads,
             passed=settled.passed,
+            horizon=settled.horizon,
             tell=tell,
         )
         async with trio.open_nursery() as nursery:
@@ -105,14 +111,13 @@ async def _hear_bell(wiring: Wiring, settled: SettledEvents, courier: Courier) -
 
 
 class SettledEvents:
-    """How far settlement is, on all event rings."""
+    """How far settlement is, on all event rings, and how far the matchers are on their command rings."""
 
-    def __init__(self, rings: Sequence[Ring]) -> None:
+    def __init__(self, rings: Sequence[Ring], command_rings: Sequence[Ring]) -> None:
         self._rings = tuple(rings)
-        self._cursors = tuple(
-            ring.cursor_address(next(index for index, spec in enumerate(ring.readers) if spec.name == "settlement"))
-            for ring in rings
-        )
+        self._cursors = tuple(_cursor_address(ring, "settlement") for ring in rings)
+        self._command_rings = tuple(command_rings)
+        self._matched = tuple(_cursor_address(ring, "matcher") for ring in command_rings)
 
     def heads(self) -> list[int]:
         """Where the published events end, ring by ring."""
@@ -125,3 +130,31 @@ class SettledEvents:
     def passed(self, heads: list[int]) -> bool:
         """Whether everything up to ``heads`` is settled."""
         return all(cursor >= head for cursor, head in zip(self.cursors(), heads, strict=True))
+
+    def horizon(self) -> Callable[[], bool]:
+        """Give what says whether every trade that happened before those which are settled now is settled too.
+
+        One shard's trades are settled in their order. With several, whatever risk let pass before them is in a command
+        ring by now: first the matchers must have worked it off, then settlement what they published.
+        """
+        if len(self._command_rings) == 1:
+            return lambda: True
+        forwarded = [ring.head for ring in self._command_rings]
+        patience_ends_s = trio.current_time() + MATCHERS_S_MAX
+        heads: list[int] = []
+
+        def is_reached() -> bool:
+            if not heads:
+                matched = (load_word(cursor) for cursor in self._matched)
+                is_matched = all(place >= head for place, head in zip(matched, forwarded, strict=True))
+                if not is_matched and trio.current_time() < patience_ends_s:
+                    return False
+                heads.extend(self.heads())
+            return self.passed(heads)
+
+        return is_reached
+
+
+def _cursor_address(ring: Ring, role: str) -> int:
+    """Find the cursor of a ring's reader by its role; a matcher's name ends with its shard."""
+    return ring.cursor_address(next(index for index, spec in enumerate(ring.readers) if spec.name.startswith(role)))

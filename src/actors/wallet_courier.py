@@ -1,20 +1,22 @@
 """The courier: takes transfers, deposits and withdrawals to the wallet, and decides what a failure means.
 
-Transfers of the same accounts run side by side, in whatever order: nearly always everybody has enough. Who has not is
-waited for: while another transfer that is not delivered would credit them, the refused one is put off.
+Transfers run side by side as far as their order allows (``wallet_order``), so each finds its money at the wallet.
 
 Rule 1: no answer is no fault of the transfer while the breaker says that the wallet is away: an outage makes no dead
 letter. It is one when the wallet fails at it again and again and is well otherwise.
-Rule 2: a refusal for want of money is final only when nobody can bring the money: everything published is settled, no
-transfer that waits would credit who is short, and the wallet still refuses.
+Rule 2: a refusal for want of money means that the wallet has less than it was told, or that a dead letter was to bring
+it. It is final only when nobody can bring the money: everything published is settled, no transfer that is not delivered
+would credit who is short, and the wallet still refuses.
 Rule 3: requests go out only while the shared lock is held. Who wants it alone gets it, with nothing on its way.
 It refuses to know SQL and HTTP.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -23,7 +25,7 @@ import trio
 
 from tradeengine.actors.wallet_desk import HoldingJob, Job, News, Round, TransferJob
 from tradeengine.actors.wallet_metrics import WalletMetrics
-from tradeengine.actors.wallet_waiters import Waiters
+from tradeengine.actors.wallet_order import Order
 from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.settings import Wallet as WalletSettings
 from tradeengine.storage.outbox import Retry
@@ -34,6 +36,13 @@ from tradeengine.wallet.port import BreakerOpen, Progress, RefusalCode, Refused,
 
 WINDOW_PER_CALL: Final = 16
 """Jobs read ahead for each request that may be on its way: a round takes as long as a few requests."""
+HELD_MAX: Final = 4096
+"""So many transfers are held here while they wait for their money. Beyond that nothing newer is read."""
+ASKS_MAX: Final = 256
+"""Of so many accounts is read in a round what they have."""
+CREDIT_PAUSE_S_MIN: Final = 0.5
+CREDIT_PAUSE_S_MAX: Final = 30.0
+"""What the wallet refused for want of money is tried again when someone is credited, and after a pause that doubles."""
 ROUND_INTERVAL_S: Final = 0.004
 """Rounds begin at least so far apart: what was delivered meanwhile is one statement."""
 IDLE_S: Final = 0.05
@@ -74,12 +83,14 @@ class Courier:
         *,
         heads: Callable[[], list[int]],
         passed: Callable[[list[int]], bool],
+        horizon: Callable[[], Callable[[], bool]],
         tell: Callable[[str], None],
     ) -> None:
         """Join the ends up.
 
         desks: one for rounds, one for what cannot wait for a round. heads, passed: where events end, and whether
-        settlement has got there. tell: called with what is wrong, with "" when nothing is any more.
+        settlement has got there. horizon: gives what says whether every trade that happened before those which are
+        settled now is settled too. tell: called with what is wrong, with "" when nothing is any more.
         """
         self._wallet = wallet
         self._desk, self._progress_desk = desks
@@ -88,9 +99,10 @@ class Courier:
         self._metrics = metrics
         self._heads = heads
         self._passed = passed
+        self._horizon = horizon
         self._tell = tell
         self._window = WINDOW_PER_CALL * settings.concurrency
-        self._queue, self._jobs = trio.open_memory_channel[Job](2 * self._window)
+        self._queue, self._jobs = trio.open_memory_channel[Job](math.inf)
         self._next = Round()
         self._wanted = trio.Event()
         self._gate = trio.Event()
@@ -98,11 +110,12 @@ class Courier:
         self._lock_is_wanted = False
         self._count_at_s = 0.0
         self._in_flight = 0
-        self._transfers: set[int] = set()
         self._fundings: set[int] = set()
         self._unripe: dict[int, list[int]] = {}
         self._suspects: list[int] = []
-        self._waiters = Waiters()
+        self._order = Order()
+        self._unsure: deque[tuple[Callable[[], bool], list[TransferJob]]] = deque()
+        """Transfers that were read, while earlier ones may still be settled."""
         self._told: dict[str, str] = {}
 
     def want_round(self) -> None:
@@ -142,7 +155,7 @@ class Courier:
             else:
                 self._say("database", "")
                 if not self._next.writes():
-                    with trio.move_on_after(ROUND_INTERVAL_S if self._unripe else IDLE_S):
+                    with trio.move_on_after(ROUND_INTERVAL_S if self._unripe or self._unsure else IDLE_S):
                         await self._wanted.wait()
             await trio.sleep(max(0.0, began_s + ROUND_INTERVAL_S - trio.current_time()))
 
@@ -157,14 +170,19 @@ class Courier:
                 await self._idle.wait()
         done, self._next = self._next, Round()
         done.gives_lock_back = gives_lock_back
-        done.room = self._window - len(self._transfers) - len(self._fundings)
-        done.transfers_taken, done.fundings_taken = tuple(self._transfers), tuple(self._fundings)
+        unsure = [job.row.id for _, jobs in self._unsure for job in jobs]
+        done.room = min(self._window - self._order.busy(), HELD_MAX - len(self._order)) - len(unsure)
+        done.transfers_taken, done.asleep = self._order.taken() + unsure, self._order.asleep()
+        done.asks = self._order.ask(ASKS_MAX)
+        done.fundings_room = self._window - len(self._fundings)
+        done.fundings_taken = tuple(self._fundings)
         done.ripe = frozenset(funding_id for funding_id, heads in self._unripe.items() if self._passed(heads))
         done.wants_counts = began_s > self._count_at_s
         try:
             news = await trio.to_thread.run_sync(self._desk.work, done)
         except BaseException:
             self._next = done.joined(self._next)
+            self._order.asked_in_vain(done.asks)
             raise
         self._metrics.note_round(trio.current_time() - began_s)
         self._forget(done)
@@ -172,7 +190,7 @@ class Courier:
 
     def _forget(self, done: Round) -> None:
         """Let go of what is written down."""
-        self._transfers -= {*done.delivered, *(each.id for each in (*done.transfers_put_off, *done.transfers_dead))}
+        self._order.written([*done.delivered, *(each.id for each in done.transfers_dead)])
         self._fundings -= {*done.reserved, *done.released, *done.given_back}
         self._fundings -= {funding_id for funding_id, _, _ in done.deposits_refused}
         self._fundings -= {each.id for each in (*done.fundings_put_off, *done.fundings_dead)}
@@ -189,21 +207,46 @@ class Courier:
         for job in news.alone:
             job.alone = True
             self._queue.send_nowait(job)
-        for transfer in news.transfers:
-            self._transfers.add(transfer.row.id)
-            self._queue.send_nowait(transfer)
         for holding in news.holdings:
-            self._fundings.add(holding.row.id)
-            self._queue.send_nowait(holding)
+            self._take_holding(holding)
+        for transfer in news.due:
+            self._order.wake(transfer)
+        self._order.learn(news.reserves)
+        if news.transfers:
+            self._unsure.append((self._horizon(), news.transfers))
+        while self._unsure and self._unsure[0][0]():
+            for transfer in self._unsure.popleft()[1]:
+                self._order.add(transfer)
+        self._send_ready()
         if news.outbox is not None:
             self._count_at_s = trio.current_time() + max(COUNTS_INTERVAL_S, news.counting_s / COUNTS_SHARE)
             self._metrics.show_outbox(news.outbox)
-            self._break_circle(news.outbox.pending, news.outbox.dead)
-        if len(news.transfers) + len(news.holdings) >= done.room > 0:
+            if not news.outbox.dead:
+                self._break_circle()
+        if len(news.transfers) >= done.room > 0 or len(news.holdings) >= done.fundings_room > 0:
+            self.want_round()
+        if self._order.wants_answers():
             self.want_round()
         if news.is_locked:
             self._gate.set()
         self._lock_is_wanted = news.lock_is_wanted
+
+    def _take_holding(self, job: HoldingJob) -> None:
+        row = job.row
+        self._fundings.add(row.id)
+        if row.kind is HoldingKind.RELEASE:
+            self._order.claim_release(row.id, (row.account_id, row.asset_id), row.amount_units)
+        elif row.kind is HoldingKind.GIVE_BACK:
+            self._order.read_again((row.account_id, row.asset_id))
+        self._queue.send_nowait(job)
+
+    def _send_ready(self) -> None:
+        """Put transfers that may go into the queue, a window of them."""
+        while self._queue.statistics().current_buffer_used < self._window:
+            job = self._order.next_ready()
+            if job is None:
+                return
+            self._queue.send_nowait(job)
 
     async def _take_jobs(self) -> None:
         async for job in self._jobs.clone():
@@ -236,6 +279,7 @@ class Courier:
             await trio.sleep(PROBE_PAUSE_S)
             return False
         await self._note_failure(job, failure)
+        self._send_ready()
         self.want_round()
         return True
 
@@ -243,7 +287,6 @@ class Courier:
         """Send one request. Raises Unavailable, Refused; psycopg.Error when progress cannot be kept."""
         began_s = trio.current_time()
         if isinstance(job, TransferJob):
-            job.sent_at = self._waiters.credit_count
 
             async def store(note: str) -> None:
                 async with self._progress_turn:
@@ -280,18 +323,21 @@ class Courier:
         self._note_answer()
         if isinstance(job, TransferJob):
             self._next.delivered.append(job.row.id)
-            self._next.hastened += self._waiters.helped_by(job.row)
+            self._next.hastened += self._order.delivered(job.row.id)
             self._metrics.count("transfers_delivered")
             self._metrics.note_delivery(max(time.time() - job.row.created_s, 0.0))
         elif job.row.kind is HoldingKind.RESERVE:
             self._next.reserved.append(job.row.id)
-            self._next.hastened += self._waiters.credited(job.row.account_id, job.row.asset_id)
+            self._next.hastened += self._order.credited(job.row.account_id, job.row.asset_id)
+            self._order.read_again((job.row.account_id, job.row.asset_id))
             self._metrics.count("deposits_reserved")
         elif job.row.kind is HoldingKind.RELEASE:
             self._next.released.append(job.row.id)
+            self._order.end_release(job.row.id)
             self._metrics.count("withdrawals_released")
         else:
             self._next.given_back.append(job.row.id)
+        self._send_ready()
         self.want_round()
 
     def _note_answer(self) -> None:
@@ -354,28 +400,38 @@ class Courier:
 
     def _wait_for_credit(self, job: TransferJob) -> None:
         self._metrics.count("waits")
-        delay_s = self._waiters.add(job.row, job.sent_at)
-        self._put_off(job, job.row.tries, delay_s, "waits for another transfer's credit")
+        refusals, may_have_it_now = self._order.refused(job.row.id)
+        delay_s = 0.0 if may_have_it_now else min(CREDIT_PAUSE_S_MIN * 2.0 ** min(refusals, 30), CREDIT_PAUSE_S_MAX)
+        why = "the wallet has less than this takes: waits for another transfer's credit"
+        self._next.transfers_put_off.append(Retry(job.row.id, job.row.tries, delay_s, why))
 
-    def _break_circle(self, pending: int, dead: int) -> None:
-        """Give up one of those that wait for each other, so that people see it: nothing else would ever move them."""
-        if dead or self._transfers or self._fundings or self._next.writes():
+    def _break_circle(self) -> None:
+        """Give up the first one when all wait for it: somebody took its money at the wallet, and people must know."""
+        if self._unsure or self._fundings or self._next.writes():
             return
-        oldest_id = self._waiters.circle(pending)
-        if oldest_id is not None:
-            why = "everyone whom this debits waits for transfers that wait for this one"
-            self._next.transfers_dead.append(Retry(oldest_id, 1, 0.0, why))
+        transfer_id = self._order.stuck()
+        if transfer_id is not None:
+            self._order.buried(transfer_id)
+            why = "the wallet has less than this takes, and all that would bring more wait for this one"
+            self._next.transfers_dead.append(Retry(transfer_id, 1, 0.0, why))
             self._metrics.count("deaths")
 
     def _put_off(self, job: Job, tries: int, delay_s: float, error: str) -> None:
-        target = self._next.transfers_put_off if isinstance(job, TransferJob) else self._next.fundings_put_off
-        target.append(Retry(job.row.id, tries, delay_s, error))
+        retry = Retry(job.row.id, tries, delay_s, error)
+        if isinstance(job, TransferJob):
+            self._order.put_off(job.row.id)
+            self._next.transfers_put_off.append(retry)
+        else:
+            self._next.fundings_put_off.append(retry)
 
     def _bury(self, job: Job, tries: int, error: str) -> None:
+        letter = Retry(job.row.id, tries, 0.0, error)
         if isinstance(job, TransferJob):
-            self._waiters.forget(job.row.id)
-        target = self._next.transfers_dead if isinstance(job, TransferJob) else self._next.fundings_dead
-        target.append(Retry(job.row.id, tries, 0.0, error))
+            self._order.buried(job.row.id)
+            self._next.transfers_dead.append(letter)
+        else:
+            self._order.end_release(job.row.id)
+            self._next.fundings_dead.append(letter)
         self._metrics.count("deaths")
 
     def _backoff_s(self, failures: int) -> float:

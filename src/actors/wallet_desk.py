@@ -37,8 +37,6 @@ class TransferJob:
     row: OutboxRow
     transfer: Transfer
     alone: bool = False
-    sent_at: int = 0
-    """How many credits there were when it was sent last."""
 
 
 @dataclass(slots=True)
@@ -74,6 +72,11 @@ class Round:
     room: int = 0
     """How many transfers to read at most."""
     transfers_taken: Sequence[int] = ()
+    asleep: Sequence[int] = ()
+    """Of the taken ones: those that are read again when they are due."""
+    asks: Sequence[tuple[int, int]] = ()
+    """Accounts and assets of which is read what they have reserved."""
+    fundings_room: int = 0
     fundings_taken: Sequence[int] = ()
     ripe: frozenset[int] = frozenset()
     """Withdrawals of which everything that was published before them is settled."""
@@ -98,6 +101,8 @@ class News:
     """What a round read."""
 
     transfers: list[TransferJob] = field(default_factory=list)
+    due: list[TransferJob] = field(default_factory=list)
+    reserves: dict[tuple[int, int], int] = field(default_factory=dict)
     holdings: list[HoldingJob] = field(default_factory=list)
     unripe: list[int] = field(default_factory=list)
     """Withdrawals that are due and not in ``ripe``."""
@@ -139,8 +144,9 @@ class Desk:
         if not self._is_locked:
             self._lock(connection)
         news.is_locked = self._is_locked
-        if done.room > 0:
-            self._read(connection, done, news)
+        if done.asks:
+            news.reserves = outbox.read_reserves(connection, done.asks)
+        self._read(connection, done, news)
         if done.wants_counts:
             began_s = time.monotonic()
             news.outbox = outbox.read_outbox(connection)
@@ -200,10 +206,14 @@ class Desk:
             wallet_fundings.bury_funding(connection, letter)
 
     def _read(self, connection: Connection, done: Round, news: News) -> None:
-        rows = outbox.take_due(connection, done.room, done.transfers_taken)
-        fundings = wallet_fundings.take_due_fundings(connection, done.room, done.fundings_taken)
-        self._learn(connection, rows, fundings)
+        rows = outbox.take_pending(connection, done.room, done.transfers_taken) if done.room > 0 else []
+        due = outbox.take_due(connection, done.asleep) if done.asleep else []
+        fundings = []
+        if done.fundings_room > 0:
+            fundings = wallet_fundings.take_due_fundings(connection, done.fundings_room, done.fundings_taken)
+        self._learn(connection, rows + due, fundings)
         news.transfers = [TransferJob(row, self._transfer(row)) for row in rows]
+        news.due = [TransferJob(row, self._transfer(row)) for row in due]
         withheld = []
         for row in fundings:
             if row.kind is not HoldingKind.RELEASE:

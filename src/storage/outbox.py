@@ -3,7 +3,8 @@
 Rule 1: settlement adds the row in the trade's own transaction (``settle``), and the wallet actor deletes it when the
 wallet has made the transfer. A trade without a row is delivered; a crash in between repeats the transfer, by its id.
 Rule 2: a row that ends otherwise stays: a dead letter, which people retry or discard (``storage.dead_letters``).
-Rule 3: rows are taken by id, but not with a cursor: settlement commits the trades of two shards in any order.
+Rule 3: rows are taken in the order in which they happened, so what is read is a beginning of what is pending. They are
+not taken with a cursor: settlement commits the trades of two shards in any order, and dead letters come back.
 It refuses to know how a wallet is asked.
 """
 
@@ -13,7 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import psycopg
+from numpy.typing import NDArray
 from psycopg.rows import args_row
 
 from tradeengine.core.records import ACCOUNT_ID_EXCHANGE
@@ -45,7 +48,8 @@ class Move:
 class OutboxRow:
     """A transfer that waits. ``tries``: how often the wallet failed at this one; ``progress``: the wallet client's.
 
-    ``created_s``: when it was settled, seconds since 1970.
+    ``executed_ns``: when risk let the order pass that made the trade, by its clock. ``created_s``: when it was settled,
+    seconds since 1970.
     """
 
     id: int
@@ -57,9 +61,17 @@ class OutboxRow:
     seller_account_id: int
     base_asset_id: int
     quote_asset_id: int
+    executed_ns: int
     tries: int
     progress: str
     created_s: float
+    is_due: bool = True
+    """Whether the time of its next try has come."""
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it stands among all transfers: whatever brought its money stands before it."""
+        return self.executed_ns, self.id
 
     def moves(self) -> tuple[Move, ...]:
         """Give the five legs, debits first, those of nothing left out. They sum to zero per asset."""
@@ -93,8 +105,8 @@ class Outbox:
     oldest_s: float
 
 
-def transfer_columns(legs: TradeLegs) -> dict[str, Column]:
-    """Make the rows of ``wallet_transfers`` for settlement."""
+def transfer_columns(legs: TradeLegs, executed_ns: NDArray[np.int64]) -> dict[str, Column]:
+    """Make the rows of ``wallet_transfers`` for settlement. executed_ns: of each trade."""
     return {
         "id": int8(legs.trade_id),
         "base_units": int8(legs.base_units),
@@ -105,6 +117,7 @@ def transfer_columns(legs: TradeLegs) -> dict[str, Column]:
         "seller_account_id": int4(legs.seller_account_id),
         "base_asset_id": int2(legs.base_asset_id),
         "quote_asset_id": int2(legs.quote_asset_id),
+        "executed_ns": int8(executed_ns),
     }
 
 
@@ -132,10 +145,16 @@ def keep_kind(connection: Connection, kind: str, exchange_user: str) -> None:
         connection.execute("UPDATE wallet_kind SET kind = %s", (kind,))
 
 
-def take_due(connection: Connection, limit: int, taken: Sequence[int]) -> list[OutboxRow]:
-    """Read pending transfers whose time has come, the oldest first, without those that are ``taken`` already."""
+def take_pending(connection: Connection, limit: int, taken: Sequence[int]) -> list[OutboxRow]:
+    """Read pending transfers in the order in which they happened, without those that are ``taken`` already."""
     with connection.cursor(row_factory=args_row(OutboxRow)) as cursor:
-        return cursor.execute(_TAKE_DUE, (list(taken), limit)).fetchall()
+        return cursor.execute(_TAKE_PENDING, (list(taken), limit)).fetchall()
+
+
+def take_due(connection: Connection, ids: Sequence[int]) -> list[OutboxRow]:
+    """Read those of some pending transfers whose time has come."""
+    with connection.cursor(row_factory=args_row(OutboxRow)) as cursor:
+        return cursor.execute(_TAKE_DUE, (list(ids),)).fetchall()
 
 
 def find_row(connection: Connection, transfer_id: int) -> OutboxRow | None:
@@ -224,14 +243,30 @@ def expected_reserves(connection: Connection) -> dict[tuple[int, int], int]:
     return {(account_id, asset_id): int(units) for account_id, asset_id, units in rows if units}
 
 
+def read_reserves(connection: Connection, keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """Minor units that accounts, by account and asset, have reserved at a wallet that has made what is delivered.
+
+    As ``expected_reserves``, for a few, and without deposits that risk refused: those are to be given back. Only what
+    is written down of the wallet's answers changes it: a trade that is settled changes ledger and outbox at once.
+    """
+    columns = ([account_id for account_id, _ in keys], [asset_id for _, asset_id in keys])
+    rows = connection.execute(_RESERVES, columns)
+    return {(account_id, asset_id): int(units) for account_id, asset_id, units in rows}
+
+
 _SELECT: Final = """
 SELECT id, base_units, notional_units, buyer_fee_units, seller_fee_units, buyer_account_id, seller_account_id,
-       base_asset_id, quote_asset_id, tries, progress, extract(epoch FROM created_at)::float8
+       base_asset_id, quote_asset_id, executed_ns, tries, progress, extract(epoch FROM created_at)::float8,
+       next_try_at <= clock_timestamp()
 FROM wallet_transfers
 """
 
+_TAKE_PENDING: Final = f"""
+{_SELECT} WHERE state = 'pending' AND id <> ALL (%s) ORDER BY executed_ns, id LIMIT %s
+"""
+
 _TAKE_DUE: Final = f"""
-{_SELECT} WHERE state = 'pending' AND next_try_at <= clock_timestamp() AND id <> ALL (%s) ORDER BY id LIMIT %s
+{_SELECT} WHERE state = 'pending' AND id = ANY (%s) AND next_try_at <= clock_timestamp() ORDER BY executed_ns, id
 """
 
 _PUT_OFF: Final = """
@@ -271,7 +306,8 @@ SELECT transfers.count + fundings.count,
        (SELECT count(*) FROM wallet_transfers WHERE state = 'dead')
            + (SELECT count(*) FROM funding WHERE wallet_state = 'dead'),
        coalesce(extract(epoch FROM clock_timestamp() - least(transfers.oldest, fundings.oldest)), 0)::float8
-FROM (SELECT count(*), (SELECT created_at FROM wallet_transfers WHERE state = 'pending' ORDER BY id LIMIT 1) AS oldest
+FROM (SELECT count(*), (SELECT created_at FROM wallet_transfers WHERE state = 'pending'
+                        ORDER BY executed_ns, id LIMIT 1) AS oldest
       FROM wallet_transfers WHERE state = 'pending') AS transfers,
      (SELECT count(*), min(requested_at) AS oldest FROM funding
       WHERE wallet_state = 'waiting' AND (kind = 'deposit' OR status = 'settled')) AS fundings
@@ -307,4 +343,26 @@ SELECT account_id, asset_id, sum(units)::numeric FROM (
         OR (kind = 'withdrawal' AND wallet_state IN ('waiting', 'dead') AND status = 'settled')
 ) AS parts
 GROUP BY account_id, asset_id
+"""  # noqa: S608 - made of our own names
+
+_RESERVES: Final = f"""
+SELECT account_id, asset_id, (
+    coalesce((SELECT total_units FROM balances AS b WHERE b.account_id = k.account_id AND b.asset_id = k.asset_id), 0)
+    - coalesce((SELECT sum(CASE k.asset_id WHEN base_asset_id THEN base_units
+                                           WHEN quote_asset_id THEN -(notional_units + buyer_fee_units) END)
+                FROM wallet_transfers WHERE buyer_account_id = k.account_id AND state <> 'discarded'), 0)
+    - coalesce((SELECT sum(CASE k.asset_id WHEN base_asset_id THEN -base_units
+                                           WHEN quote_asset_id THEN notional_units - seller_fee_units END)
+                FROM wallet_transfers WHERE seller_account_id = k.account_id AND state <> 'discarded'), 0)
+    - CASE k.account_id WHEN {ACCOUNT_ID_EXCHANGE} THEN coalesce((
+          SELECT sum(buyer_fee_units + seller_fee_units) FROM wallet_transfers
+          WHERE quote_asset_id = k.asset_id AND state <> 'discarded'), 0) ELSE 0 END
+    + coalesce((SELECT sum(amount_units) FROM wallet_adjustments AS a
+                WHERE a.account_id = k.account_id AND a.asset_id = k.asset_id), 0)
+    + coalesce((SELECT sum(amount_units) FROM funding AS f
+                WHERE f.account_id = k.account_id AND f.asset_id = k.asset_id AND (
+                    (kind = 'deposit' AND wallet_state = 'done' AND status = 'pending')
+                    OR (kind = 'withdrawal' AND wallet_state IN ('waiting', 'dead') AND status = 'settled'))), 0)
+)::numeric
+FROM unnest(%s::integer[], %s::integer[]) AS k (account_id, asset_id)
 """  # noqa: S608 - made of our own names

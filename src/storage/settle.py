@@ -185,7 +185,7 @@ class Settler:
         copy_in(connection, "trades", settle_sql.trade_columns(fold.trades))
         copy_in(connection, "postings", settle_sql.posting_columns(fold.postings))
         if self._with_outbox:
-            copy_in(connection, "wallet_transfers", transfer_columns(fold.legs))
+            copy_in(connection, "wallet_transfers", transfer_columns(fold.legs, fold.trades["timestamp_ns"]))
         copy_in(connection, "orders", settle_sql.order_columns(orders))
         self._change("ORDER_UNKNOWN", settle_sql.UPDATE_ORDERS, settle_sql.order_arrays(orders))
         self._change("BALANCE_UNKNOWN", settle_sql.ADD_BALANCES, settle_sql.balance_arrays(fold.balances))

@@ -38,8 +38,8 @@ def wait_for_a_trade(connection: psycopg.Connection, state: str = "pending") -> 
     """Write down a trade that the ledger has and the wallet was not told of: Bob sold Alice 1 BTC for 100, fee 1."""
     connection.execute(
         "INSERT INTO wallet_transfers (id, base_units, notional_units, buyer_fee_units, seller_fee_units, "
-        "buyer_account_id, seller_account_id, base_asset_id, quote_asset_id, state) "
-        "VALUES (1, %s, %s, %s, 0, 16, 17, 1, 0, %s)",
+        "buyer_account_id, seller_account_id, base_asset_id, quote_asset_id, executed_ns, state) "
+        "VALUES (1, %s, %s, %s, 0, 16, 17, 1, 0, 0, %s)",
         (UNIT, 100 * UNIT, UNIT, state),
     )
 

@@ -6,6 +6,7 @@ The assets have two places. Names are of this bench alone, because all tests sha
 from __future__ import annotations
 
 import itertools
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -50,6 +51,8 @@ class CourierBench:
     states: list[BreakerState] = field(default_factory=list)
     settled: bool = True
     """Whether settlement has got everywhere."""
+    in_order: bool = True
+    """Whether everything that happened before what is settled is settled too."""
     _tag: str = field(default_factory=lambda: uuid.uuid4().hex[:10])
     _ids: itertools.count[int] = field(default_factory=lambda: itertools.count(uuid.uuid4().int >> 76 << 8))
 
@@ -101,6 +104,7 @@ class CourierBench:
                 WalletMetrics(self.page),
                 heads=list,
                 passed=lambda _: self.settled,
+                horizon=lambda: lambda: self.in_order,
                 tell=self.told.append,
             )
             async with trio.open_nursery() as nursery:
@@ -140,8 +144,16 @@ class CourierBench:
         snapshot = self.page.snapshot()
         return (snapshot.counters | snapshot.gauges)[name]
 
-    def trade(self, buyer: str, seller: str, base: str = "1", quote: str = "100", fee: str = "0.50") -> int:
-        """Settle a trade: balances and a row of the outbox. fee: of each side."""
+    def trade(
+        self,
+        buyer: str,
+        seller: str,
+        base: str = "1",
+        quote: str = "100",
+        fee: str = "0.50",
+        executed_ns: int | None = None,
+    ) -> int:
+        """Settle a trade: balances and a row of the outbox. fee: of each side. executed_ns: now, if not given."""
         fee_units = parse_units(fee, PLACES)
         row = OutboxRow(
             next(self._ids),
@@ -153,6 +165,7 @@ class CourierBench:
             self.account(seller),
             self.assets["B"].asset_id,
             self.assets["Q"].asset_id,
+            time.time_ns() if executed_ns is None else executed_ns,
             0,
             "",
             0.0,
@@ -162,9 +175,9 @@ class CourierBench:
                 self._post(move.account_id, move.asset_id, move.amount_units)
             self.connection.execute(
                 "INSERT INTO wallet_transfers (id, base_units, notional_units, buyer_fee_units, seller_fee_units, "
-                "buyer_account_id, seller_account_id, base_asset_id, quote_asset_id) "
-                "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
-                [getattr(row, name) for name in OutboxRow.__slots__[:9]],
+                "buyer_account_id, seller_account_id, base_asset_id, quote_asset_id, executed_ns) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                [getattr(row, name) for name in OutboxRow.__slots__[:10]],
             )
         return row.id
 
