@@ -5,7 +5,8 @@ rounded down, because an amount is a whole number of units. All sums stay in int
 most, what an account's orders come to together to ``OPEN_MAX``, and what it traded in a day stops at ``TRADED_MAX``.
 
 The price of a market sell is that of the best bid. Where there is none, or none that risk has heard of, nobody can say
-what the order comes to: then it is above every limit on amounts.
+what the order comes to: then it is above every limit on amounts. So is a buy by quantity without a limit price in a
+symbol without a collar: however low the best ask or its stop price is, it goes on to any price.
 """
 
 from __future__ import annotations
@@ -42,13 +43,16 @@ from tradeengine.core.risk_state import (
     ORDER_AMENDING,
     ORDER_FILLED,
     ORDER_ID,
+    ORDER_PRICED,
     ORDER_QUANTITY,
+    ORDER_SELL,
     ORDER_WHERE,
     SETTING_DAY_NOTIONAL,
     SETTING_OPEN_ORDERS,
     SETTING_ORDER_NOTIONAL,
     SETTING_PARTS,
     SETTING_TWO_FACTOR,
+    SYMBOL_COLLAR_PPM,
     SYMBOL_QUOTE,
     SYMBOL_TICK_LOT_UNITS,
     Int64Array,
@@ -63,7 +67,9 @@ LIMIT_UNITS_MAX: Final = 1 << 62
 _POWERS: Final = 10 ** np.arange(19, dtype=np.int64)
 _SUSPENDED: Final = int(AccountFlag.SUSPENDED)
 _TWO_FACTOR: Final = int(CommandFlag.TWO_FACTOR)
+_BY_QUOTE: Final = int(CommandFlag.BY_QUOTE)
 _MARKET: Final = int(OrderType.MARKET)
+_STOP: Final = int(OrderType.STOP)
 _SELL: Final = int(Side.SELL)
 _OF_ORDER: Final = int(LimitKind.ORDER_NOTIONAL)
 _OF_DAY: Final = int(LimitKind.DAY_NOTIONAL)
@@ -86,12 +92,14 @@ def take_two_factor(command: Int64Array) -> bool:
 
 @leaf
 def check_limits(
-    risk: RiskState, command: Int64Array, account_id: int, asset_id: int, units: int, two_factor: bool
+    risk: RiskState, command: Int64Array, account_id: int, symbol: Int64Array, units: int, two_factor: bool
 ) -> int:
     """Check a new order that comes to ``units`` of its quote asset. Gives a Reason, 0: none."""
     orders_max = risk.scalars[OPEN_ORDERS_MAX]
+    asset_id = symbol[SYMBOL_QUOTE]
     if risk.restricted[account_id]:
-        reason = _check_settings(risk, command, account_id, asset_id, units, units, two_factor)
+        anything = _may_come_to_anything(command, symbol, units)
+        reason = _check_settings(risk, command, account_id, asset_id, units, units, two_factor, anything)
         if reason:
             return reason
         own_max = risk.accounts[account_id, SETTING_OPEN_ORDERS]
@@ -128,7 +136,9 @@ def check_amended(
         order_units = worth_units(tick_lot_units, price_ticks, quantity_lots)
         if order_units <= worth_units(tick_lot_units, own_price(order), order[ORDER_QUANTITY]):
             order_units = 0
-        reason = _check_settings(risk, command, account_id, asset_id, order_units, growth_units, two_factor)
+        is_stop_buy = order[ORDER_WHERE] & (ORDER_PRICED | ORDER_SELL) == 0
+        anything = order_units > 0 and is_stop_buy and symbol[SYMBOL_COLLAR_PPM] == 0
+        reason = _check_settings(risk, command, account_id, asset_id, order_units, growth_units, two_factor, anything)
         if reason:
             return reason
     could_units = risk.worth[asset_id, account_id, OPEN]
@@ -144,16 +154,17 @@ def _check_settings(
     order_units: int,
     growth_units: int,
     two_factor: bool,
+    anything: bool,
 ) -> int:
     """Check what an account's settings say of amounts. growth_units: by how much its orders could trade more than now.
 
-    order_units: what the order comes to; 0: it does not grow.
+    order_units: what the order comes to; 0: it does not grow. anything: nobody can say what it comes to.
     """
     account = risk.accounts[account_id]
     if get_byte(account[SETTING_PARTS], A_FLAGS) & _SUSPENDED:
         return _ACCOUNT_SUSPENDED
     used_units = order_units
-    if _has_no_price(command, order_units):
+    if anything:
         order_units = growth_units = UNITS_MAX
         used_units = -1
     limit_units = _limit_units(risk, account_id, asset_id, SETTING_ORDER_NOTIONAL, A_ORDER_SCALE)
@@ -186,10 +197,14 @@ def _limit_units(risk: RiskState, account_id: int, asset_id: int, setting: int, 
 
 
 @leaf
-def _has_no_price(command: Int64Array, order_units: int) -> bool:
+def _may_come_to_anything(command: Int64Array, symbol: Int64Array, units: int) -> bool:
     """Whether nobody can say what a new order comes to. A buy for which there is no price holds and buys nothing."""
     kinds = command[C_KINDS]
-    return order_units == 0 and get_byte(kinds, C_TYPE) == _MARKET and get_byte(kinds, C_SIDE) == _SELL
+    order_type = get_byte(kinds, C_TYPE)
+    if get_byte(kinds, C_SIDE) == _SELL:
+        return units == 0 and order_type == _MARKET
+    goes_on = order_type == _STOP or (order_type == _MARKET and get_byte(kinds, C_FLAGS) & _BY_QUOTE == 0)
+    return units > 0 and goes_on and symbol[SYMBOL_COLLAR_PPM] == 0  # type: ignore[no-any-return]
 
 
 @leaf

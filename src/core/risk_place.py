@@ -120,7 +120,7 @@ def place(risk: RiskState, outbox: Outbox, command: Int64Array, now_ns: int) -> 
     units = price_ticks * command[C_QUANTITY] * symbol[SYMBOL_TICK_LOT_UNITS]
     if get_byte(command[C_KINDS], C_FLAGS) & _BY_QUOTE:
         units = command[C_HOLD]
-    reason = check_limits(risk, command, account_id, symbol[SYMBOL_QUOTE], units, two_factor)
+    reason = check_limits(risk, command, account_id, symbol, units, two_factor)
     if reason:
         return reason
     shard = symbol[SYMBOL_SHARD]

@@ -297,6 +297,42 @@ def test_market_sell_that_no_bid_puts_a_price_on(settings: dict[str, Any], reaso
 
 
 @pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"order_notional_max": "10000000"}, Reason.LIMIT_EXCEEDED),
+        ({"day_notional_max": "10000000"}, Reason.LIMIT_EXCEEDED),
+        ({"two_factor_above": "10000000"}, Reason.TWO_FACTOR_REQUIRED),
+    ],
+)
+def test_buy_that_goes_on_to_any_price(settings: dict[str, Any], reason: Reason) -> None:
+    """Without a collar nobody can say what a buy without a limit comes to, be stop price or best ask ever so low.
+
+    By quote amount, at a limit, or in a symbol with a collar it is taken.
+    """
+    world = RiskWorld(symbols=(symbol_spec(0, collar_ppm=0), symbol_spec(1)))
+    world.fund(ALICE, 1, FUNDS)
+    for asset_id in range(3):
+        world.fund(CAROL, asset_id, FUNDS)
+    for symbol_id in (0, 1):
+        assert world.ask(make(CAROL, side=SELL, lots=1, price=10, symbol_id=symbol_id)) == Reason.NONE
+    world.settle()
+    stop = {"order_type": STOP, "stop_price_ticks": 10}
+    assert world.ask(make(side=BUY, lots=1, **stop)) == Reason.NONE
+    small_id = world.last_forwarded["order_id"]
+    world.set_account(**settings)
+    for fields in ({}, stop):
+        (answer,) = world.send(make(side=BUY, lots=10, **fields))
+        assert answer["reason"] == reason
+        assert world.ask(make(side=BUY, lots=10, symbol_id=1, **fields)) == Reason.NONE
+    assert world.ask(change(CommandKind.AMEND, order_id=small_id, quantity_lots=500)) == reason
+    by_quote = {"lots": 0, "flags": CommandFlag.BY_QUOTE, "hold_units": 300}
+    assert world.ask(make(side=BUY, **by_quote)) == Reason.NONE
+    assert world.ask(make(side=BUY, lots=10, price=10)) == Reason.NONE
+    world.set_account()
+    assert world.ask(make(side=BUY, lots=10, **stop)) == Reason.NONE
+
+
+@pytest.mark.parametrize(
     ("limit", "taken", "refused"),
     [
         ("29.999", 2997, 3000),  # more places than the asset has: rounded down to 29.99

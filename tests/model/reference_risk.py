@@ -136,6 +136,10 @@ class Symbol:
         notional = price * lots * self.tick_lot
         return notional + ceil(Fraction(notional * ppm, 10**6))
 
+    def is_open(self, order_type: OrderType) -> bool:
+        """Whether a buy of that type, by quantity, goes on to any price."""
+        return self.collar_ppm == 0 and order_type not in PRICED
+
     def dearest(self, price: int) -> int:
         """Price at the collar."""
         if self.collar_ppm == 0:
@@ -301,6 +305,7 @@ class ReferenceRisk:
         self._check_numbers(command, symbol, order_type, side, by_quote=by_quote, now_ns=now_ns)
         touch = (self.asks if side == Side.BUY else self.bids).get(symbol_id, 0)
         notional = int(command["hold_units"]) if by_quote else (price or stop or touch) * lots * symbol.tick_lot
+        goes_on = notional > 0 and not by_quote and symbol.is_open(order_type)
         self._check_limits(
             account_id,
             symbol.quote,
@@ -308,7 +313,7 @@ class ReferenceRisk:
             notional,
             now_ns,
             two_factor=bool(command["flags"] & CommandFlag.TWO_FACTOR),
-            unpriced=notional == 0 and side == Side.SELL,
+            unpriced=notional == 0 if side == Side.SELL else goes_on,
         )
         self._check_count(account_id)
         hold = self._hold(command, symbol, order_type, side, by_quote=by_quote)
@@ -452,7 +457,7 @@ class ReferenceRisk:
             growth,
             now_ns,
             two_factor=two_factor,
-            unpriced=False,
+            unpriced=grows and order.side == Side.BUY and symbol.is_open(order.order_type),
         )
 
     # Events.
