@@ -204,7 +204,7 @@ def _may_come_to_anything(command: Int64Array, symbol: Int64Array, units: int) -
     if get_byte(kinds, C_SIDE) == _SELL:
         return units == 0 and order_type == _MARKET
     goes_on = order_type == _STOP or (order_type == _MARKET and get_byte(kinds, C_FLAGS) & _BY_QUOTE == 0)
-    return units > 0 and goes_on and symbol[SYMBOL_COLLAR_PPM] == 0  # type: ignore[no-any-return]
+    return units > 0 and goes_on and symbol[SYMBOL_COLLAR_PPM] == 0
 
 
 @leaf
