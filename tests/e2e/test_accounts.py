@@ -210,10 +210,10 @@ def test_suspended_user_may_only_cancel(root: User, alice: User) -> None:
 
 def test_orders_of_a_suspended_user_still_trade(root: User, bank: Engine, alice: User) -> None:
     """A suspension ends no order: what rests in the book can be hit until somebody cancels it."""
-    symbol = "LINK/USDT"
+    symbol = "AVAX/USDT"
     order = alice.place(symbol=symbol, quantity="1", price="10")["order"]
     root.call("POST", f"/admin/users/{alice.name}/suspend", json={"reason": "x"})
-    bob = make_user(bank, "bob", {"LINK": "5"})
+    bob = make_user(bank, "bob", {"AVAX": "5"})
     assert len(bob.place(symbol=symbol, side="sell", quantity="1", price="10")["trades"]) == 1
     bob.http.close()
     root.call("POST", f"/admin/users/{alice.name}/resume", json={"reason": "x"})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.e2e.users import Json, NewUser, User
 
-LIMIT: Json = {"symbol": "LINK/USDT", "side": "buy", "type": "limit", "quantity": "1", "price": "9"}
+LIMIT: Json = {"symbol": "LINK/USDT", "side": "buy", "type": "limit", "quantity": "1", "price": "19"}
 
 
 def batch(user: User, orders: list[Any]) -> list[Json]:
@@ -30,11 +30,11 @@ def codes(items: list[Json]) -> list[str]:
 def test_each_order_of_a_batch_stands_for_itself(new_user: NewUser, bob: User) -> None:
     """Wrong, refused and good orders in one batch: each gets its own answer, in order, and the good ones are placed."""
     erin = new_user("erin", USDT="1000")
-    ask = bob.place(symbol="LINK/USDT", side="sell", quantity="1", price="9.5")["order"]
+    ask = bob.place(symbol="LINK/USDT", side="sell", quantity="1", price="20")["order"]
     good = LIMIT | {"client_order_id": "good"}
     wrong: list[tuple[Any, str]] = [
         (good, "open"),
-        (LIMIT | {"price": "9.00001"}, "PRICE_NOT_ON_TICK"),
+        (LIMIT | {"price": "19.00001"}, "PRICE_NOT_ON_TICK"),
         (LIMIT | {"symbol": "NONE/USDT"}, "SYMBOL_NOT_FOUND"),
         ("an order", "INVALID_REQUEST"),
         (None, "INVALID_REQUEST"),
@@ -42,11 +42,11 @@ def test_each_order_of_a_batch_stands_for_itself(new_user: NewUser, bob: User) -
         (LIMIT | {"colour": "red"}, "INVALID_REQUEST"),
         (LIMIT | {"type": "market"}, "INVALID_COMBINATION"),
         (LIMIT | {"quantity": "500"}, "INSUFFICIENT_BALANCE"),
-        (LIMIT | {"price": "9.5", "post_only": True}, "POST_ONLY_WOULD_MATCH"),
-        (LIMIT | {"price": "9.5", "quantity": "2", "time_in_force": "fok"}, "FOK_NOT_FILLED"),
+        (LIMIT | {"price": "20", "post_only": True}, "POST_ONLY_WOULD_MATCH"),
+        (LIMIT | {"price": "20", "quantity": "2", "time_in_force": "fok"}, "FOK_NOT_FILLED"),
         (good, "open"),
         (good | {"price": "8.5"}, "CLIENT_ORDER_ID_REUSED"),
-        (LIMIT | {"price": "9.5"}, "filled"),
+        (LIMIT | {"price": "20"}, "filled"),
     ]
     items = batch(erin, [order for order, _ in wrong])
     assert codes(items) == [expected for _, expected in wrong]
@@ -62,7 +62,7 @@ def test_each_order_of_a_batch_stands_for_itself(new_user: NewUser, bob: User) -
 def test_batch_answers_what_each_would_alone(new_user: NewUser) -> None:
     """A refusal in a batch has the code, message and details that the same order has by itself."""
     frank = new_user("frank", USDT="10")
-    orders = [LIMIT | {"price": "9.00001"}, LIMIT | {"quantity": "500", "client_order_id": "x"}, {"side": "buy"}]
+    orders = [LIMIT | {"price": "19.00001"}, LIMIT | {"quantity": "500", "client_order_id": "x"}, {"side": "buy"}]
     for order, item in zip(orders, batch(frank, orders), strict=True):
         answer = frank.http.post("/orders", json=order).json()["error"]
         assert item["error"] == answer
@@ -72,12 +72,12 @@ def test_hundred_against_hundred(new_user: NewUser) -> None:
     """A hundred sells in one batch and a hundred buys in another all trade, in the order of the lists."""
     seller, buyer = new_user("seller", AVAX="100"), new_user("buyer", USDT="100000")
     sells = [
-        {"symbol": "AVAX/USDT", "side": "sell", "type": "limit", "quantity": "1", "price": f"{60 + n / 100:.2f}"}
+        {"symbol": "AVAX/USDT", "side": "sell", "type": "limit", "quantity": "1", "price": f"{33 + n / 100:.2f}"}
         for n in range(100)
     ]
     placed = batch(seller, sells)
     assert set(codes(placed)) == {"open"}
-    bought = batch(buyer, [order | {"side": "buy", "price": "61", "time_in_force": "ioc"} for order in sells])
+    bought = batch(buyer, [order | {"side": "buy", "price": "34", "time_in_force": "ioc"} for order in sells])
     assert set(codes(bought)) == {"filled"}
     prices = [Decimal(trade["price"]) for item in bought for trade in item["data"]["trades"]]
     assert prices == [Decimal(order["price"]) for order in sells]
@@ -121,7 +121,7 @@ def test_same_batch_twice_at_once(new_user: NewUser) -> None:
 def test_batch_spends_a_balance_only_once(new_user: NewUser) -> None:
     """Ten orders that each want a third of the balance: three are placed, the others are refused."""
     ivan = new_user("ivan", LINK="9")
-    order = {"symbol": "LINK/USDT", "side": "sell", "type": "limit", "quantity": "3", "price": "12"}
+    order = {"symbol": "LINK/USDT", "side": "sell", "type": "limit", "quantity": "3", "price": "22"}
     assert codes(batch(ivan, [order] * 10)) == ["open"] * 3 + ["INSUFFICIENT_BALANCE"] * 7
     assert ivan.balances()["LINK"] == (Decimal(9), Decimal(0), Decimal(9))
     ivan.call("DELETE", "/orders")

@@ -261,7 +261,7 @@ def make_bench() -> Bench:
 
 def bearer(name: str = "alice", role: str = "user") -> dict[str, str]:
     """Make a header with a good token."""
-    return {"Authorization": f"Bearer {issue_token(SECRET.encode(), name, role, 60)}"}
+    return {"Authorization": f"Bearer {issue_token(SECRET.encode(), name, role, 3600)}"}
 
 
 def make_event(command: np.void, kind: EventKind, ring: Ring, **fields: Any) -> Records:
