@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
-import psycopg
 import pytest
 import trio
 from tests.wallet.courier_bench import CourierBench, quick_settings
@@ -343,16 +342,3 @@ async def test_reserves_of_an_account_are_as_of_all(bench: CourierBench, proxy: 
     expected = expected_reserves(bench.connection)
     assert len(expected) >= 4
     assert {key: units for key, units in read_reserves(bench.connection, keys).items() if units} == expected
-
-
-async def test_index_serves_the_order(bench: CourierBench) -> None:
-    """The oldest of many transfers are found by the index, not by sorting all of them."""
-    with bench.connection.transaction(), psycopg.ClientCursor(bench.connection) as cursor:
-        cursor.execute("SET LOCAL enable_seqscan = off")
-        cursor.execute(
-            "EXPLAIN SELECT id FROM wallet_transfers WHERE state = 'pending' AND id <> ALL (ARRAY[1::bigint]) "
-            "ORDER BY executed_ns, id LIMIT 10"
-        )
-        plan = "\n".join(line for (line,) in cursor.fetchall())
-    assert "wallet_transfers_pending" in plan
-    assert "Sort" not in plan
