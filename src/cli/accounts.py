@@ -22,6 +22,7 @@ from tradeengine.storage.funding import (
     FundingKind,
     FundingStatus,
     ReferenceReusedError,
+    is_kept_outside,
     request_funding,
     wait_funding,
 )
@@ -78,10 +79,6 @@ def run_deposit(settings: Settings, user: str, asset_name: str, amount: str, ref
     """Credit a user and wait until settlement has posted it. Raises CommandError."""
     if not SUBJECT_PATTERN.match(user):
         raise CommandError("a user name is 1 to 64 characters of A-Z a-z 0-9 _ . : @ -")
-    if user == settings.wallet.taken_name:
-        raise CommandError(
-            f"no user may be called {user}: that is wallet.exchange_user, who gets the fees at the wallet"
-        )
     require_engine(settings)
     asset, settled = _deposit(settings, user, asset_name, amount, reference or f"cli:{uuid.uuid4()}")
     if settled.status is FundingStatus.REFUSED:
@@ -127,6 +124,9 @@ def _request(
         amount_units = asset.parse(amount)
         if amount_units == 0:
             raise CommandError(f"amount {amount} is not allowed: must be more than 0")
+        # The database knows where the money is, whatever settings this command was given.
+        if user == settings.wallet.exchange_user and is_kept_outside(connection):
+            raise CommandError(f"no user may be called {user}: wallet.exchange_user gets the fees at the wallet")
         account_id = resolve_account(connection, user, accounts_max=settings.limits.accounts_max)
         return request_funding(
             connection,
