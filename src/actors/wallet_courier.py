@@ -148,7 +148,7 @@ class Courier:
                 await self._do_round()
             except psycopg.Error as error:
                 self._desk.close()
-                self._gate = trio.Event()
+                self._close_gate()
                 self._metrics.count("errors")
                 self._say("database", f"the database: {' '.join(str(error).split()) or type(error).__name__}")
                 await trio.sleep(DATABASE_RETRY_S)
@@ -159,12 +159,17 @@ class Courier:
                         await self._wanted.wait()
             await trio.sleep(max(0.0, began_s + ROUND_INTERVAL_S - trio.current_time()))
 
+    def _close_gate(self) -> None:
+        """Let no request go out. A closed gate is kept: those who wait at it must hear when it opens."""
+        if self._gate.is_set():
+            self._gate = trio.Event()
+
     async def _do_round(self) -> None:
         """Write down what became of requests, and read new ones. Raises psycopg.Error."""
         began_s = trio.current_time()
         gives_lock_back, self._lock_is_wanted = self._lock_is_wanted, False
         if gives_lock_back:
-            self._gate = trio.Event()
+            self._close_gate()
             while self._in_flight:
                 self._idle = trio.Event()
                 await self._idle.wait()
