@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -24,8 +23,8 @@ import psycopg
 import trio
 
 from tradeengine.actors.wallet_desk import HoldingJob, Job, News, Round, TransferJob
+from tradeengine.actors.wallet_intake import Intake
 from tradeengine.actors.wallet_metrics import WalletMetrics
-from tradeengine.actors.wallet_order import Order
 from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.settings import Wallet as WalletSettings
 from tradeengine.storage.outbox import Retry
@@ -36,10 +35,6 @@ from tradeengine.wallet.port import BreakerOpen, Progress, RefusalCode, Refused,
 
 WINDOW_PER_CALL: Final = 16
 """Jobs read ahead for each request that may be on its way: a round takes as long as a few requests."""
-HELD_MAX: Final = 4096
-"""So many transfers are held here while they wait for their money. Beyond that nothing newer is read."""
-ASKS_MAX: Final = 256
-"""Of so many accounts is read in a round what they have."""
 CREDIT_PAUSE_S_MIN: Final = 0.5
 CREDIT_PAUSE_S_MAX: Final = 30.0
 """What the wallet refused for want of money is tried again when someone is credited, and after a pause that doubles."""
@@ -99,7 +94,6 @@ class Courier:
         self._metrics = metrics
         self._heads = heads
         self._passed = passed
-        self._horizon = horizon
         self._tell = tell
         self._window = WINDOW_PER_CALL * settings.concurrency
         self._queue, self._jobs = trio.open_memory_channel[Job](math.inf)
@@ -110,12 +104,9 @@ class Courier:
         self._lock_is_wanted = False
         self._count_at_s = 0.0
         self._in_flight = 0
-        self._fundings: set[int] = set()
-        self._unripe: dict[int, list[int]] = {}
+        self._intake = Intake(self._window, heads=heads, passed=passed, horizon=horizon)
+        self._order = self._intake.order
         self._suspects: list[int] = []
-        self._order = Order()
-        self._unsure: deque[tuple[Callable[[], bool], list[TransferJob]]] = deque()
-        """Transfers that were read, while earlier ones may still be settled."""
         self._told: dict[str, str] = {}
 
     def want_round(self) -> None:
@@ -155,7 +146,7 @@ class Courier:
             else:
                 self._say("database", "")
                 if not self._next.writes():
-                    with trio.move_on_after(ROUND_INTERVAL_S if self._unripe or self._unsure else IDLE_S):
+                    with trio.move_on_after(ROUND_INTERVAL_S if self._intake.waits_for_settlement() else IDLE_S):
                         await self._wanted.wait()
             await trio.sleep(max(0.0, began_s + ROUND_INTERVAL_S - trio.current_time()))
 
@@ -175,13 +166,7 @@ class Courier:
                 await self._idle.wait()
         done, self._next = self._next, Round()
         done.gives_lock_back = gives_lock_back
-        unsure = [job.row.id for _, jobs in self._unsure for job in jobs]
-        done.room = min(self._window - self._order.busy(), HELD_MAX - len(self._order)) - len(unsure)
-        done.transfers_taken, done.asleep = self._order.taken() + unsure, self._order.asleep()
-        done.asks = self._order.ask(ASKS_MAX)
-        done.fundings_room = self._window - len(self._fundings)
-        done.fundings_taken = tuple(self._fundings)
-        done.ripe = frozenset(funding_id for funding_id, heads in self._unripe.items() if self._passed(heads))
+        self._intake.prepare(done)
         done.wants_counts = began_s > self._count_at_s
         try:
             news = await trio.to_thread.run_sync(self._desk.work, done)
@@ -190,60 +175,29 @@ class Courier:
             self._order.asked_in_vain(done.asks)
             raise
         self._metrics.note_round(trio.current_time() - began_s)
-        self._forget(done)
+        self._intake.forget(done)
         self._take(news, done)
-
-    def _forget(self, done: Round) -> None:
-        """Let go of what is written down."""
-        self._order.written([*done.delivered, *(each.id for each in done.transfers_dead)])
-        self._fundings -= {*done.reserved, *done.released, *done.given_back}
-        self._fundings -= {funding_id for funding_id, _, _ in done.deposits_refused}
-        self._fundings -= {each.id for each in (*done.fundings_put_off, *done.fundings_dead)}
-        for funding_id in done.ripe:
-            self._unripe.pop(funding_id, None)
 
     def _take(self, news: News, done: Round) -> None:
         """Take up what a round has read."""
-        heads = self._heads()
-        for funding_id in news.unripe:
-            self._unripe.setdefault(funding_id, heads)
         for job in news.waiting:
             self._wait_for_credit(job)
         for job in news.alone:
             job.alone = True
             self._queue.send_nowait(job)
-        for holding in news.holdings:
-            self._take_holding(holding)
-        for transfer in news.due:
-            self._order.wake(transfer)
-        self._order.learn(news.reserves)
-        if news.transfers:
-            self._unsure.append((self._horizon(), news.transfers))
-        while self._unsure and self._unsure[0][0]():
-            for transfer in self._unsure.popleft()[1]:
-                self._order.add(transfer)
+        for ready in self._intake.take(news):
+            self._queue.send_nowait(ready)
         self._send_ready()
         if news.outbox is not None:
             self._count_at_s = trio.current_time() + max(COUNTS_INTERVAL_S, news.counting_s / COUNTS_SHARE)
             self._metrics.show_outbox(news.outbox)
             if not news.outbox.dead:
                 self._break_circle()
-        if len(news.transfers) >= done.room > 0 or len(news.holdings) >= done.fundings_room > 0:
-            self.want_round()
-        if self._order.wants_answers():
+        if self._intake.wants_more(news, done):
             self.want_round()
         if news.is_locked:
             self._gate.set()
         self._lock_is_wanted = news.lock_is_wanted
-
-    def _take_holding(self, job: HoldingJob) -> None:
-        row = job.row
-        self._fundings.add(row.id)
-        if row.kind is HoldingKind.RELEASE:
-            self._order.claim_release(row.id, (row.account_id, row.asset_id), row.amount_units)
-        elif row.kind is HoldingKind.GIVE_BACK:
-            self._order.read_again((row.account_id, row.asset_id))
-        self._queue.send_nowait(job)
 
     def _send_ready(self) -> None:
         """Put transfers that may go into the queue, a window of them."""
@@ -412,9 +366,7 @@ class Courier:
 
     def _break_circle(self) -> None:
         """Give up the first one when all wait for it: somebody took its money at the wallet, and people must know."""
-        if self._unsure or self._fundings or self._next.writes():
-            return
-        transfer_id = self._order.stuck()
+        transfer_id = None if self._next.writes() else self._intake.stuck()
         if transfer_id is not None:
             self._order.buried(transfer_id)
             why = "the wallet has less than this takes, and all that would bring more wait for this one"

@@ -193,7 +193,7 @@ class Order:
         """Note that what became of transfers is in the database."""
         for transfer_id in ids:
             for move in self._leaving.pop(transfer_id, ()):
-                purse = self._purses[move.account_id, move.asset_id]
+                purse = self._purse((move.account_id, move.asset_id))
                 purse.unwritten_units -= move.amount_units
                 if purse.written_units is not None:
                     purse.written_units += move.amount_units
@@ -235,17 +235,15 @@ class Order:
 
     def asked_in_vain(self, keys: Sequence[Key]) -> None:
         """Note that the database did not answer."""
-        for key in keys:
-            self._purses[key].is_asked = False
-            self._changed[key] = None
+        self.learn(dict.fromkeys(keys))
 
-    def learn(self, reserves: Mapping[Key, int]) -> None:
-        """Hear what was asked; ``written`` was told before of what was written down with it."""
+    def learn(self, reserves: Mapping[Key, int | None]) -> None:
+        """Hear what was asked, None: in vain; ``written`` was told before of what was written down with it."""
         for key, units in reserves.items():
-            purse = self._purses[key]
-            if purse.is_asked:
+            purse = self._purses.get(key)
+            if purse is not None and purse.is_asked:
                 purse.written_units, purse.is_asked = units, False
-            self._changed[key] = None
+                self._changed[key] = None
 
     def stuck(self) -> int | None:
         """Give the first refused transfer when all wait for it or for what it waits for; None: something may move."""
