@@ -270,11 +270,12 @@ def is_alive(pid: int) -> bool:
 
 
 def _children_of(pid: int) -> list[int]:
-    return [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text(encoding="ascii").split()
-    ]
+    children = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        # A thread may end between the two looks; its children are another's then.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            children += [int(child) for child in (task / "children").read_text(encoding="ascii").split()]
+    return children
 
 
 def _collect(stream: Any, lines: list[str]) -> None:
