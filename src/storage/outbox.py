@@ -21,7 +21,7 @@ from psycopg.rows import args_row
 
 from tradeengine.core.records import ACCOUNT_ID_EXCHANGE
 from tradeengine.storage.bulk import Column, int2, int4, int8
-from tradeengine.storage.settle_fold import TradeLegs
+from tradeengine.storage.settle_postings import TradeLegs
 
 Connection = psycopg.Connection[Any]
 

@@ -28,7 +28,7 @@ from tradeengine.core.records import ACCOUNT_ID_OUTSIDE
 from tradeengine.storage.bulk import copy_out
 from tradeengine.storage.reconcile_orders import FILLED, add_fills, compare_live
 from tradeengine.storage.reconcile_world import ASSET_SHIFT, World, balance_key
-from tradeengine.storage.settle_fold import POSTING_FUNDING, POSTING_TRADE, post_trades, trade_legs
+from tradeengine.storage.settle_postings import POSTING_FUNDING, POSTING_TRADE, post_trades, trade_legs
 
 Connection = psycopg.Connection[Any]
 

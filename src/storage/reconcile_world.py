@@ -23,7 +23,8 @@ from tradeengine.core.differences import Int64s, sum_by_key
 from tradeengine.core.records import EventFlag, OrderType, Side, event_dtype
 from tradeengine.storage.bulk import copy_out
 from tradeengine.storage.recovery import settled_cursors
-from tradeengine.storage.settle_fold import Events, Orders, SymbolUnits, fold_batch
+from tradeengine.storage.settle_fold import Orders, fold_batch
+from tradeengine.storage.settle_postings import Events, SymbolUnits
 
 Connection = psycopg.Connection[Any]
 

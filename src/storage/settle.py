@@ -24,7 +24,8 @@ from tradeengine.storage.bulk import copy_in, register_arrays
 from tradeengine.storage.migrate import check_server
 from tradeengine.storage.outbox import transfer_columns
 from tradeengine.storage.partitions import Partitions
-from tradeengine.storage.settle_fold import Events, Fold, SettlementStopped, SymbolUnits, fold_batch
+from tradeengine.storage.settle_fold import Fold, SettlementStopped, fold_batch
+from tradeengine.storage.settle_postings import Events, SymbolUnits
 from tradeengine.storage.statement_marks import StatementMarks
 
 RISK_SHARD: Final = -1

@@ -23,7 +23,8 @@ from tradeengine.core.records import (
     TradingState,
 )
 from tradeengine.storage.bulk import Array, Column, boolean, char, int2, int4, int8, text, timestamp
-from tradeengine.storage.settle_fold import Balances, Candles, Events, Fold, Orders, Postings
+from tradeengine.storage.settle_fold import Candles, Fold, Orders
+from tradeengine.storage.settle_postings import Balances, Events, Postings
 
 STATUS_LABELS: Final = ("pending", "open", "partially_filled", "filled", "cancelled", "rejected")
 

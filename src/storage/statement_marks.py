@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tradeengine.core.ids import TIMESTAMP_SHIFT
 from tradeengine.core.records import ACCOUNT_ID_FIRST_USER
 from tradeengine.storage.bulk import Array, int2, int4, int8
-from tradeengine.storage.settle_fold import Postings
+from tradeengine.storage.settle_postings import Postings
 
 MARK_EVERY: Final = 1000
 MILLISECOND_MASK: Final = (1 << TIMESTAMP_SHIFT) - 1

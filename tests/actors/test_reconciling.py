@@ -26,7 +26,7 @@ from tradeengine.core.records import CommandFlag, CommandKind, OrderType, Side, 
 from tradeengine.core.risk_census import copy_balances, copy_orders, read_orders
 from tradeengine.core.risk_state import MISMATCH_COUNT
 from tradeengine.storage.reconcile_world import World, bring_forward, no_events, stored_order_dtype
-from tradeengine.storage.settle_fold import SymbolUnits
+from tradeengine.storage.settle_postings import SymbolUnits
 
 ACCOUNTS = (ALICE, BOB, CAROL)
 ASSETS = (BASE, QUOTE, OTHER)
