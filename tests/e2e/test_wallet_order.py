@@ -34,7 +34,7 @@ def books(postgres: Embedded) -> str:
 
 
 def test_all_in_traders_in_an_outage(books: str, tmp_path: Path) -> None:
-    """Bots that trade all they have again and again while the wallet is away make no dead letter, whatever is killed."""
+    """Bots that trade all they have over and over while the wallet is away make no dead letter, whoever is killed."""
     chance = random.Random(1)
     with wallet_venue(books, tmp_path, {"TRADEENGINE_ENGINE_SHARDS": "2"}) as venue:
         users = [venue.fund(f"bot-{number}", {"USDT": "1000", "BTC": "0.02", "ETH": "0.3"}) for number in range(4)]
