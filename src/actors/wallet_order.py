@@ -43,8 +43,6 @@ class _Purse:
     """By how much it changed since."""
     claimed_units: int = 0
     """Of those that were sent, or are about to be, withdrawals included."""
-    claims: int = 0
-    """How many transfers these are."""
     debits: list[tuple[Place, int]] = field(default_factory=list)
     """Of those that wait, in order."""
     credits: list[Place] = field(default_factory=list)
@@ -273,7 +271,7 @@ class Order:
             ahead_units = purse.ahead_units(entry.place)
             if purse.free_units() >= ahead_units + units:
                 continue
-            if ahead_units or purse.claims or (purse.credits and purse.credits[0] < entry.place):
+            if ahead_units or (purse.credits and purse.credits[0] < entry.place):
                 return key
         return None
 
@@ -304,7 +302,6 @@ class Order:
         for key, units in entry.debits.items():
             purse = self._purses[key]
             purse.claimed_units += units
-            purse.claims += 1
         entry.is_claimed = True
         entry.seen = self._credits_seen(entry)
         self._claimed += 1
@@ -314,7 +311,6 @@ class Order:
         for key, units in entry.debits.items():
             purse = self._purses[key]
             purse.claimed_units -= units
-            purse.claims -= 1
             self._changed[key] = None
         entry.is_claimed = False
         self._claimed -= 1

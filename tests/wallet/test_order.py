@@ -56,6 +56,7 @@ class World:
         self.sent: list[OutboxRow] = []
         self.done: list[OutboxRow] = []
         self.asleep: list[OutboxRow] = []
+        self.reserved: list[Key] = []
         self.refusals = 0
         self.delivered = 0
         self._ids = itertools.count(1)
@@ -92,15 +93,27 @@ class World:
         self.done.append(row)
         self.delivered += 1
 
+    def deposit(self) -> None:
+        """Let the wallet reserve one more of something; it can be traded with when that is written down."""
+        key = self.random.choice(list(self.ledger))
+        self.wallet[key] += 1
+        self.reserved.append(key)
+        self.order.read_again(key)
+
     def do_round(self, new: list[OutboxRow]) -> None:
         """Write down what is done, say what is asked, read what is new; some of it happens meanwhile."""
         done, self.done = self.done, []
+        reserved, self.reserved = self.reserved, []
         asked = self.order.ask(100)
         for row in done:
             apply(self.written, row)
+        self.written.update(reserved)
         reserves = {key: self.written[key] for key in asked}
         while self.sent and self.random.random() < 0.5:
             self.answer()
+        if self.random.random() < 0.1:
+            self.deposit()
+        self.ledger.update(reserved)
         self.order.written([row.id for row in done])
         self.order.learn(reserves)
         for row in new:
@@ -150,6 +163,7 @@ def test_every_transfer_finds_its_money(seed: int) -> None:
         assert not is_idle or world.delivered == trades, f"{len(world.order)} transfers wait for each other"
         assert world.order.stuck() is None
     assert world.refusals == 0
+    world.ledger.update(world.reserved)
     assert world.wallet == world.ledger
     assert len(world.order) == world.order.busy() == 0
 
