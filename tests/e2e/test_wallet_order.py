@@ -11,7 +11,6 @@ import psycopg
 import pytest
 from tests.e2e.users import User, connect_database
 from tests.e2e.wallet_venue import wallet_venue
-from tests.engines import wait_restarted
 from tests.postgres import make_database, postgres
 
 from tradeengine.storage.embedded import Embedded
@@ -48,7 +47,8 @@ def test_all_in_traders_in_an_outage(books: str, tmp_path: Path) -> None:
         venue.until(lambda: venue.pending() < made * 2 // 3)
         venue.engine.kill_actor("wallet")
         venue.service.kill()
-        wait_restarted(venue.engine, "wallet", pid)
+        # It is there again, and degraded: it waits for its service.
+        venue.until(lambda: venue.engine.actors().get("wallet", pid) != pid)
         venue.service.start()
         venue.agree()
         with connect_database(venue.engine) as connection:
