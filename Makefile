@@ -13,6 +13,8 @@ ARGS ?=
 TESTS ?=
 # Files of tests that run side by side; many of them run a whole engine.
 WORKERS ?= 2
+# Programs that tests need and that are no Python packages: each a command, and the package of Debian that has it.
+PROGRAMS := chromium:chromium promtool:prometheus amtool:prometheus-alertmanager pgbouncer:pgbouncer
 
 KERNEL_SOURCES := $(shell grep -l njit src/*/*.py) src/kernels.py
 
@@ -38,12 +40,9 @@ coverage: install programs
 	@$(BIN)/coverage run -m pytest $(TESTS)
 	@$(BIN)/coverage report
 
-# A program that a test needs and that is no Python package: from Debian where that may be done, else its tests are skipped.
+# From Debian where that may be done; elsewhere tests that need one of these are skipped.
 programs: install
-	@command -v chromium > /dev/null || ! command -v apt-get > /dev/null || [ "$$(id -u)" -ne 0 ] || { \
-		echo "installing chromium, which the tests of pages need"; \
-		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } \
-			> $(VENV)/apt.log 2>&1 || cat $(VENV)/apt.log; }
+	@tests/programs.sh $(PROGRAMS)
 
 install: $(VENV)/.stamp-kernels
 
