@@ -158,10 +158,12 @@ class Topology:
         between two censuses; the wallet looks how far settlement is. None of them is woken by that.
         """
         looks = self.actor(actor).role in {"front", "keeper", "wallet"}
-        terms = {
-            ring.name: (ring.layout, ring.access_of(actor) or ("follow" if looks else None)) for ring in self.rings
+        terms = {ring: ring.access_of(actor) or ("follow" if looks else None) for ring in self.rings}
+        return {
+            ring.name: RingTerms(ring.layout, access, ring.writer)
+            for ring, access in terms.items()
+            if access is not None
         }
-        return {name: RingTerms(layout, access) for name, (layout, access) in terms.items() if access is not None}
 
     def tables_of(self, actor: str) -> dict[str, TableTerms]:
         """Tables that an actor writes or reads."""

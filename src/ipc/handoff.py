@@ -31,10 +31,14 @@ EXIT_ORPHANED: Final = 70
 
 
 class RingTerms(msgspec.Struct, frozen=True):
-    """How an actor is joined to a ring: its writer, a reader that gates, or one that follows and may be lapped."""
+    """How an actor is joined to a ring: its writer, a reader that gates, or one that follows and may be lapped.
+
+    ``writer``: whose ring it is.
+    """
 
     layout: Layout
     access: Access
+    writer: str
 
 
 class TableTerms(msgspec.Struct, frozen=True):

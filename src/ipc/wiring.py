@@ -83,6 +83,11 @@ class Wiring:
         """Rings that this actor is joined to."""
         return tuple(self._handoff.rings)
 
+    @property
+    def ring_writers(self) -> dict[str, str]:
+        """Who writes each of these rings."""
+        return {name: terms.writer for name, terms in self._handoff.rings.items()}
+
     def ring(self, name: str) -> Ring:
         """Give a ring by name. Raises KeyError for one that is not this actor's business."""
         if name not in self._rings:

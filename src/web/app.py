@@ -20,6 +20,7 @@ from tradeengine.web.request_limits import tell_limits
 from tradeengine.web.routes import (
     account,
     admin_money,
+    admin_overview,
     admin_reconciliation,
     admin_symbols,
     admin_users,
@@ -78,7 +79,7 @@ def create_app(front: Front) -> FrontApp:
     app.url_map.strict_slashes = True
     for routes in (orders, account, api_keys, market, history, snapshots):
         app.register_blueprint(routes.blueprint, url_prefix=PREFIX)
-    for admin_routes in (admin_users, admin_symbols, admin_money, admin_reconciliation, dead_letters):
+    for admin_routes in (admin_users, admin_symbols, admin_money, admin_reconciliation, admin_overview, dead_letters):
         app.register_blueprint(admin_routes.blueprint, url_prefix=f"{PREFIX}/admin")
     app.register_blueprint(system.blueprint)
     faults.attach(app)

@@ -17,6 +17,7 @@ from quart import current_app, request
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.ipc.directory import DirectoryPage, read_directory
 from tradeengine.ipc.metrics import MetricPage
+from tradeengine.ipc.overview import Overview
 from tradeengine.ipc.seqlock import SeqlockBusy, SeqlockTable
 from tradeengine.settings import Settings
 from tradeengine.web.address import client_address
@@ -64,6 +65,7 @@ class Front:
     hub: Hub
     request_limits: RequestLimits
     watch: Watch
+    overview: Overview
     metrics: MetricPage
     shard_count: int
     started_s: float = field(default_factory=time.monotonic)

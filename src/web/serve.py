@@ -18,6 +18,7 @@ import trio
 from hypercorn.config import Config
 
 from tradeengine.ipc.buckets import Buckets
+from tradeengine.ipc.overview import Overview
 from tradeengine.ipc.replay_guard import ReplayGuard
 from tradeengine.ipc.wiring import Wiring
 from tradeengine.settings import Settings
@@ -99,6 +100,12 @@ def assemble(wiring: Wiring) -> Front:
         wiring.metrics,
         inbox,
     )
+    overview = Overview(
+        wiring.table("actors"),
+        {wiring.name: wiring.metrics, **wiring.metric_pages},
+        {name: wiring.ring(name) for name in wiring.ring_names},
+        wiring.ring_writers,
+    )
     in_force = InForce(wiring.table("accounts"), settings.http.barrier_timeout_ms / 1000)
     front = Front(
         settings=settings,
@@ -129,9 +136,10 @@ def assemble(wiring: Wiring) -> Front:
             wiring.table("actors"),
             settled,
             settings.settlement.backlog_events_max,
-            {wiring.name: wiring.metrics, **wiring.metric_pages},
-            {name: wiring.ring(name) for name in wiring.ring_names},
+            overview.pages,
+            overview.rings,
         ),
+        overview=overview,
         metrics=wiring.metrics,
         shard_count=wiring.shard_count,
     )

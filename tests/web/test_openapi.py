@@ -64,6 +64,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("POST", f"/api/v1/admin/dead-letters/{LETTER_ID}/retry", None),
     ("POST", f"/api/v1/admin/dead-letters/{LETTER_ID}/discard", {"reason": "paid by hand"}),
     ("GET", "/api/v1/admin/reconciliation", None),
+    ("GET", "/api/v1/admin/actors", None),
     ("POST", "/api/v1/api-keys", {"name": "maker", "permissions": ["read"]}),
     ("GET", "/api/v1/api-keys", None),
     ("DELETE", f"/api/v1/api-keys/{KEY_ID}", None),

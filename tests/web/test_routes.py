@@ -29,6 +29,7 @@ ROUTES: Final[Mapping[str, Access]] = {
     "GET /metrics": Access.SCRAPE,
     "GET /openapi.json": Access.PUBLIC,
     "GET /ready": Access.PUBLIC,
+    "GET /api/v1/admin/actors": Access.ADMIN,
     "GET /api/v1/admin/dead-letters": Access.ADMIN,
     "GET /api/v1/admin/dead-letters/<letter_id>": Access.ADMIN,
     "POST /api/v1/admin/dead-letters/<letter_id>/discard": Access.ADMIN,
