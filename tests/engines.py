@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import httpx2
 
-from tradeengine.actors.data_dir import read_secret
+from tradeengine.actors.data_dir import LOCK_NAME, read_secret
 from tradeengine.ipc.client import ask
 from tradeengine.storage.embedded import running_embedded, stop_embedded
 from tradeengine.web.auth import issue_token
@@ -94,14 +94,25 @@ class Engine:
         return httpx2.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=20)
 
     def actors(self) -> dict[str, int]:
-        """Process ids of the children, by actor, as the operating system sees them."""
+        """Process ids of the actors by name, as the operating system sees them."""
+        found = self._processes()
+        found.pop("zygote", None)
+        return found
+
+    def zygote(self) -> int:
+        """Process id of the zygote."""
+        return self._processes()["zygote"]
+
+    def _processes(self) -> dict[str, int]:
+        """Process ids by what a process calls itself; those of this engine hold its data directory's lock."""
         found = {}
-        for pid in _children_of(self.process.pid):
-            # Between the two looks it may have ended and been reaped.
-            with suppress(FileNotFoundError, ProcessLookupError):
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-                if "tradeengine.actors.run" in words:
-                    found[words[words.index("tradeengine.actors.run") + 1]] = pid
+        lock = (self.data_dir / LOCK_NAME).resolve()
+        for process in Path("/proc").glob("[0-9]*"):
+            # It may end between any two looks.
+            with suppress(OSError):
+                program, _, name = (process / "cmdline").read_bytes().rstrip(b"\0 ").decode().partition(" ")
+                if program == "tradeengine" and any(fd.readlink() == lock for fd in (process / "fd").iterdir()):
+                    found[name] = int(process.name)
         return found
 
     def demo_traders(self) -> int:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,13 +21,14 @@ import structlog
 import trio
 
 from tradeengine.actors.deaths import Deaths
+from tradeengine.actors.forking import LaunchError
 from tradeengine.core.tables import ActorState
-from tradeengine.ipc.crashpoints import VARIABLE as CRASH_VARIABLE
 from tradeengine.ipc.handoff import MESSAGE_BYTES_MAX, close_descriptors, send_handoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tradeengine.actors.forking import Launch, Process
     from tradeengine.actors.topology import Actor
     from tradeengine.ipc.handoff import Handoff
     from tradeengine.settings import Supervisor as Policy
@@ -38,10 +37,7 @@ KILL_AFTER_S: Final = 5.0
 """Between SIGTERM and SIGKILL."""
 BACKGROUND_ROLES: Final = {"shadow": 10, "keeper": 10, "wallet": 0}
 """Roles for which no start waits; with how much nicer they are, so that they take no core from the others."""
-ACTOR_PROGRAM: Final = (sys.executable, "-m", "tradeengine.actors.run")
 LAST_WORDS_TIMEOUT_S: Final = 0.5
-ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-"""No actor computes in parallel, and idle threads of numerical libraries cost time at every start."""
 
 logger = structlog.get_logger()
 
@@ -59,14 +55,13 @@ class Child:
 
     actor: Actor
     policy: Policy
-    inherited_fds: tuple[int, ...]
+    launch: Launch
     changed: Callable[[Child], None]
-    program: tuple[str, ...] = ACTOR_PROGRAM
     state: ActorState = ActorState.STOPPED
     message: str = ""
     restart_count: int = 0
     started_ns: int = 0
-    process: trio.Process | None = None
+    process: Process | None = None
     was_ready: bool = False
     failed_at_start: bool = False
     """It told of a failure before it was ever ready: starting it again would not help."""
@@ -96,13 +91,19 @@ class Child:
         finally:
             self.ended.set()
 
-    async def _live(self, make_handoff: Callable[[], Handoff], handoff_possible: trio.Event) -> tuple[int, int]:
-        """Run one process from start to reaping; returns its id and its exit status."""
+    async def _live(self, make_handoff: Callable[[], Handoff], handoff_possible: trio.Event) -> tuple[int, int | None]:
+        """Run one process from start to reaping; returns its id, 0: there was none, and its exit status."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         silent = trio.Event()
         with ours, theirs:
-            self.process = process = await self._start(theirs)
+            try:
+                # A crash point is for the first process: a test wants to see the second one recover.
+                self.process = process = await self.launch(self.actor, theirs, self.started_ns != 0)
+            except LaunchError as error:
+                self.message = str(error)
+                return 0, None
             theirs.close()
+            self._put_aside(process.pid)
             try:
                 self.started_ns = time.time_ns()
                 self._set(ActorState.STARTING)
@@ -123,24 +124,12 @@ class Child:
                     status = await process.wait()
         return process.pid, status
 
-    async def _start(self, line: socket.socket) -> trio.Process:
-        environment = {**os.environ, **ENVIRONMENT}
-        if self.started_ns:
-            # A crash point is for the first process: a test wants to see the second one recover.
-            environment.pop(CRASH_VARIABLE, None)
-        process = await trio.lowlevel.open_process(
-            [*self.program, self.actor.name, str(line.fileno())],
-            stdin=subprocess.DEVNULL,
-            # Standard output is the supervisor's alone: scripts read the line that begins with `ready` from it.
-            stdout=2,
-            pass_fds=(line.fileno(), *self.inherited_fds),
-            env=environment,
-            # A group of its own, so that Ctrl-C in a terminal reaches the supervisor only.
-            process_group=0,
-        )
+    def _put_aside(self, pid: int) -> None:
+        """Let a process in the background go behind the others."""
         if self.actor.role in BACKGROUND_ROLES:
-            os.setpriority(os.PRIO_PROCESS, process.pid, BACKGROUND_ROLES[self.actor.role])
-        return process
+            # Who ended already needs no place.
+            with suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, pid, BACKGROUND_ROLES[self.actor.role])
 
     async def _hand_over(
         self, line: socket.socket, make_handoff: Callable[[], Handoff], handoff_possible: trio.Event
@@ -181,10 +170,10 @@ class Child:
             self.failed_at_start = not self.was_ready
             self._set(self.state, word.message)
 
-    async def _pause_after(self, pid: int, status: int) -> bool:
+    async def _pause_after(self, pid: int, status: int | None) -> bool:
         """Wait before the next process; returns whether there shall be one. pid: of the process that died."""
         death_count = self._deaths.add()
-        death = _signal_name(-status) if status < 0 else f"exit status {status}"
+        death = _death(status)
         # Beside it stands the supervisor's own ``pid``, as in all its lines.
         logger.error("actor died", name=self.actor.name, dead_pid=pid, death=death, reason=self.message or None)
         why = f"{death}, {self.message}" if self.message else death
@@ -229,9 +218,13 @@ class Child:
         self.changed(self)
 
 
-def _signal_name(number: int) -> str:
-    """Name a signal: ``SIGKILL`` for 9."""
+def _death(status: int | None) -> str:
+    """Say how a process ended: ``SIGKILL`` for -9."""
+    if status is None:
+        return "exit status unknown"
+    if status >= 0:
+        return f"exit status {status}"
     try:
-        return signal.Signals(number).name
+        return signal.Signals(-status).name
     except ValueError:
-        return f"signal {number}"
+        return f"signal {-status}"

@@ -1,7 +1,7 @@
-"""The program that every actor runs in: ``python -m tradeengine.actors.run NAME LINE_FD``, started by the supervisor.
+"""What every actor runs: it waits on its line for its handoff, and does its duty until it is asked to end.
 
-It imports the actor's code and loads its compiled kernels at once, while the supervisor still prepares the database,
-then waits on the line for its handoff, and does its duty until it is asked to end.
+The zygote has imported a role's code and loaded its compiled kernels before it forks an actor. As a program of its own,
+``python -m tradeengine.actors.run NAME LINE_FD``, an actor imports them itself; that is for looking at one by itself.
 
 Exit status: 0 asked to end; 1 the actor failed, and has told the supervisor why; 70 the supervisor is gone.
 This is the one place where the roles of ``actors`` and ``web`` meet; they are named, not imported.
@@ -14,6 +14,7 @@ import inspect
 import logging
 import socket
 import sys
+from types import ModuleType
 from typing import Final
 
 from tradeengine.ipc.handoff import EXIT_ORPHANED, receive_handoff, tell
@@ -23,11 +24,12 @@ MODULES: Final = {
     "matcher": "tradeengine.actors.matcher",
     "settlement": "tradeengine.actors.settlement",
     "publisher": "tradeengine.actors.publisher",
+    "front": "tradeengine.web.serve",
     "shadow": "tradeengine.actors.shadow",
     "keeper": "tradeengine.actors.keeper",
     "wallet": "tradeengine.actors.wallet",
-    "front": "tradeengine.web.serve",
 }
+"""By role; those come first for which a start waits."""
 
 UNUSED: Final = ("coverage", "cffi", "rich")
 """Packages that numba and structlog load when they find them, and no actor needs: a tenth of an actor's start."""
@@ -49,18 +51,24 @@ def main(name: str, line_fd: int) -> int:
     return 0
 
 
-def _run(name: str, line: socket.socket) -> None:
-    role = name.partition("-")[0]
+def import_role(role: str) -> ModuleType:
+    """Import what a role needs and load its kernels; gives the module with its ``main``."""
     for package in UNUSED:
         sys.modules.setdefault(package, None)  # type: ignore[arg-type]  # None is how an import is told to fail
-    import trio
-
-    from tradeengine.ipc.logs import configure_logs
-    from tradeengine.ipc.wiring import Wiring
     from tradeengine.kernels import load_kernels
 
     module = importlib.import_module(MODULES[role])
     load_kernels(role)
+    return module
+
+
+def _run(name: str, line: socket.socket) -> None:
+    module = import_role(name.partition("-")[0])
+    import trio
+
+    from tradeengine.ipc.logs import configure_logs
+    from tradeengine.ipc.wiring import Wiring
+
     wiring = Wiring(receive_handoff(line), line)
     configure_logs(wiring.settings.log, name)
     wiring.obey_supervisor()

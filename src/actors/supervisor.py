@@ -35,6 +35,7 @@ import trio
 from tradeengine.actors.children import BACKGROUND_ROLES, KILL_AFTER_S, Child
 from tradeengine.actors.data_dir import MASTER_NAME, ensure_secret, open_data_dir
 from tradeengine.actors.errors import StartError
+from tradeengine.actors.forking import Forker
 from tradeengine.actors.outside import check_outside
 from tradeengine.actors.topology import Topology, plan
 from tradeengine.core.tables import ActorState
@@ -86,9 +87,10 @@ def run_engine(settings: Settings, attend: Attend) -> None:
 def make_supervisor(settings: Settings, listener: socket.socket, lock_fd: int, attend: Attend) -> Supervisor:
     """Make a supervisor with a child for each actor of the topology."""
     topology = plan(settings)
-    supervisor = Supervisor(settings, topology, listener, attend, {})
+    forker = Forker(settings.supervisor, (lock_fd,))
+    supervisor = Supervisor(settings, topology, listener, attend, forker, {})
     for actor in topology.actors:
-        supervisor.children[actor.name] = Child(actor, settings.supervisor, (lock_fd,), supervisor.child_changed)
+        supervisor.children[actor.name] = Child(actor, settings.supervisor, forker.launch, supervisor.child_changed)
     return supervisor
 
 
@@ -117,6 +119,7 @@ class Supervisor:
     topology: Topology
     listener: socket.socket
     attend: Attend
+    forker: Forker
     children: dict[str, Child]
     started_s: float = field(default_factory=time.monotonic)
     memory: Memory | None = None
@@ -135,6 +138,7 @@ class Supervisor:
         """Start, work until asked to stop, stop. Raises what kept the engine from starting."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._obey_signals)
+            nursery.start_soon(self.forker.keep)
             for child in self.children.values():
                 nursery.start_soon(child.keep, partial(self._handoff, child), self._handoff_possible)
             try:

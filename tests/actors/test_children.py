@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, suppress
@@ -14,7 +15,7 @@ from tests.engines import is_alive
 
 from tradeengine.actors.children import Child
 from tradeengine.actors.memory import Memory
-from tradeengine.actors.topology import Topology, plan
+from tradeengine.actors.topology import Actor, Topology, plan
 from tradeengine.core.tables import ActorState
 from tradeengine.settings import Settings
 from tradeengine.settings_files import load_settings
@@ -69,7 +70,13 @@ class Watched:
         self._news = trio.Event()
         self.memory = memory
         actor = memory.topology.actor("publisher")
-        self.child = Child(actor, settings.supervisor, (), self._changed, (sys.executable, "-c", program))
+        self.program = program
+        self.child = Child(actor, settings.supervisor, self._launch, self._changed)
+
+    async def _launch(self, actor: Actor, line: socket.socket, _disarm: bool) -> trio.Process:
+        """Start a program instead of an actor."""
+        command = [sys.executable, "-c", self.program, actor.name, str(line.fileno())]
+        return await trio.lowlevel.open_process(command, pass_fds=(line.fileno(),))
 
     def _changed(self, child: Child) -> None:
         self.seen.append(child.state)

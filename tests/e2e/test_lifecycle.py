@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from pathlib import Path
@@ -80,14 +81,24 @@ def test_killed_supervisor_takes_its_actors_along(data_dir: Path) -> None:
 
 
 def test_killed_actors_are_replaced(data_dir: Path) -> None:
-    """Whichever actor is killed, another process takes its place, and orders placed before and after are all there."""
+    """Whichever actor is killed, another process takes its place, and orders placed before and after are all there.
+
+    This goes on after the zygote that forks them was killed, too, which none of them notices.
+    """
     with running_engine(data_dir) as engine:
         engine.deposit("ann", "USDT", "1000000")
         orders = [place(engine, "ann", **BID)["order"]["id"]]
-        for name in ROLES:
+        actors = engine.actors()
+        for name in (*ROLES, "zygote", ROLES[0]):
+            if name == "zygote":
+                os.kill(engine.zygote(), signal.SIGKILL)
+                orders.append(place(engine, "ann", **BID)["order"]["id"])
+                assert engine.actors() == actors
+                continue
             first = engine.actors()[name]
             engine.kill_actor(name)
             wait_restarted(engine, name, first)
+            actors = engine.actors()
             orders.append(place(engine, "ann", **BID)["order"]["id"])
         with engine.client("ann") as client:
             listed = client.get("/orders?status=open").json()["data"]

@@ -1,0 +1,199 @@
+"""Where actors come from: the supervisor's side of the zygote, which forks them.
+
+The supervisor is not the actors' parent. It knows each by a descriptor of the process, to see its end and to signal it
+without ever meaning another process that got the same number.
+
+Rule 1: a zygote that dies is started again; actors do not notice. How those ended that end meanwhile nobody knows.
+Rule 2: an order that a dying zygote may have carried out is not repeated: it fails, and whoever ordered closes the
+actor's line, which ends a process that nobody knows, and orders anew with another line.
+It refuses to know what actors do.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+import structlog
+import trio
+
+from tradeengine.actors.deaths import Deaths
+from tradeengine.actors.zygote import ORDER_BYTES_MAX, Order, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import TypeAlias
+
+    from tradeengine.actors.topology import Actor
+    from tradeengine.settings import Supervisor as Policy
+
+    Launch: TypeAlias = Callable[[Actor, socket.socket, bool], Awaitable["Process"]]
+    """Starts an actor's process with its line; True: its crash points are disarmed. Raises LaunchError."""
+
+ZYGOTE_PROGRAM: Final = (sys.executable, "-m", "tradeengine.actors.zygote")
+STATUS_TIMEOUT_S: Final = 1.0
+"""How long a process that has ended waits for the zygote to say how."""
+ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+"""No actor computes in parallel, and idle threads of numerical libraries cost time at every start."""
+
+logger = structlog.get_logger()
+
+
+class LaunchError(Exception):
+    """It is not known whether the process was started."""
+
+
+class Process(Protocol):
+    """A started process, as ``trio.Process`` is one."""
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM unless it has ended."""
+
+    def kill(self) -> None:
+        """Send SIGKILL unless it has ended."""
+
+    async def wait(self) -> int | None:
+        """Wait until it is reaped; gives its exit status, negative: the signal that ended it, None: unknown."""
+
+
+@dataclass
+class Forked:
+    """A process that the zygote has forked; ``fd`` is its descriptor until it has ended."""
+
+    pid: int
+    fd: int
+    status: int | None = None
+    reported: trio.Event = field(default_factory=trio.Event)
+    """It is known how it ended, or that this will never be known."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM unless it has ended."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL unless it has ended."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.fd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.fd, number)
+
+    async def wait(self) -> int | None:
+        """Wait until it has ended; gives its exit status, None: nobody can tell."""
+        if self.fd >= 0:
+            await trio.lowlevel.wait_readable(self.fd)
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+        with trio.move_on_after(STATUS_TIMEOUT_S):
+            await self.reported.wait()
+        return self.status
+
+
+class Forker:
+    """Keeps a zygote and orders processes from it. ``inherited_fds``: what every actor shall have open."""
+
+    def __init__(self, policy: Policy, inherited_fds: tuple[int, ...]) -> None:
+        self._inherited_fds = inherited_fds
+        self._deaths = Deaths(policy)
+        self._numbers = count(1)
+        self._line: socket.socket | None = None
+        self._changed = trio.Event()
+        """Something was reported, or there is another zygote, or none."""
+        self._ordered: set[int] = set()
+        self._forked: dict[int, Forked] = {}
+
+    async def keep(self) -> None:
+        """Have a zygote until cancelled."""
+        while True:
+            pid = await self._live()
+            logger.error("zygote died", dead_pid=pid)
+            self._deaths.add()
+            await trio.sleep(self._deaths.pause_s())
+
+    async def launch(self, actor: Actor, line: socket.socket, disarm: bool) -> Forked:
+        """Start an actor. Raises LaunchError when the zygote died meanwhile."""
+        while self._line is None:
+            await self._changed.wait()
+        number = next(self._numbers)
+        order = msgspec.json.encode(Order(number, actor.name, actor.role, disarm))
+        assert len(order) <= ORDER_BYTES_MAX
+        self._ordered.add(number)
+        with suppress(OSError):
+            # A zygote that is gone is noticed by whoever listens to it.
+            socket.send_fds(self._line, [order], [line.fileno()])
+        while number not in self._forked:
+            if number not in self._ordered:
+                raise LaunchError("the zygote died")
+            await self._changed.wait()
+        return self._forked[number]
+
+    async def _live(self) -> int:
+        """Run one zygote to its end; returns its process id."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            process = await trio.lowlevel.open_process(
+                [*ZYGOTE_PROGRAM, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                # Standard output is the supervisor's alone: scripts read the line that begins with `ready` from it.
+                stdout=2,
+                pass_fds=(theirs.fileno(), *self._inherited_fds),
+                env={**os.environ, **ENVIRONMENT},
+                # A group of its own, so that Ctrl-C in a terminal reaches the supervisor only.
+                process_group=0,
+            )
+            theirs.close()
+            try:
+                self._line = ours
+                self._wake()
+                await self._listen(ours)
+            finally:
+                self._lose()
+                process.kill()
+                with trio.CancelScope(shield=True):
+                    await process.wait()
+        return process.pid
+
+    async def _listen(self, line: socket.socket) -> None:
+        """Hear reports until the zygote closes the line."""
+        while True:
+            await trio.lowlevel.wait_readable(line)
+            try:
+                message, fds, _, _ = socket.recv_fds(line, ORDER_BYTES_MAX, 1, socket.MSG_DONTWAIT)
+            except OSError:
+                return
+            if not message:
+                return
+            report = msgspec.json.decode(message, type=Report)
+            if fds:
+                self._ordered.remove(report.number)
+                self._forked[report.number] = Forked(report.pid, fds[0])
+            else:
+                forked = self._forked.pop(report.number)
+                forked.status = report.status
+                forked.reported.set()
+            self._wake()
+
+    def _lose(self) -> None:
+        self._line = None
+        self._ordered.clear()
+        for forked in self._forked.values():
+            forked.reported.set()
+        self._forked.clear()
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()

@@ -1,0 +1,145 @@
+"""The zygote: a real one, asked for actors that have nothing to work with, and killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from tests.engines import is_alive
+
+from tradeengine.actors.forking import Forked, Forker, LaunchError
+from tradeengine.actors.topology import Actor
+from tradeengine.ipc.handoff import EXIT_ORPHANED
+from tradeengine.settings_files import load_settings
+
+RISK = Actor("risk", "risk")
+PATIENCE_S = 60
+
+
+@asynccontextmanager
+async def forker(*inherited_fds: int) -> AsyncIterator[Forker]:
+    """Keep a zygote while the block runs."""
+    policy = load_settings(overrides={"supervisor.restart_backoff_ms": 1}, environ={}).supervisor
+    kept = Forker(policy, inherited_fds)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kept.keep)
+        with trio.fail_after(PATIENCE_S):
+            yield kept
+        nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def line() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Make both ends of an actor's line."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def parent_of(pid: int) -> int:
+    """Process id of a process's parent."""
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+
+
+async def test_actor_is_a_fork_with_its_own_name_and_group() -> None:
+    """An actor runs in a group of its own, under its name, with nothing open of the zygote's or of others' lines."""
+    async with forker() as kept:
+        with line() as (ours, theirs), line() as (other, others):
+            first = await kept.launch(RISK, others, False)
+            second = await kept.launch(Actor("matcher-0", "matcher", 0), theirs, False)
+            others.close()
+            theirs.close()
+            await until_named(second.pid, "matcher-0")
+            assert os.getpgid(second.pid) == second.pid
+            assert parent_of(first.pid) == parent_of(second.pid) != os.getpid()
+            # Were the other's line open in it, the first would not hear that we are gone.
+            other.close()
+            assert await first.wait() == EXIT_ORPHANED
+            assert is_alive(second.pid)
+            ours.close()
+            assert await second.wait() == EXIT_ORPHANED
+
+
+async def test_end_by_a_signal_is_told() -> None:
+    """Whoever is killed is reaped before its end is told, with the signal that it was."""
+    async with forker() as kept:
+        with line() as (_, theirs):
+            process = await kept.launch(RISK, theirs, False)
+            process.kill()
+            assert await process.wait() == -signal.SIGKILL
+            assert not is_alive(process.pid)
+            # It means nobody any more.
+            process.terminate()
+
+
+async def test_inherited_descriptors_are_open_in_actors(tmp_path: Path) -> None:
+    """What every actor shall have open is open in it: the lock of the data directory outlives the supervisor."""
+    held = os.open(tmp_path, os.O_RDONLY)
+    try:
+        async with forker(held) as kept:
+            with line() as (_, theirs):
+                process = await kept.launch(RISK, theirs, False)
+                theirs_too = await trio.Path(f"/proc/{process.pid}/fd/{held}").stat()
+                assert os.path.samestat(theirs_too, os.fstat(held))
+                process.kill()
+                await process.wait()
+    finally:
+        os.close(held)
+
+
+async def test_actors_outlive_a_zygote() -> None:
+    """A killed zygote is replaced; actors of the old one go on, and can be signalled and waited for."""
+    async with forker() as kept:
+        with line() as (_, theirs), line() as (_, others):
+            process = await kept.launch(RISK, theirs, False)
+            zygote = parent_of(process.pid)
+            os.kill(zygote, signal.SIGKILL)
+            second = await launched(kept, others)
+            assert parent_of(second.pid) != zygote
+            assert is_alive(process.pid)
+            process.kill()
+            assert await process.wait() is None
+            second.kill()
+            assert await second.wait() == -signal.SIGKILL
+
+
+async def test_order_that_a_dying_zygote_had_is_not_repeated() -> None:
+    """Whether a zygote carried out its last order is unknown: the order fails, and is for its giver to repeat."""
+    async with forker() as kept:
+        with line() as (_, theirs):
+            process = await kept.launch(RISK, theirs, False)
+            zygote = parent_of(process.pid)
+            os.kill(zygote, signal.SIGSTOP)
+            async with trio.open_nursery() as nursery:
+
+                async def order() -> None:
+                    with pytest.raises(LaunchError):
+                        await kept.launch(RISK, theirs, False)
+
+                nursery.start_soon(order)
+                await trio.testing.wait_all_tasks_blocked()
+                os.kill(zygote, signal.SIGKILL)
+            process.kill()
+            await process.wait()
+
+
+async def launched(kept: Forker, theirs: socket.socket) -> Forked:
+    """Order until a zygote lives long enough."""
+    while True:
+        try:
+            return await kept.launch(RISK, theirs, False)
+        except LaunchError:
+            continue
+
+
+async def until_named(pid: int, name: str) -> None:
+    """Wait until a process that was forked a moment ago has its name."""
+    while f"tradeengine {name}" != (await trio.Path(f"/proc/{pid}/cmdline").read_text()).rstrip("\0 "):
+        await trio.lowlevel.checkpoint()
