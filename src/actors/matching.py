@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
     from tradeengine.core.book_state import BookState
 
-KERNEL_VERSION: Final = 2
+KERNEL_VERSION: Final = 3
 """Raise it when the same commands would give other events or another state hash than before; journals and snapshots
-name it. 2 knows timers."""
-KERNEL_VERSIONS_REPLAYED: Final = frozenset({1, KERNEL_VERSION})
+name it. 2 knows timers, 3 why a trading state was set and that an administrator cancelled."""
+KERNEL_VERSIONS_REPLAYED: Final = frozenset({1, 2, KERNEL_VERSION})
 """Whose journals give the same events here. With version 1, risk let no CANCEL_ALL_AFTER pass, so its journals have
-none, and all else is as it was. Version 1 in turn refuses to replay journals of version 2, as it must."""
+none; no command of version 2 has a reason or ``BY_ADMINISTRATOR``; and all else is as it was. An older version in turn
+refuses to replay a newer one's journals, as it must."""
 PIECE_EVENTS: Final = 8192
 """Events in one piece at most: 2 MiB, which stays in a core's cache until it is published."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from tradeengine.core.book_events import (
     C_ACCOUNT,
     C_HOLD,
+    C_KINDS,
     C_ORDER_ID,
     C_TIMESTAMP,
     Call,
@@ -20,8 +21,10 @@ from tradeengine.core.book_index import (
     find_slot,
 )
 from tradeengine.core.book_kinds import (
+    ADMINISTRATOR,
     CANCEL_ALL_AFTER,
     CANCELLED_ALL,
+    COMMAND_FLAG_BY_ADMINISTRATOR,
     EVENT_CANCELLED_ALL,
     EVENT_EXPIRED,
     EVENT_REFUSED,
@@ -99,12 +102,14 @@ def cancel_more(book: BookState, call: Call, n: int) -> int:
     """Go on with CANCEL_ALL until it is done (PHASE_IDLE) or the buffer is full."""
     account = call.commands[call.command + C_ACCOUNT] & LOW_32
     symbol = call.commands[call.command + C_ACCOUNT] >> 32
+    by_administrator = call.commands[call.command + C_KINDS] >> 48 & COMMAND_FLAG_BY_ADMINISTRATOR
+    reason = ADMINISTRATOR if by_administrator else CANCELLED_ALL
     while n < call.capacity:
         slot = _next_of_ladders(book, symbol) if account == ACCOUNT_ID_NONE else _next_of_account(book, symbol)
         if slot == 0:
             book.header[H_PHASE] = PHASE_IDLE
             return put_closing(call, n, EVENT_CANCELLED_ALL, symbol, book.header[H_DONE], NONE, 0)
-        n = cancel_resting(book, call, n, slot, CANCELLED_ALL)
+        n = cancel_resting(book, call, n, slot, reason)
         book.header[H_DONE] += 1
     return n
 

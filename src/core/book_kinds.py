@@ -10,6 +10,7 @@ from typing import Final
 
 from tradeengine.core.book_state import leaf
 from tradeengine.core.records import (
+    CommandFlag,
     CommandKind,
     EventFlag,
     EventKind,
@@ -73,6 +74,7 @@ BUDGET: Final = int(Reason.BUDGET)
 NO_LIQUIDITY: Final = int(Reason.NO_LIQUIDITY)
 SELF_TRADE: Final = int(Reason.SELF_TRADE)
 CANCEL_ALL_AFTER: Final = int(Reason.CANCEL_ALL_AFTER)
+ADMINISTRATOR: Final = int(Reason.ADMINISTRATOR)
 FOK_NOT_FILLED: Final = int(Reason.FOK_NOT_FILLED)
 POST_ONLY_WOULD_MATCH: Final = int(Reason.POST_ONLY_WOULD_MATCH)
 PRICE_OUT_OF_COLLAR: Final = int(Reason.PRICE_OUT_OF_COLLAR)
@@ -88,6 +90,8 @@ SYMBOL_EXISTS: Final = int(Reason.SYMBOL_EXISTS)
 ORDER_NOT_FOUND: Final = int(Reason.ORDER_NOT_FOUND)
 QUANTITY_NOT_ABOVE_FILLED: Final = int(Reason.QUANTITY_NOT_ABOVE_FILLED)
 INSUFFICIENT_BALANCE: Final = int(Reason.INSUFFICIENT_BALANCE)
+
+COMMAND_FLAG_BY_ADMINISTRATOR: Final = int(CommandFlag.BY_ADMINISTRATOR)
 
 # The word of kinds, in events and orders:
 # kind | flags << 8 | reason << 16 | ingress ring << 24

@@ -7,6 +7,8 @@ Rule 3: new fees hold for orders accepted from now on; an order keeps the fees i
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,7 @@ from tradeengine.core.book_events import (
     E_KINDS,
     E_ORDER_ID,
     E_SYMBOL,
+    EVENT_SHIFT,
     EVENT_WORDS,
     Call,
     put_closing,
@@ -31,10 +34,12 @@ from tradeengine.core.book_kinds import (
     NONE,
     NUMBER_OUT_OF_RANGE,
     REASON_SHIFT,
+    SIDE_SHIFT,
     STATE_HALTED,
     STATE_OPEN,
     SYMBOL_EXISTS,
     SYMBOL_NOT_FOUND,
+    TIME_IN_FORCE_SHIFT,
     TYPE_SHIFT,
 )
 from tradeengine.core.book_state import (
@@ -43,6 +48,7 @@ from tradeengine.core.book_state import (
     H_ORDERS_MAX,
     H_PHASE,
     H_SYMBOLS_MAX,
+    HIGH_32,
     INT64_MAX,
     LOW_32,
     PHASE_IDLE,
@@ -69,6 +75,8 @@ from tradeengine.core.records import (
     byte,
     symbol_command_dtype,
     symbol_event_dtype,
+    trading_command_dtype,
+    trading_event_dtype,
     word,
 )
 from tradeengine.core.symbols import COLLAR_PPM_MAX
@@ -97,6 +105,17 @@ assert [S_TICK_LOT + i for i in range(6)] == [
     S_NOTIONAL_MIN,
     S_PRICE_MAX,
 ]
+
+# A reason as int64 words: of its head all, of its tail's first word the upper half.
+_WHY: Final = byte(trading_command_dtype, "reason_head") // 8
+_WHY_TO: Final = byte(trading_event_dtype, "reason_head") // 8
+_WHY_WORDS: Final = 5
+_REST: Final = byte(trading_command_dtype, "reason_tail") // 8
+_REST_WORDS: Final = 5
+assert byte(trading_command_dtype, "reason_head") % 8 == byte(trading_event_dtype, "reason_head") % 8 == 0
+assert byte(trading_command_dtype, "reason_tail") == byte(trading_event_dtype, "reason_tail") == _REST * 8 + 4
+assert byte(trading_event_dtype, "for_all") == E_KINDS * 8 + SIDE_SHIFT // 8
+assert byte(trading_event_dtype, "previous_state") == E_KINDS * 8 + TIME_IN_FORCE_SHIFT // 8
 
 
 @kernel
@@ -175,10 +194,28 @@ def set_more_states(book: BookState, call: Call, n: int) -> int:
         if symbol >= end:
             header[H_PHASE] = PHASE_IDLE
             return put_closing(call, n, EVENT_REFUSED, asked, 0, SYMBOL_NOT_FOUND, 0)
+        previous = book.symbols[at(symbol, SYMBOL_SHIFT) + S_STATE]
         book.symbols[at(symbol, SYMBOL_SHIFT) + S_STATE] = state
         n = put_closing(call, n, EVENT_TRADING_STATE_SET, symbol, 0, NONE, state)
+        _put_why(call, n - 1, asked, previous)
         header[H_CURSOR] = symbol + 1
         header[H_DONE] += 1
+
+
+@kernel
+def _put_why(call: Call, n: int, asked: int, previous: int) -> None:
+    """Add to event ``n`` why the state was set, and what it was before, if the command says why."""
+    events, commands, c = call.events, call.commands, call.command
+    if commands[c + _WHY] == 0:
+        return
+    e = at(n, EVENT_SHIFT)
+    for w in range(_WHY_WORDS):
+        events[e + _WHY_TO + w] = commands[c + _WHY + w]
+    events[e + _REST] = commands[c + _REST] & HIGH_32
+    for w in range(1, _REST_WORDS):
+        events[e + _REST + w] = commands[c + _REST + w]
+    for_all = 1 if asked == SYMBOL_ID_ALL else 0
+    events[e + E_KINDS] |= for_all << SIDE_SHIFT | previous << TIME_IN_FORCE_SHIFT
 
 
 @kernel

@@ -34,7 +34,8 @@ class CommandKind(IntEnum):
     CANCEL = 2
     """``order_id``; ``account_id`` must own it."""
     CANCEL_ALL = 3
-    """Every open order of ``account_id`` (0: of every account) on ``symbol_id`` (-1: on every symbol)."""
+    """Every open order of ``account_id`` (0: of every account) on ``symbol_id`` (-1: on every symbol).
+    ``BY_ADMINISTRATOR`` in its flags says why they end."""
     AMEND = 4
     """``quantity_lots`` (new total), ``price_ticks``, ``stop_price_ticks``: 0 keeps what is.
     ``hold_units`` is what risk took in addition for it."""
@@ -45,7 +46,7 @@ class CommandKind(IntEnum):
     SET_PARAMETERS = 7
     """Read through ``symbol_command_dtype``; assets, tick × lot and lot stay what they were."""
     SET_TRADING_STATE = 8
-    """``trading_state`` for ``symbol_id`` (-1: every symbol)."""
+    """Read through ``trading_command_dtype``: ``trading_state`` for ``symbol_id`` (-1: every symbol), and why."""
     FUND = 9
     """Read through ``funding_command_dtype``. Ends in risk: no matcher ever sees it."""
     SET_ACCOUNT = 10
@@ -84,7 +85,7 @@ class EventKind(IntEnum):
     PARAMETERS_SET = 12
     """Read through ``symbol_event_dtype``."""
     TRADING_STATE_SET = 13
-    """``trading_state``; one per symbol touched."""
+    """Read through ``trading_event_dtype``; one per symbol touched."""
     FUNDED = 14
     """Read through ``funding_event_dtype``. Risk credited or debited; not yet in the ledger."""
     FUNDING_REFUSED = 15
@@ -146,6 +147,8 @@ class CommandFlag(IntFlag):
     """A market buy by quote amount: ``hold_units`` is the budget, fees included, and ``quantity_lots`` is 0."""
     TWO_FACTOR = 4
     """Whoever sent it has signed in with a second factor. Risk looks at it and takes it off."""
+    BY_ADMINISTRATOR = 8
+    """A mass cancel that an administrator asked for; only rings of administrators may say so."""
 
 
 class AccountFlag(IntFlag):
@@ -186,6 +189,8 @@ class Reason(IntEnum):
     SELF_TRADE = 9
     CANCEL_ALL_AFTER = 10
     """The account's timer ran out."""
+    ADMINISTRATOR = 11
+    """A mass cancel that an administrator asked for."""
     # The matcher refused a new order: it is stored as rejected.
     FOK_NOT_FILLED = 20
     POST_ONLY_WOULD_MATCH = 21
@@ -278,6 +283,13 @@ _SYMBOL_COMMAND_FIELDS: Final = _COMMAND_HEAD | {
     "quote_places": ("<i4", 108),  # decimal places of the quote asset; for risk alone
 }
 
+# Why, in UTF-8, as far as there is room (``core.trading``). An empty head says that nobody said why: events are then as
+# they were before there were reasons.
+_TRADING_COMMAND_FIELDS: Final = _COMMAND_HEAD | {
+    "reason_head": ("S40", 32),
+    "reason_tail": ("S36", 84),
+}
+
 _FUNDING_COMMAND_FIELDS: Final = _COMMAND_HEAD | {
     "funding_number": ("<i8", 16),  # gapless, in the order of the database's counter
     "amount_units": ("<i8", 32),  # > 0: deposit, < 0: withdrawal
@@ -368,6 +380,14 @@ _SYMBOL_EVENT_FIELDS: Final = _EVENT_HEAD | {
     "shard": ("<i4", 108),
 }
 
+# All of these are there only where the command has a reason.
+_TRADING_EVENT_FIELDS: Final = _EVENT_HEAD | {
+    "reason_head": ("S40", 40),
+    "reason_tail": ("S36", 84),
+    "for_all": ("u1", 220),  # 1: every symbol was meant
+    "previous_state": ("u1", 222),  # TradingState before this event
+}
+
 _FUNDING_EVENT_FIELDS: Final = _EVENT_HEAD | {
     "funding_number": ("<i8", 40),
     "amount_units": ("<i8", 48),
@@ -389,11 +409,13 @@ def _layout(fields: dict[str, tuple[str, int]], itemsize: int) -> np.dtype[np.vo
 
 command_dtype: Final = _layout(_COMMAND_FIELDS, COMMAND_BYTES)
 symbol_command_dtype: Final = _layout(_SYMBOL_COMMAND_FIELDS, COMMAND_BYTES)
+trading_command_dtype: Final = _layout(_TRADING_COMMAND_FIELDS, COMMAND_BYTES)
 funding_command_dtype: Final = _layout(_FUNDING_COMMAND_FIELDS, COMMAND_BYTES)
 account_command_dtype: Final = _layout(_ACCOUNT_COMMAND_FIELDS, COMMAND_BYTES)
 event_dtype: Final = _layout(_EVENT_FIELDS, EVENT_BYTES)
 amended_event_dtype: Final = _layout(_AMENDED_EVENT_FIELDS, EVENT_BYTES)
 symbol_event_dtype: Final = _layout(_SYMBOL_EVENT_FIELDS, EVENT_BYTES)
+trading_event_dtype: Final = _layout(_TRADING_EVENT_FIELDS, EVENT_BYTES)
 funding_event_dtype: Final = _layout(_FUNDING_EVENT_FIELDS, EVENT_BYTES)
 
 
@@ -440,11 +462,13 @@ def _assert_no_overlap(dtype: np.dtype[np.void]) -> None:
 for _dtype in (
     command_dtype,
     symbol_command_dtype,
+    trading_command_dtype,
     funding_command_dtype,
     account_command_dtype,
     event_dtype,
     amended_event_dtype,
     symbol_event_dtype,
+    trading_event_dtype,
     funding_event_dtype,
 ):
     assert _dtype.itemsize % CACHE_LINE_BYTES == 0

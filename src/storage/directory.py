@@ -17,6 +17,7 @@ from psycopg.rows import args_row
 
 from tradeengine.core.records import ACCOUNT_ID_FIRST_USER, TradingState
 from tradeengine.core.symbols import AssetSpec, SymbolSpec
+from tradeengine.core.trading import Standing
 from tradeengine.settings import Seeds
 
 ACCOUNT_NAME_EXCHANGE: Final = "*exchange*"
@@ -35,7 +36,12 @@ class SymbolRow:
 
     spec: SymbolSpec
     listed: bool
-    trading_state: TradingState
+    standing: Standing
+
+    @property
+    def trading_state(self) -> TradingState:
+        """In which state it was when settlement last heard."""
+        return self.standing.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ def load_directory(connection: Connection) -> Directory:
     symbols = {}
     for row in rows:
         spec = SymbolSpec(row[0], assets[row[1]], assets[row[2]], *row[3:13])
-        symbols[spec.symbol_id] = SymbolRow(spec, row[13] == "listed", TradingState[row[14].upper()])
+        symbols[spec.symbol_id] = SymbolRow(spec, row[13] == "listed", _standing(*row[14:]))
     return Directory(assets, symbols)
 
 
@@ -199,6 +205,13 @@ def account_names(connection: Connection, account_ids: Sequence[int]) -> dict[in
     return dict(rows.fetchall())
 
 
+def _standing(
+    state: str, sequence: int, changed_us: int | None, reason: str | None, before_all: str | None
+) -> Standing:
+    before = TradingState[before_all.upper()] if before_all else None
+    return Standing(TradingState[state.upper()], sequence, (changed_us or 0) * 1000, reason, before)
+
+
 def _lock_counter(connection: Connection, name: str) -> None:
     connection.execute("SELECT value FROM counters WHERE name = %s FOR UPDATE", (name,))
 
@@ -229,7 +242,9 @@ _PARAMETERS: Final = (
 )
 
 _SELECT_SYMBOLS: Final = f"""
-SELECT id, base_asset_id, quote_asset_id, {", ".join(_PARAMETERS)}, status::text, trading_state::text
+SELECT id, base_asset_id, quote_asset_id, {", ".join(_PARAMETERS)}, status::text, trading_state::text,
+       trading_sequence, (extract(epoch FROM trading_changed_at) * 1000000)::bigint, trading_reason,
+       trading_before_all::text
 FROM symbols ORDER BY id
 """  # noqa: S608 - made of our own names
 

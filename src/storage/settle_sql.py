@@ -20,8 +20,8 @@ from tradeengine.core.records import (
     SelfTradePrevention,
     Side,
     TimeInForce,
-    TradingState,
 )
+from tradeengine.core.trading import standing_after
 from tradeengine.storage.bulk import Array, Column, boolean, char, int2, int4, int8, text, timestamp
 from tradeengine.storage.settle_fold import Candles, Fold, Orders
 from tradeengine.storage.settle_postings import Balances, Events, Postings
@@ -91,6 +91,11 @@ PUT_SYMBOL: Final = """
 UPDATE symbols SET
     status = 'listed',
     trading_state = coalesce(%(trading_state)s::trading_state, trading_state),
+    trading_sequence = coalesce(%(trading_sequence)s, trading_sequence),
+    trading_changed_at = coalesce(to_timestamp(%(trading_changed_us)s / 1e6), trading_changed_at),
+    trading_reason = CASE WHEN %(trading_state)s::trading_state IS NULL THEN trading_reason ELSE %(trading_reason)s END,
+    trading_before_all = CASE WHEN %(trading_state)s::trading_state IS NULL THEN trading_before_all
+        ELSE %(trading_before_all)s::trading_state END,
     tick_lot_units = coalesce(%(tick_lot_units)s, tick_lot_units),
     lot_units = coalesce(%(lot_units)s, lot_units),
     price_ticks_max = coalesce(%(price_ticks_max)s, price_ticks_max),
@@ -114,6 +119,13 @@ _PARAMETERS: Final = (
     "maker_fee_ppm",
     "taker_fee_ppm",
     "collar_ppm",
+)
+_STANDING: Final = (
+    "trading_state",
+    "trading_sequence",
+    "trading_changed_us",
+    "trading_reason",
+    "trading_before_all",
 )
 
 
@@ -152,11 +164,18 @@ def cursor_arrays(shards: list[int], expected: list[int], after: list[int]) -> l
 
 def symbol_parameters(event: np.void) -> dict[str, Any]:
     """Fill PUT_SYMBOL from one event; what the event does not tell stays as it is."""
-    parameters: dict[str, Any] = dict.fromkeys((*_PARAMETERS, "trading_state"))
+    parameters: dict[str, Any] = dict.fromkeys((*_PARAMETERS, *_STANDING))
     if event["kind"] != EventKind.TRADING_STATE_SET:
         parameters |= {name: int(event[name]) for name in _PARAMETERS}
-    if event["kind"] != EventKind.PARAMETERS_SET:
-        parameters["trading_state"] = TradingState(event["trading_state"]).name.lower()
+    standing = standing_after(event) if event["kind"] != EventKind.PARAMETERS_SET else None
+    if standing is not None:
+        parameters |= {
+            "trading_state": standing.state.name.lower(),
+            "trading_sequence": standing.sequence,
+            "trading_changed_us": standing.timestamp_ns // 1000,
+            "trading_reason": standing.reason,
+            "trading_before_all": standing.before_all.name.lower() if standing.before_all else None,
+        }
     return parameters | {"symbol_id": int(event["symbol_id"])}
 
 

@@ -75,6 +75,7 @@ STATUS_REASONS: Final[dict[Reason, str]] = {
     Reason.BUDGET: "what it held would not buy another lot at the next price; of an order by `quote_quantity`: not "
     "even one lot",
     Reason.CANCEL_ALL_AFTER: "the timer of cancel-all-after ran out",
+    Reason.ADMINISTRATOR: "an administrator cancelled it",
     Reason.NO_LIQUIDITY: "the other side of the book was empty, or became so before it was filled",
     Reason.SELF_TRADE: "it would have traded with another order of its own account; see `self_trade_prevention`",
     Reason.FOK_NOT_FILLED: "it was `fok` and could not be filled in full at once, so nothing was traded",

@@ -26,6 +26,7 @@ from tradeengine.core.records import (
     TradingState,
     command_dtype,
     symbol_command_dtype,
+    trading_command_dtype,
 )
 
 Records = np.ndarray[Any, np.dtype[np.void]]
@@ -228,6 +229,7 @@ class CommandStream:
             CommandKind.CANCEL_ALL,
             account_id=self.random.choice((ACCOUNT_ID_NONE, *self.profile.accounts)),
             symbol_id=self.random.randrange(-1, self.profile.symbols + 1),
+            flags=self.random.choice((0, int(CommandFlag.BY_ADMINISTRATOR))),
         )
 
     def _set_timer(self) -> Records:
@@ -246,7 +248,18 @@ class CommandStream:
         self.closed_for = self.random.randint(2, 30)
         state = self.random.choice(tuple(TradingState))
         symbol_id = self.random.randrange(-1, self.profile.symbols)
-        return self._command(CommandKind.SET_TRADING_STATE, symbol_id=symbol_id, trading_state=state)
+        reasons: tuple[dict[str, Any], ...] = (
+            {},
+            {"reason_head": b"why"},
+            {"reason_head": b"w" * 40, "reason_tail": self.random.choice((b"h", b"hy" * 2, b"y" * 36))},
+        )
+        return self._command(
+            CommandKind.SET_TRADING_STATE,
+            trading_command_dtype,
+            symbol_id=symbol_id,
+            trading_state=state,
+            **self.random.choice(reasons),
+        )
 
     def _set_parameters(self) -> Records:
         symbol_id = self.random.randrange(self.profile.symbols)

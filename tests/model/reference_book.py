@@ -43,6 +43,7 @@ from tradeengine.core.records import (
     TimeInForce,
     TradingState,
     symbol_command_dtype,
+    trading_command_dtype,
 )
 from tradeengine.core.symbols import COLLAR_PPM_MAX
 
@@ -442,8 +443,9 @@ class ReferenceBook:
         else:
             orders = sorted((o for o in self.orders.values() if o.account_id == account_id), key=lambda o: o.order_id)
         ended = [order for order in orders if symbol_id in (SYMBOL_ID_ALL, order.symbol_id)]
+        by_administrator = int(self._command["flags"]) & CommandFlag.BY_ADMINISTRATOR
         for order in ended:
-            self._end(order, Reason.CANCELLED_ALL)
+            self._end(order, Reason.ADMINISTRATOR if by_administrator else Reason.CANCELLED_ALL)
         self._close(EventKind.CANCELLED_ALL, symbol_id, quantity_lots=len(ended))
 
     def _expire(self) -> None:
@@ -619,10 +621,19 @@ class ReferenceBook:
             return
         touched = [symbol_id for symbol_id in sorted(self.markets) if asked in (SYMBOL_ID_ALL, symbol_id)]
         for symbol_id in touched:
+            why = self._why(asked, self.markets[symbol_id].state)
             self.markets[symbol_id].state = state
-            self._close(EventKind.TRADING_STATE_SET, symbol_id, trading_state=state)
+            self._close(EventKind.TRADING_STATE_SET, symbol_id, trading_state=state, **why)
         if not touched:
             self._close(EventKind.REFUSED, asked, reason=Reason.SYMBOL_NOT_FOUND)
+
+    def _why(self, asked: int, previous_state: int) -> dict[str, Any]:
+        """Repeat the command's reason, with what was before; nothing of both where it has none."""
+        c = self._command.view(trading_command_dtype)
+        if not bytes(c["reason_head"])[:8].strip(b"\0"):
+            return {}
+        told = {name: bytes(c[name]) for name in ("reason_head", "reason_tail")}
+        return told | {"previous_state": previous_state, "for_all": int(asked == SYMBOL_ID_ALL)}
 
     # Telling.
 

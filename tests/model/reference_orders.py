@@ -23,6 +23,7 @@ from tradeengine.core.records import (
     amended_event_dtype,
     event_dtype,
     symbol_event_dtype,
+    trading_event_dtype,
 )
 
 if TYPE_CHECKING:
@@ -184,7 +185,9 @@ def _record(event: Event) -> np.ndarray[Any, np.dtype[np.void]]:
     dtype = event_dtype
     if event["kind"] == EventKind.AMENDED:
         dtype = amended_event_dtype
-    elif event["kind"] in (EventKind.SYMBOL_LISTED, EventKind.PARAMETERS_SET, EventKind.TRADING_STATE_SET):
+    elif event["kind"] == EventKind.TRADING_STATE_SET:
+        dtype = trading_event_dtype
+    elif event["kind"] in (EventKind.SYMBOL_LISTED, EventKind.PARAMETERS_SET):
         dtype = symbol_event_dtype
     record = np.zeros(1, dtype)
     for name, value in event.items():

@@ -11,6 +11,7 @@ from tradeengine.core import book
 from tradeengine.core.ids import make_order_id
 from tradeengine.core.money import fee_units
 from tradeengine.core.records import (
+    SYMBOL_ID_ALL,
     CommandFlag,
     CommandKind,
     EventFlag,
@@ -19,12 +20,14 @@ from tradeengine.core.records import (
     SelfTradePrevention,
     Side,
     TimeInForce,
+    TradingState,
     command_dtype,
     event_dtype,
     funding_event_dtype,
     symbol_command_dtype,
 )
 from tradeengine.core.symbols import SymbolSpec
+from tradeengine.core.trading import state_command
 from tradeengine.storage.settle import RISK_SHARD
 
 Events = NDArray[np.void]
@@ -85,10 +88,13 @@ class Market:
             command[name] = value
         return self.apply(command)
 
-    def set_state(self, state: int) -> Events:
-        """Set the trading state."""
+    def set_state(self, state: TradingState, reason: str = "", *, everywhere: bool = False) -> Events:
+        """Set the trading state, with a reason or as old journals have it."""
         command = self.command(CommandKind.SET_TRADING_STATE, 0)
         command["trading_state"] = state
+        if reason:
+            symbol_id = SYMBOL_ID_ALL if everywhere else self.spec.symbol_id
+            command = state_command(symbol_id, state, reason).view(command_dtype)
         return self.apply(command)
 
     def set_parameters(self, spec: SymbolSpec) -> Events:

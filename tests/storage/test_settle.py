@@ -183,6 +183,23 @@ def test_symbol_follows_its_events(settler: Settler, market: Market, connection:
     assert (row.trading_state, row.spec) == (TradingState.HALTED, changed)
 
 
+def test_symbol_keeps_why_it_is_halted(settler: Settler, market: Market, connection: psycopg.Connection) -> None:
+    """A state is stored with event, time and reason; parameters, and a halt of all that changes nothing, keep it."""
+    events = market.set_state(TradingState.HALTED, "its own")
+    settler.settle({0: events})
+    stored = load_directory(connection).symbols[0].standing
+    assert (stored.state, stored.sequence) == (TradingState.HALTED, int(events["sequence"][0]))
+    assert (stored.reason, stored.before_all) == ("its own", None)
+    assert stored.timestamp_ns // 1000 == int(events["timestamp_ns"][0]) // 1000
+    settler.settle({0: market.set_state(TradingState.HALTED, "all", everywhere=True)})
+    settler.settle({0: market.set_parameters(dataclasses.replace(market.spec, maker_fee_ppm=1))})
+    assert load_directory(connection).symbols[0].standing == stored
+    settler.settle({0: market.set_state(TradingState.OPEN, "over")})
+    settler.settle({0: market.set_state(TradingState.HALTED, "all", everywhere=True)})
+    stored = load_directory(connection).symbols[0].standing
+    assert (stored.reason, stored.before_all) == ("all", TradingState.OPEN)
+
+
 def test_minutes_add_up(settler: Settler, market: Market, connection: psycopg.Connection) -> None:
     """A minute keeps its open and takes high, low, close and volume from every batch; the next one has its own row."""
     for price in (PRICE, PRICE + 5, PRICE - 5, PRICE + 1):
