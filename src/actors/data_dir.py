@@ -26,6 +26,8 @@ SECRET_NAME: Final = "secret"  # noqa: S105 - the name of the file, not what is 
 MASTER_NAME: Final = "api-keys.master"
 """What the secrets of API keys are encrypted under."""
 _MEND_SECRET: Final = "put the right one back, or remove the file and the next start makes a new one"  # noqa: S105 - prose
+MAKING: Final = "restoring"
+"""Folder in which a restore makes everything before it gets its place."""
 ORPHANS_TIMEOUT_S: Final = 10.0
 """Actors of a killed supervisor exit as soon as they notice; the next start waits that long for them."""
 
@@ -54,6 +56,12 @@ def open_data_dir(path: Path) -> Iterator[int]:
         yield lock
     finally:
         os.close(lock)
+
+
+def refuse_half_restored(path: Path) -> None:
+    """Raise DataDirError when a restore into the directory was not brought to its end."""
+    if (path / MAKING).exists():
+        raise DataDirError(f"{path} was restored by half: remove what is in it and run `tradeengine restore` again")
 
 
 def read_secret(path: Path, name: str = SECRET_NAME) -> str:

@@ -38,6 +38,13 @@ class ReplayFormat(StrEnum):
     LOBSTER = "lobster"
 
 
+class RestoreOnly(StrEnum):
+    """Halves of a backup that can be restored alone."""
+
+    DATABASE = "database"
+    FILES = "files"
+
+
 def print_version(wanted: bool) -> None:
     """Print the version, if that is what was asked, and end."""
     if wanted:
@@ -181,6 +188,53 @@ def migrate(
     from tradeengine.cli.database import run_migrate
 
     run_migrate(read_settings(data_dir, config, {"database.dsn": dsn}))
+
+
+@app.command()
+def backup(
+    words: Annotated[
+        list[str], typer.Argument(metavar="[verify] FOLDER", help="A new folder; after `verify`, one that is there.")
+    ],
+    base: Annotated[
+        Path | None, typer.Option(help="Take the database from this backup; only the journals since are copied.")
+    ] = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+    dsn: Annotated[str | None, typer.Option(help="PostgreSQL 14 or newer; the embedded one unless given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+) -> None:
+    """Copy database, journals, snapshots and secrets into a new folder while the engine trades, or check a copy."""
+    from tradeengine.cli.backup import run_backup, run_verify
+
+    verifying = len(words) == 2 and words[0] == "verify"
+    if len(words) != 1 and not verifying:
+        raise typer.BadParameter("one folder, or `verify` and a folder", param_hint="FOLDER")
+    if verifying:
+        run_verify(Path(words[1]), as_json=as_json)
+    else:
+        settings = read_settings(data_dir, config, {"database.dsn": dsn})
+        run_backup(settings, Path(words[0]), base=base, as_json=as_json)
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A backup.")],
+    only: Annotated[
+        RestoreOnly | None,
+        typer.Option(help="database: beside journals that are well; files: beside a database that is."),
+    ] = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+    dsn: Annotated[
+        str | None, typer.Option(help="An empty PostgreSQL database; the embedded one unless given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+) -> None:
+    """Restore a backup into an empty data directory and an empty database; the next start brings them forward."""
+    from tradeengine.cli.restore import run_restore
+
+    settings = read_settings(data_dir, config, {"database.dsn": dsn})
+    run_restore(settings, folder, only=None if only is None else only.value, as_json=as_json)
 
 
 @app.command()

@@ -75,19 +75,26 @@ def connect_or_start(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
     """
     with ExitStack() as stack:
         try:
-            dsn = settings.database.dsn
-            if not dsn:
-                if not (settings.data_dir / "postgres" / "PG_VERSION").exists():
-                    where = settings.data_dir
-                    raise CommandError(
-                        f"no engine was ever started in {where}: run `tradeengine up --data-dir {where}` first"
-                    )
-                dsn = _embedded_dsn(settings, stack)
+            dsn = database_dsn(settings, stack)
             connection = _open(settings, dsn)
             check_schema(dsn)
         except (MigrationError, DataDirError, EmbeddedError) as error:
             raise CommandError(str(error)) from None
         yield stack.enter_context(connection)
+
+
+def database_dsn(settings: Settings, stack: ExitStack) -> str:
+    """Give the connection string of the database, whether an engine runs or not.
+
+    Without an engine the embedded server is started, and stopped with the stack. Raises CommandError, DataDirError,
+    EmbeddedError.
+    """
+    if settings.database.dsn:
+        return settings.database.dsn
+    if not (settings.data_dir / "postgres" / "PG_VERSION").exists():
+        where = settings.data_dir
+        raise CommandError(f"no engine was ever started in {where}: run `tradeengine up --data-dir {where}` first")
+    return _embedded_dsn(settings, stack)
 
 
 def _running_dsn(settings: Settings) -> str:
