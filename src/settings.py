@@ -273,6 +273,11 @@ class Settings(Section, frozen=True):
         return self.data_dir / "snapshots" / f"shard-{shard}"
 
     @property
+    def audit_dir(self) -> Path:
+        """Folder of what belongs to the audit log and is not in the database: what waits for it, and its anchors."""
+        return self.data_dir / "audit"
+
+    @property
     def wallet_dir(self) -> Path:
         """Folder of the reference wallet service; by the secret in it the engine and the service know each other."""
         return self.data_dir / "wallet"

@@ -73,6 +73,7 @@ _PATH_PARAMETERS: Final[dict[str, Any]] = {
 }
 _REFERENCE: Final = "#/components/schemas/{name}"
 _TAKES_QUERY: Final = "takes_query"
+_BODY: Final = "tradeengine_body"
 _BEARER: Final = "bearer"
 
 
@@ -135,6 +136,7 @@ def describe(
         if query is not None:
             handler = document_querystring(query)(handler)
         setattr(handler, _TAKES_QUERY, query is not None)
+        setattr(handler, _BODY, body)
         handler = allow(access, weight=weight, cancels=cancels)(handler)
         if access is not Access.PUBLIC:
             handler = security_scheme(_KEY_OR_TOKEN if access in _FOR_KEYS else [{_BEARER: []}])(handler)
@@ -146,6 +148,11 @@ def describe(
 def takes_query(handler: Callable[..., Any]) -> bool:
     """Whether a handler reads query parameters, and so says itself which ones are wrong."""
     return bool(getattr(handler, _TAKES_QUERY, True))
+
+
+def body_of(handler: Callable[..., Any]) -> type[msgspec.Struct] | None:
+    """Say what body a handler takes; None: none."""
+    return getattr(handler, _BODY, None)
 
 
 def attach(app: Quart) -> OpenAPIProvider:

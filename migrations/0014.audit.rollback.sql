@@ -1,0 +1,3 @@
+DROP TABLE audit;
+
+DROP FUNCTION audit_is_append_only;
