@@ -286,6 +286,10 @@ def _tables(
         TablePlan("census_requests", 1, (KEEPER,), (RISK, *_names(matchers))),
         *per_shard,
         *(TablePlan(f"demand.{front.index}", 1, (front.name,), (PUBLISHER,)) for front in fronts),
+        *(
+            TablePlan(f"connections.{front.index}", settings.streams.connections_max, (front.name,), _names(fronts))
+            for front in fronts
+        ),
     )
 
 

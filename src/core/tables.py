@@ -18,6 +18,7 @@ table               row                writer                       what
 ``directory``       one                supervisor                   assets and symbols by name, as a msgpack blob
 ``actors``          actor              supervisor                   process, state and restarts of each actor
 ``demand.f``        one                front f                      what its clients have subscribed to
+``connections.f``   connection         front f                      its stream clients, as of the last second
 ``risk_census``     one                risk                         its live orders and balances, on request
 ``book_census.s``   one                matcher s                    its live orders, on request
 ``census_requests`` one                keeper                       the number of the census that is wanted
@@ -38,6 +39,10 @@ DEPTH_LEVELS_MAX: Final = 1000
 DIRECTORY_BYTES_MAX: Final = 1 << 20
 ACTOR_NAME_BYTES_MAX: Final = 24
 ACTOR_MESSAGE_BYTES_MAX: Final = 200
+
+CONNECTION_USER_BYTES_MAX: Final = 64
+CONNECTION_ADDRESS_BYTES_MAX: Final = 64
+CONNECTION_CHANNELS_BYTES_MAX: Final = 256
 
 NO_PRICE: Final = 0
 """A price of zero ticks says that there is none: no bid, no ask, no trade yet."""
@@ -132,6 +137,21 @@ actor_dtype: Final = np.dtype(
     ]
 )
 
+connection_dtype: Final = np.dtype(
+    [
+        ("connection_id", "<i8"),  # grows with time; 0: the row is free
+        ("pid", "<i8"),  # of the front: what another process has left here is over
+        ("since_ns", "<i8"),
+        ("queued_bytes", "<i8"),
+        ("message_count", "<i8"),  # sent to it so far
+        ("channel_count", "<i8"),
+        ("binary", "<i8"),
+        ("user", f"S{CONNECTION_USER_BYTES_MAX}"),  # empty: it has not said who it is
+        ("address", f"S{CONNECTION_ADDRESS_BYTES_MAX}"),
+        ("channels", f"S{CONNECTION_CHANNELS_BYTES_MAX}"),  # names, separated by blanks, as many as fit
+    ]
+)
+
 directory_dtype: Final = np.dtype(
     [
         ("version", "<i8"),  # grows with every change
@@ -190,6 +210,7 @@ _FIXED_LAYOUTS: Final = {
     "tickers": ticker_dtype,
     "level_requests": level_request_dtype,
     "census_requests": census_request_dtype,
+    "connections": connection_dtype,
     "directory": directory_dtype,
     "actors": actor_dtype,
 }

@@ -146,6 +146,7 @@ METRIC_HELP: Final[dict[str, dict[str, str]]] = {
         "request_latency_us": "Microseconds from an HTTP request's arrival to its answer.",
         "command_latency_us": "Microseconds from sending a command into the engine to its outcome.",
         "query_latency_us": "Microseconds of one query of the database.",
+        "stream_latency_us": "Microseconds from risk's time stamp on a command to its message being on its way.",
     },
     "operator": {
         "symbols_listed": "Symbols that the matchers know now.",

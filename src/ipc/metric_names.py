@@ -109,6 +109,7 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
             "request_latency_us",
             "command_latency_us",
             "query_latency_us",
+            "stream_latency_us",
             *(f"endpoint_{handler}_latency_us" for handler in FRONT_HANDLERS),
         ),
     ),

@@ -27,18 +27,20 @@ if TYPE_CHECKING:
 OPERATOR: Final = "operator"
 DATABASE: Final = "database"
 """The embedded database is in the table of actors, and has no metric page."""
-_TAKEN: Final = ("records_in", "events", "commands")
-"""Counters of what a role takes in, the first that it has; for those who are joined to rings only as followers."""
+_ERROR_LINES: Final = 'log_lines{level="error"}'
 
 
 @dataclass(frozen=True, slots=True)
 class RingEnd:
-    """An actor at a ring. ``lag``: records that it has yet to pass, where it holds the writer back; else None."""
+    """An actor at a ring. ``written``: records since the engine's start; sequences themselves may begin anywhere.
+
+    lag: records that it has yet to pass, where it holds the writer back; else None.
+    """
 
     name: str
     access: Access
     capacity: int
-    head: int
+    written: int
     lag: int | None
 
 
@@ -76,7 +78,7 @@ class Overview:
         self.rings = rings
         self.writers = writers
         self._actors = actors
-        self._first_sequences = {name: ring.first_sequence for name, ring in rings.items()}
+        self.first_sequences = {name: ring.first_sequence for name, ring in rings.items()}
 
     def actors(self) -> list[ActorView]:
         """Look at every actor, the supervisor (``operator``) and the embedded database."""
@@ -138,9 +140,6 @@ class Overview:
         page = self.pages.get(name)
         counters = page.snapshot().counters if page is not None else {}
         at_rings = joined.get(name, _NOT_JOINED)
-        taken = at_rings.taken
-        if taken is None:
-            taken = next((counters[counter] for counter in _TAKEN if counter in counters), 0)
         return ActorView(
             name=name,
             role=DATABASE if page is None else page.names.role,
@@ -151,9 +150,11 @@ class Overview:
             uptime_s=uptime_s,
             heartbeat_age_s=heartbeat_age_s,
             busy_us=counters.get("busy_us"),
-            records_in=taken,
-            records_out=at_rings.written,
-            error_count=counters.get("errors", 0),
+            # Who only follows, or writes no ring, counts for itself.
+            records_in=counters.get("records_in", 0) if at_rings.taken is None else at_rings.taken,
+            records_out=counters.get("records_out", 0) if at_rings.written is None else at_rings.written,
+            # What is logged as an error is mostly counted as one, too.
+            error_count=max(counters.get("errors", 0), counters.get(_ERROR_LINES, 0)),
             rings=at_rings.ends,
         )
 
@@ -163,30 +164,33 @@ class Overview:
         taken: dict[str, int] = {}
         written: dict[str, int] = {}
         for name, ring in self.ring_statistics().items():
-            first, writer = self._first_sequences[name], self.writers[name]
-            ends.setdefault(writer, []).append(RingEnd(name, "write", ring.capacity, ring.head, None))
+            first, writer = self.first_sequences[name], self.writers[name]
+            ends.setdefault(writer, []).append(RingEnd(name, "write", ring.capacity, ring.head - first, None))
             written[writer] = written.get(writer, 0) + ring.head - first
             for reader in ring.readers:
                 access: Access = "gate" if reader.gating else "follow"
                 lag = reader.lag if reader.gating else None
-                ends.setdefault(reader.name, []).append(RingEnd(name, access, ring.capacity, ring.head, lag))
+                ends.setdefault(reader.name, []).append(RingEnd(name, access, ring.capacity, ring.head - first, lag))
                 if reader.gating:
                     taken[reader.name] = taken.get(reader.name, 0) + reader.cursor - first
         return {
-            actor: _Joined(tuple(of_actor), taken.get(actor), written.get(actor, 0)) for actor, of_actor in ends.items()
+            actor: _Joined(tuple(of_actor), taken.get(actor), written.get(actor)) for actor, of_actor in ends.items()
         }
 
 
 @dataclass(frozen=True, slots=True)
 class _Joined:
-    """An actor at its rings. taken: records that it passed where it holds the writer back; None: nowhere does it."""
+    """An actor at its rings.
+
+    taken: records that it passed where it holds the writer back. written: into its own rings. None: there are none.
+    """
 
     ends: tuple[RingEnd, ...]
     taken: int | None
-    written: int
+    written: int | None
 
 
-_NOT_JOINED: Final = _Joined((), None, 0)
+_NOT_JOINED: Final = _Joined((), None, None)
 
 
 def _unreadable(row: int) -> ActorView:

@@ -19,6 +19,7 @@ from tradeengine.ipc.directory import DirectoryPage, read_directory
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.overview import Overview
 from tradeengine.ipc.seqlock import SeqlockBusy, SeqlockTable
+from tradeengine.ipc.window import STEP_S, Window
 from tradeengine.settings import Settings
 from tradeengine.web.address import client_address
 from tradeengine.web.api_keys import ApiKeys
@@ -27,10 +28,12 @@ from tradeengine.web.connection import FrontRequest
 from tradeengine.web.database import Database
 from tradeengine.web.errors import ApiError, overloaded
 from tradeengine.web.gateway import Gateway, NoRoom, OutcomeUnknown, Records, Waiting
+from tradeengine.web.health import Health
 from tradeengine.web.history import Accounts, History
 from tradeengine.web.in_force import InForce
 from tradeengine.web.inbox import Inbox
 from tradeengine.web.jsonbody import printable, read_object, read_value
+from tradeengine.web.probes import Probes
 from tradeengine.web.request_limits import RequestLimits
 from tradeengine.web.signed_requests import KEY_HEADER, read_signed_request, sent_target
 from tradeengine.web.streams import standing
@@ -66,6 +69,11 @@ class Front:
     request_limits: RequestLimits
     watch: Watch
     overview: Overview
+    window: Window
+    health: Health
+    probes: Probes
+    rolls: Sequence[SeqlockTable]
+    """Which stream clients there are, by front."""
     metrics: MetricPage
     shard_count: int
     started_s: float = field(default_factory=time.monotonic)
@@ -79,6 +87,13 @@ class Front:
             nursery.start_soon(self.hub.private.watch_balances)
             nursery.start_soon(self.authenticator.follow_keys)
             nursery.start_soon(standing.follow, self)
+            nursery.start_soon(self.probes.run)
+            nursery.start_soon(self._keep_window)
+
+    async def _keep_window(self) -> None:
+        while True:
+            await trio.sleep(STEP_S)
+            self.window.keep()
 
     @property
     def command_timeout_ms(self) -> int:

@@ -20,6 +20,7 @@ from hypercorn.config import Config
 from tradeengine.ipc.buckets import Buckets
 from tradeengine.ipc.overview import Overview
 from tradeengine.ipc.replay_guard import ReplayGuard
+from tradeengine.ipc.window import Window
 from tradeengine.ipc.wiring import Wiring
 from tradeengine.settings import Settings
 from tradeengine.storage.api_keys import find_key
@@ -28,18 +29,22 @@ from tradeengine.web.app import create_app
 from tradeengine.web.auth import Authenticator
 from tradeengine.web.barrier import Barrier
 from tradeengine.web.database import Database
+from tradeengine.web.figures import HISTOGRAMS
 from tradeengine.web.front import Front, Pages
 from tradeengine.web.gateway import Gateway
+from tradeengine.web.health import Health
 from tradeengine.web.history import Accounts, History
 from tradeengine.web.in_force import InForce
 from tradeengine.web.inbox import Inbox
 from tradeengine.web.key_vault import KeyVault
+from tradeengine.web.probes import Probes
 from tradeengine.web.request_limits import RequestLimits
 from tradeengine.web.server import Server
 from tradeengine.web.streams.demand import Wishes
 from tradeengine.web.streams.feed_reader import FeedReader
 from tradeengine.web.streams.hub import Hub
 from tradeengine.web.streams.private import Private
+from tradeengine.web.streams.roll import Roll
 from tradeengine.web.streams.standing import objection
 from tradeengine.web.watch import Watch
 
@@ -99,6 +104,7 @@ def assemble(wiring: Wiring) -> Front:
         settings.streams,
         wiring.metrics,
         inbox,
+        Roll(wiring.table(f"connections.{wiring.index}")),
     )
     overview = Overview(
         wiring.table("actors"),
@@ -107,6 +113,11 @@ def assemble(wiring: Wiring) -> Front:
         wiring.ring_writers,
     )
     in_force = InForce(wiring.table("accounts"), settings.http.barrier_timeout_ms / 1000)
+    watch = Watch(
+        wiring.table("actors"), settled, settings.settlement.backlog_events_max, overview.pages, overview.rings
+    )
+    window = Window(overview.pages, HISTOGRAMS)
+    probes = Probes(settings)
     front = Front(
         settings=settings,
         authenticator=Authenticator(settings.auth),
@@ -132,14 +143,12 @@ def assemble(wiring: Wiring) -> Front:
         pages=pages,
         hub=hub,
         request_limits=RequestLimits(Buckets(wiring.board("buckets")), settings.requests, wiring.metrics),
-        watch=Watch(
-            wiring.table("actors"),
-            settled,
-            settings.settlement.backlog_events_max,
-            overview.pages,
-            overview.rings,
-        ),
+        watch=watch,
         overview=overview,
+        window=window,
+        health=Health(settings, overview, window, watch, probes),
+        probes=probes,
+        rolls=[wiring.table(f"connections.{number}") for number in range(settings.engine.fronts)],
         metrics=wiring.metrics,
         shard_count=wiring.shard_count,
     )

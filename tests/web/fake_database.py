@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -12,6 +13,10 @@ import trio
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.storage.account_settings import AccountSettings
 from tradeengine.storage.api_keys import KeyIdTakenError, StoredKey, TooManyKeysError
+from tradeengine.storage.audit import Entry, Link
+from tradeengine.storage.audit_anchors import Anchors
+from tradeengine.storage.audit_delivery import Delivered
+from tradeengine.storage.audit_spool import Spool
 from tradeengine.storage.dead_letters import DeadLetter, Leg, LetterKind, NoSuchLetterError
 from tradeengine.storage.funding import Funding, FundingKind, FundingStatus, ReferenceReusedError
 from tradeengine.storage.reconciliations import Reconciliation
@@ -34,6 +39,7 @@ class FakeDatabase:
     """What becomes of a request."""
     filters: dict[str, Any] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    audit: list[Entry] = field(default_factory=list)
 
     async def run(self, query: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Answer a query."""
@@ -42,10 +48,25 @@ class FakeDatabase:
         answer = getattr(self, query.__name__)(*args, **kwargs)
         return await answer if isinstance(answer, Awaitable) else answer
 
+    def deliver(self, spool: Spool, _anchors: Anchors) -> Delivered:
+        """Take what was written down for the audit log."""
+        entries, position = spool.read_ended(100)
+        spool.mark_read(position)
+        self.audit += entries
+        return [(entry, Link(number, bytes(32))) for number, entry in enumerate(entries, 1)]
+
+    def deliver_left_over(self, _folder: Path, _anchors: Anchors) -> Delivered:
+        """Nobody else has left anything."""
+        return []
+
     def change(self, account_id: int, **changes: Any) -> int:
         """Change an account's settings; in force at once."""
         self.settings[account_id] = replace(self.read_settings(account_id), updated_at=MADE_AT, **changes)
         return 0
+
+    def count_live_orders(self, symbol_ids: Sequence[int]) -> dict[int, int]:
+        """Count live orders: three of each symbol."""
+        return dict.fromkeys(symbol_ids, 3)
 
     def read_settings(self, account_id: int) -> AccountSettings:
         """Read an account's settings."""

@@ -39,6 +39,9 @@ class Listener:
     stalled_s: float = 0.0
     next_ping_s: float = float("inf")
     waiting_bytes: int = 0
+    since_ns: int = 0
+    sent_count: int = 0
+    binary: bool = False
 
     def push(self, message: Message, _key: Any = None) -> None:
         """Take a message."""

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tradeengine.core.feed import FEED_DATA_BYTES, FEED_HEAD_BYTES, FEED_RECORD_BYTES
+import numpy as np
+
+from tradeengine.core.feed import FEED_DATA_BYTES, FEED_HEAD_BYTES, FEED_RECORD_BYTES, FeedKind
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from tradeengine.ipc.ring_reader import RingReader
 
 SCAN_COUNT_MAX: Final = 128
 """Records that are passed on before the clients' connections are looked at again."""
+_IS_CAUSED: Final = np.zeros(256, np.bool_)
+_IS_CAUSED[[FeedKind.TRADE, FeedKind.BOOK, FeedKind.ORDER, FeedKind.STATUS]] = True
 _HEAD_FIELDS: Final = (
     "kind",
     "symbol_id",
@@ -47,6 +53,8 @@ class FeedReader:
         self._reader = reader
         self._parts: list[bytes] = []
         """Of a message whose last record is not there yet."""
+        self.timestamps_ns: NDArray[np.int64] = np.empty(0, np.int64)
+        """When what was read last was caused, of messages that a command causes: books, trades, orders, states."""
 
     def begin(self) -> None:
         """Go on with what comes from now on."""
@@ -67,6 +75,7 @@ class FeedReader:
             raise
         count = len(records)
         data = records.tobytes()
+        self.timestamps_ns = records["timestamp_ns"][_IS_CAUSED[records["kind"]]]
         messages = []
         columns = [records[name].tolist() for name in _HEAD_FIELDS]
         for place, (*head, byte_count, more) in enumerate(zip(*columns, strict=True)):

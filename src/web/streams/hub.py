@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tradeengine.web.streams.feed_reader import FeedMessage, FeedReader
     from tradeengine.web.streams.merging import Key
     from tradeengine.web.streams.private import Private
+    from tradeengine.web.streams.roll import Roll
     from tradeengine.web.streams.session import Caller, Session
     from tradeengine.web.streams.standing import Objection
     from tradeengine.web.streams.tasks import Tasks
@@ -69,7 +70,14 @@ class Hub:
     """All streams of one front."""
 
     def __init__(
-        self, feed: FeedReader, wishes: Wishes, pages: Pages, limits: Streams, metrics: MetricPage, inbox: Inbox
+        self,
+        feed: FeedReader,
+        wishes: Wishes,
+        pages: Pages,
+        limits: Streams,
+        metrics: MetricPage,
+        inbox: Inbox,
+        roll: Roll,
     ) -> None:
         """Join the ends; ``private``, ``object_to`` and ``nursery`` are set before the first session comes."""
         self._feed = feed
@@ -92,6 +100,7 @@ class Hub:
         self._unread: set[Key] = set()
         """Channels of which it has to be told how they are, and which could not be read."""
         self._metrics = HubMetrics(metrics)
+        self._roll = roll
 
     @property
     def listens(self) -> bool:
@@ -209,6 +218,7 @@ class Hub:
             self._pass_on(message)
         if messages:
             self.flush()
+            self._metrics.delivered(self._feed.timestamps_ns)
         return len(messages)
 
     def fetch_book(self, session: Session, key: Key) -> Message | None:
@@ -246,6 +256,7 @@ class Hub:
                 self._tell_present(key)
             self.flush()
             self._metrics.show(self._sessions, len(self._channels))
+            self._roll.show(self._sessions)
 
     async def say_goodbye(self, in_seconds: float) -> None:
         """Tell everyone that the server stops, and end their sessions a moment later."""

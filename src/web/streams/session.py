@@ -11,6 +11,7 @@ It refuses to know channels and what messages say.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -82,6 +83,8 @@ class Session:
         "orders",
         "pending",
         "scope",
+        "sent_count",
+        "since_ns",
         "socket",
         "wants_balances",
     )
@@ -117,6 +120,9 @@ class Session:
         self.closing: tuple[int, str] | None = None
         self.scope = trio.CancelScope()
         """Around the task that reads; cancelled when the session shall end."""
+        self.since_ns = time.time_ns()
+        self.sent_count = 0
+        """Messages that went out."""
         self.moved_s = trio.current_time()
         """When the client last took something, or had nothing to take."""
         self.next_ping_s = self.moved_s + limits.ping_interval_s
@@ -223,6 +229,7 @@ class Session:
         return self._strikes > STRIKES_MAX
 
     def _pack(self, messages: list[Message]) -> bytes:
+        self.sent_count += len(messages)
         return pack(messages, binary=self.binary, batch=self.batch)
 
     async def _drain(self) -> None:
