@@ -204,12 +204,13 @@ FROM funding
 """
 
 _IN_STATUS: Final = {
-    FundingStatus.PENDING: "(status = 'pending' OR (status = 'settled' AND wallet_state IN ('waiting', 'dead')))",
+    FundingStatus.PENDING: "(status = 'pending' OR (status = 'settled' AND wallet_state = 'waiting') "
+    "OR (status = 'settled' AND wallet_state = 'dead'))",
     FundingStatus.SETTLED: "(status = 'settled' AND wallet_state IS DISTINCT FROM 'waiting' "
     "AND wallet_state IS DISTINCT FROM 'dead')",
     FundingStatus.REFUSED: "status = 'refused'",
 }
-"""As ``_SELECT`` tells it; so that the indexes of what is pending can be used."""
+"""As ``_SELECT`` tells it; each part in the words of an index, so that those of what is pending are used."""
 
 _SELECT_PENDING: Final = """
 SELECT number, account_id, asset_id, CASE kind WHEN 'deposit' THEN amount_units ELSE -amount_units END

@@ -84,7 +84,7 @@ def read_statement(
         page = _Page(connection, account_id, limit, asset_id, kind, first_id_at(_ceil_ms(start_ns or 0)))
         page.read(_last_id(end_ns), below)
         _name_orders(connection, account_id, page.rows)
-        _name_references(connection, page.rows)
+        _name_references(connection, account_id, page.rows)
     return page.rows, page.below
 
 
@@ -156,10 +156,10 @@ def _name_orders(connection: Connection, account_id: int, rows: list[StatementRo
         row.order_id = orders.get(row.transaction_id, 0)
 
 
-def _name_references(connection: Connection, rows: list[StatementRow]) -> None:
+def _name_references(connection: Connection, account_id: int, rows: list[StatementRow]) -> None:
     ids = [row.transaction_id for row in rows if row.kind in FUNDING_KINDS]
-    query = "SELECT transaction_id, reference FROM funding WHERE transaction_id = ANY (%s)"
-    references = dict(connection.execute(query, (ids,)).fetchall())
+    query = "SELECT transaction_id, reference FROM funding WHERE account_id = %s AND transaction_id = ANY (%s)"
+    references = dict(connection.execute(query, (account_id, ids)).fetchall())
     for row in rows:
         row.reference = references.get(row.transaction_id)
 
@@ -177,7 +177,7 @@ def _ceil_ms(timestamp_ns: int) -> int:
 _LAST_FUNDING: Final = """
 SELECT transaction_id FROM funding
 WHERE account_id = %(account_id)s AND kind = %(kind)s::funding_kind AND transaction_id <= %(last_id)s
-ORDER BY number DESC LIMIT 1
+ORDER BY transaction_id DESC LIMIT 1
 """
 
 _MARK_BEFORE: Final = """
