@@ -29,6 +29,7 @@ from tradeengine.web.routes import (
     history,
     market,
     orders,
+    pages,
     snapshots,
     system,
 )
@@ -82,6 +83,7 @@ def create_app(front: Front) -> FrontApp:
     for admin_routes in (admin_users, admin_symbols, admin_money, admin_reconciliation, admin_overview, dead_letters):
         app.register_blueprint(admin_routes.blueprint, url_prefix=f"{PREFIX}/admin")
     app.register_blueprint(system.blueprint)
+    app.register_blueprint(pages.blueprint)
     faults.attach(app)
     app.after_request(caching.forbid_storing)
     meter = RequestMeter(front.metrics, front.settings)

@@ -1,0 +1,65 @@
+// The first view: what goes through the engine, and the picture of how.
+
+import { make } from "./dom.js";
+import { openDetails } from "./details.js";
+import { count, milliseconds, rate } from "./format.js";
+import { createPipeline } from "./pipeline.js";
+import { createTile } from "./spark.js";
+import { ringsOf } from "./topology.js";
+
+/** Make the view. */
+export function createOverview(context) {
+  const { feeds, rates } = context;
+  const tiles = {
+    commands: createTile("Commands matched"),
+    events: createTile("Events"),
+    latency: createTile("Matching latency"),
+    lag: createTile("Settlement behind"),
+    orders: createTile("Open orders"),
+    clients: createTile("Stream clients"),
+  };
+  const details = openDetails(context, latencyOf);
+  const pipeline = createPipeline(context, details.show, (actor) => latencyOf(actor, feeds.performance.data));
+  const node = make(
+    "section",
+    { class: "view overview", "aria-label": "Pipeline" },
+    make("div", { class: "tiles" }, ...Object.values(tiles).map((tile) => tile.node)),
+    pipeline.node,
+  );
+
+  feeds.actors.listen(({ data, error }) => {
+    if (error !== null) return;
+    pipeline.update(data);
+    const matchers = data.filter((actor) => actor.role === "matcher");
+    const [taken, given] = ["in", "out"].map((way) => total(matchers.map((actor) => rates.of(`${way} ${actor.name}`))));
+    tiles.commands.update(rate(taken), taken, `${count(matchers.length)} ${matchers.length === 1 ? "shard" : "shards"}`);
+    tiles.events.update(rate(given), given);
+    const lag = settlementLag(data);
+    tiles.lag.update(lag === null ? "–" : `${count(lag)}`, lag, "events");
+  });
+  feeds.performance.listen(({ data, error }) => {
+    if (error !== null) return;
+    const matching = data.matching_engine ?? {};
+    tiles.latency.update(milliseconds(matching.p50_ms ?? matching.avg_latency_ms), matching.p50_ms ?? matching.avg_latency_ms ?? null, `p99 ${milliseconds(matching.p99_ms)}`);
+    tiles.orders.update(count(data.order_book?.active_orders), data.order_book?.active_orders, `${count(data.order_book?.total_symbols)} symbols`);
+    tiles.clients.update(count(data.websocket?.total_connections), data.websocket?.total_connections, `${rate(data.websocket?.messages_per_second)} messages`);
+  });
+  return { node, feeds: [feeds.performance], closed: pipeline.close };
+}
+
+/** The latency that the engine measures of what an actor does: {p50, p99} in ms, or null. */
+function latencyOf(actor, performance) {
+  const section = { matcher: "matching_engine", settlement: "settlement", publisher: "websocket" }[actor.role];
+  const told = performance?.[section];
+  return told?.p50_ms === null || told?.p50_ms === undefined ? null : { p50: told.p50_ms, p99: told.p99_ms };
+}
+
+function settlementLag(actors) {
+  const lags = [...ringsOf(actors).values()].flatMap((ring) => ring.gates.filter((gate) => gate.name === "settlement").map((gate) => gate.lag));
+  return lags.length ? lags.reduce((sum, lag) => sum + lag, 0) : null;
+}
+
+function total(values) {
+  const known = values.filter((value) => value !== null);
+  return known.length ? known.reduce((sum, value) => sum + value, 0) : null;
+}
