@@ -152,5 +152,7 @@ class Operator:
 
     def _publish(self) -> None:
         self._version += 1
-        specs = [row.spec for row in self._directory.symbols.values()]
-        write_directory(self._wiring.table("directory"), self._version, self._directory.assets.values(), specs)
+        directory = self._directory
+        specs = [row.spec for row in directory.symbols.values()]
+        states = {symbol_id: row.trading for symbol_id, row in directory.symbols.items() if row.listed}
+        write_directory(self._wiring.table("directory"), self._version, directory.assets.values(), specs, states)

@@ -25,6 +25,7 @@ from tradeengine.actors.publishing.feed_writer import FeedWriter
 from tradeengine.actors.publishing.follower import Follower
 from tradeengine.actors.publishing.streams import Streams
 from tradeengine.actors.publishing.ticker import MINUTE_NS, WINDOW_MINUTES, Tickers
+from tradeengine.actors.publishing.trading_states import TradingStates
 from tradeengine.core.records import Side
 from tradeengine.core.tables import DEPTH_LEVELS_MAX
 from tradeengine.ipc.directory import read_directory
@@ -84,6 +85,7 @@ class Publisher:
         self._wiring = wiring
         self._tickers = Tickers(settings.limits.symbols_max)
         self._specs: dict[int, SymbolSpec] = {}
+        self._trading_states = TradingStates(wiring.table("trading_states"))
         self._followers = [self._follower(shard) for shard in range(wiring.shard_count)]
         self._streams = Streams(
             FeedWriter(wiring.ring_writer("feed")),
@@ -97,6 +99,7 @@ class Publisher:
             [follower.position for follower in self._followers],
             self._specs,
             settings.publisher.candle_interval_ms * NS_PER_MS,
+            self._trading_states,
         )
         self._views: dict[int, tuple[Levels, Levels, int]] = {}
         """By symbol: bids, asks and sequence in the depth table."""
@@ -238,6 +241,7 @@ class Publisher:
             return
         self._directory_version = version
         self._specs.update(page.symbols)
+        self._trading_states.learn(page.trading_states)
         for shard, follower in enumerate(self._followers):
             follower.add_symbols(symbol.symbol_id for symbol in page.symbols.values() if symbol.shard == shard)
 

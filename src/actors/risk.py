@@ -1,7 +1,8 @@
 """Risk: decides on every command before a matcher sees it, and learns from every event what became of it.
 
 Each round: look how far the ingress rings are filled; fold all events that there are; then decide on commands up to
-where the look was. So an order that its owner was told of is known here before its cancel is looked at.
+where the look was, administrators' first. So an order that its owner was told of is known here before its cancel is
+looked at.
 What a round decides is published in this order: commands to the shards, balances and accounts, risk's own events, and
 last the ingress cursor. ``risk_restart`` says why, and what a kill between any two of them leads to.
 
@@ -27,6 +28,7 @@ from tradeengine.actors.risk_restart import Taken, restart, words_of
 from tradeengine.actors.risk_rings import RiskRings, rings_of
 from tradeengine.core.records import EventKind, command_dtype, event_dtype
 from tradeengine.core.risk import (
+    FOR_ADMINISTRATORS,
     FOR_CANCELS,
     FOR_ORDERS,
     Outbox,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from tradeengine.ipc.wiring import Wiring
     from tradeengine.settings import Settings
 
+_ANSWERS_RESERVE_MAX: Final = 256
 _MATCHERS_PAUSE_S: Final = 0.01
 _CONNECT_TIMEOUT_S: Final = 5
 _DATABASE_PAUSE_S: Final = 0.5
@@ -114,7 +117,10 @@ class RiskDuty:
         census: RiskCensus | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        """Join the ends up. taken: from ``restart``. reserve: command slots that only cancels may use."""
+        """Join the ends up. taken: from ``restart``.
+
+        reserve: command slots that only cancels may use; the last eighth of them only administrators.
+        """
         self._risk = risk
         self._rings = rings
         self._outbox = outbox
@@ -128,6 +134,9 @@ class RiskDuty:
         self._forwards = [commands.reshape(-1).view(command_dtype) for commands in outbox.commands]
         self._answers = outbox.events.reshape(-1).view(event_dtype)
         self._batch_count_max = rings.batch_count_max
+        self._order = sorted(range(len(rings.ingress)), key=lambda number: number not in rings.administrators)
+        # While PostgreSQL is away refusals pile up: what administrators ask for must not wait behind them.
+        self._answers_reserve = min(_ANSWERS_RESERVE_MAX, rings.own_events.ring.capacity // 8)
         self._damaged: set[int] = set()
 
     def __call__(self) -> int:
@@ -137,7 +146,8 @@ class RiskDuty:
         if self._census is not None:
             count += self._census.answer()
         self._gates.look()
-        for number, head in enumerate(heads):
+        for number in self._order:
+            head = heads[number]
             if head > self._rings.ingress[number].cursor and number not in self._damaged:
                 count += self._take_batch(number, head)
         self._metrics.look(accepting=self._gates.accepting)
@@ -173,6 +183,7 @@ class RiskDuty:
         self._tables.look_at_touch(words, self._outbox)
         self._look_at_rooms()
         own = self._rings.own_events
+        room = own.free() - (0 if number in self._rings.administrators else self._answers_reserve)
         taken = self._taken.of(number, reader.cursor, len(batch))
         count, answered = process(
             self._risk,
@@ -184,7 +195,7 @@ class RiskDuty:
             reader.cursor,
             self._clock(),
             own.head,
-            min(own.free(), len(self._answers)),
+            max(0, min(room, len(self._answers))),
         )
         self._publish(answered)
         if count:
@@ -199,7 +210,8 @@ class RiskDuty:
         for shard, writer in enumerate(self._rings.commands):
             free = min(writer.free(), self._batch_count_max)
             outbox.heads[shard] = writer.head
-            outbox.rooms[shard, FOR_CANCELS] = free
+            outbox.rooms[shard, FOR_ADMINISTRATORS] = free
+            outbox.rooms[shard, FOR_CANCELS] = min(free, max(0, writer.free() - max(1, self._reserve // 8)))
             outbox.rooms[shard, FOR_ORDERS] = min(free, max(0, writer.free() - self._reserve))
 
     def _publish(self, answered: int) -> None:

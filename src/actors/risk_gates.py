@@ -1,7 +1,8 @@
-"""Whether new orders, and whether cancels, may go to each shard now: unsettled events and free disk decide.
+"""Whether new orders, cancels, and halts may go to each shard now: unsettled events and free disk decide.
 
 Past a threshold of events that settlement has not committed, new orders are refused; cancels pass until only a last
-part of the event ring is left, so that what has been let in before always finds room. Below a low-water mark of free
+part of the event ring is left, so that what has been let in before always finds room; halts and whatever else
+administrators ask for pass until half of that is left. Below a low-water mark of free
 disk new orders are refused too, and cancels are not.
 """
 
@@ -12,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tradeengine.core.records import Reason
-from tradeengine.core.risk import FOR_CANCELS, FOR_ORDERS, Outbox
+from tradeengine.core.risk import FOR_ADMINISTRATORS, FOR_CANCELS, FOR_ORDERS, Outbox
 from tradeengine.ipc.atomics import load_word
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ class Gates:
         self._outbox = outbox
         self._rings = tuple(event_rings)  # kept, because what follows are addresses in their memory
         self._cursors = [(ring.head_address, _settled_address(ring)) for ring in self._rings]
-        self._limits = [(min(backlog_max, ring.capacity * 3 // 4), ring.capacity * 7 // 8) for ring in self._rings]
+        self._limits = [
+            (min(backlog_max, ring.capacity * 3 // 4), ring.capacity * 7 // 8, ring.capacity * 15 // 16)
+            for ring in self._rings
+        ]
         self._directory = directory
         self._free_bytes_min = free_bytes_min
         self._looked_s = -_DISK_INTERVAL_S
@@ -48,10 +52,11 @@ class Gates:
         gates = self._outbox.gates
         for shard, (head, settled) in enumerate(self._cursors):
             backlog = load_word(head) - load_word(settled)
-            orders_max, cancels_max = self._limits[shard]
+            orders_max, cancels_max, administrators_max = self._limits[shard]
             closed = _OVERLOADED if self._disk_low else 0
             gates[shard, FOR_ORDERS] = _BACKLOG if backlog > orders_max else closed
             gates[shard, FOR_CANCELS] = _BACKLOG if backlog > cancels_max else 0
+            gates[shard, FOR_ADMINISTRATORS] = _BACKLOG if backlog > administrators_max else 0
 
     @property
     def accepting(self) -> bool:

@@ -1,6 +1,6 @@
 """The rings that risk stands between, by what it does with them, and what comes with each batch.
 
-An ingress ring's name says who writes it, and that says what its commands may ask for.
+An ingress ring's name says who writes it, and that says what its commands may ask for. Administrators' come first.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tradeengine.ipc.ring_reader import RingReader
     from tradeengine.ipc.wiring import Wiring
 
+ADMINISTRATORS_PREFIX: Final = "ingress.admin-"
 BATCH_COUNT_MAX: Final = 1024
 """Commands of one ingress ring that are decided and published at once: enough to spread the cost of a call, few enough
 that one busy ring does not hold up the others."""
@@ -29,6 +30,8 @@ class RiskRings:
     commands: tuple[RingWriter, ...]
     events: tuple[RingReader, ...]
     own_events: RingWriter
+    administrators: frozenset[int] = frozenset()
+    """Numbers of the ingress rings that are taken first, and for whose answers there is always room."""
 
     @property
     def batch_count_max(self) -> int:
@@ -46,6 +49,9 @@ def rings_of(wiring: Wiring) -> RiskRings:
         commands=tuple(wiring.ring_writer(f"commands.{shard}") for shard in shards),
         events=tuple(wiring.ring_reader(f"events.{shard}") for shard in shards),
         own_events=wiring.ring_writer("events.risk"),
+        administrators=frozenset(
+            number for number, name in enumerate(wiring.ingress_rings) if name.startswith(ADMINISTRATORS_PREFIX)
+        ),
     )
 
 
@@ -53,10 +59,13 @@ def rights_of(ingress_name: str) -> IngressRight:
     """Say what the commands of an ingress ring may ask for.
 
     Money comes and goes only through settlement, which numbers it. All others are trusted to have authenticated the
-    account that they name: fronts by its token, local clients because only the engine's own user can be one.
+    account that they name: fronts by its token, local clients because only the engine's own user can be one. A front
+    has a second ring for what administrators ask for.
     """
     if ingress_name == "ingress.settlement":
         return IngressRight.FUND
+    if ingress_name.startswith("ingress.front-"):
+        return IngressRight.TRADE
     return IngressRight.TRADE | IngressRight.ADMIN
 
 

@@ -16,6 +16,7 @@ with everything: it asks risk and the matchers for a *census* of what lives in t
 Where a wallet service outside keeps the money, the **wallet** actor tells it of every trade, deposit and withdrawal.
 The **supervisor** owns the memory and the processes; on the rings it is called *operator*, and lists symbols.
 **Clients** are local programs (replay, benchmarks) that attach later and have a ring like a front.
+Each front has a second ingress ring for what administrators ask for, which risk takes first: a halt waits for no order.
 
 Rule 1: a ring has one producer. Rule 2: whoever must not miss an event is a *gating* reader and holds the producer
 back; whoever can start over from a table is *lappable* and never does. Rule 3: this file is the only place that says
@@ -58,6 +59,8 @@ SHADOW: Final = "shadow"
 KEEPER: Final = "keeper"
 WALLET: Final = "wallet"
 OPERATOR: Final = "operator"
+
+ADMIN_SLOTS_MAX: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,11 +227,18 @@ def plan(settings: Settings) -> Topology:
 
 
 def _ingress_rings(settings: Settings, fronts: tuple[Actor, ...], clients: tuple[Actor, ...]) -> tuple[RingPlan, ...]:
-    """Lay out who asks. Their order is the number that commands carry: fronts, settlement, operator, clients."""
+    """Lay out who asks. Their order is the number that commands carry: fronts, settlement, operator, clients.
+
+    Last come the fronts again, with what administrators ask for: a ring that no order can fill.
+    """
     writers = (*_names(fronts), SETTLEMENT, OPERATOR, *_names(clients))
-    return tuple(
-        RingPlan(f"ingress.{writer}", "command", settings.rings.ingress_slots, writer, gating=(RISK,))
-        for writer in writers
+    slots = settings.rings.ingress_slots
+    return (
+        *(RingPlan(f"ingress.{writer}", "command", slots, writer, gating=(RISK,)) for writer in writers),
+        *(
+            RingPlan(f"ingress.admin-{front.index}", "command", min(slots, ADMIN_SLOTS_MAX), front.name, gating=(RISK,))
+            for front in fronts
+        ),
     )
 
 
@@ -278,6 +288,7 @@ def _tables(
         TablePlan("balances", limits.accounts_max, (RISK,), watchers),
         TablePlan("accounts", limits.accounts_max, (RISK,), (SETTLEMENT, *watchers)),
         TablePlan("touch", limits.symbols_max, _names(matchers), (RISK, PUBLISHER, *watchers)),
+        TablePlan("trading_states", limits.symbols_max, (PUBLISHER,), watchers),
         TablePlan("depth", limits.symbols_max, (PUBLISHER,), (KEEPER, *watchers)),
         TablePlan("tickers", limits.symbols_max, (PUBLISHER,), watchers),
         TablePlan("directory", 1, (OPERATOR,), (RISK, SETTLEMENT, PUBLISHER, SHADOW, *watchers)),

@@ -16,7 +16,7 @@ from tradeengine.core.risk_checks import market_symbols
 from tradeengine.core.risk_clients import content_fingerprint
 from tradeengine.core.risk_fold import fold
 from tradeengine.core.risk_layout import COMMAND_WORDS, EVENT_WORDS
-from tradeengine.core.risk_outbox import FOR_CANCELS, FOR_ORDERS, Outbox, make_outbox
+from tradeengine.core.risk_outbox import FOR_ADMINISTRATORS, FOR_CANCELS, FOR_ORDERS, Outbox, make_outbox
 from tradeengine.core.risk_process import TAKEN_ANSWERED, IngressRight, process
 from tradeengine.core.risk_recovery import (
     begin_epoch,
@@ -37,6 +37,7 @@ from tradeengine.core.risk_state import RiskLimits, RiskState, balances, make_ri
 __all__ = [
     "COMMAND_WORDS",
     "EVENT_WORDS",
+    "FOR_ADMINISTRATORS",
     "FOR_CANCELS",
     "FOR_ORDERS",
     "TAKEN_ANSWERED",

@@ -34,7 +34,7 @@ from tradeengine.core.risk_layout import (
 )
 from tradeengine.core.risk_outbox import (
     DONE,
-    FOR_CANCELS,
+    FOR_ADMINISTRATORS,
     FUNDED,
     FUNDING_REFUSED,
     Outbox,
@@ -87,7 +87,7 @@ def change_symbol(risk: RiskState, outbox: Outbox, command: Int64Array) -> int:
         return _INVALID_REQUEST
     if not listing and not _keeps_units(risk.symbols[symbol_id], command):
         return _INVALID_REQUEST
-    reason = check_room(outbox, shard, FOR_CANCELS)
+    reason = check_room(outbox, shard, FOR_ADMINISTRATORS)
     if reason:
         return reason
     forward(outbox, command, shard)
@@ -102,11 +102,11 @@ def set_trading_state(risk: RiskState, outbox: Outbox, command: Int64Array, take
         return _INVALID_REQUEST
     symbol_id = get_half(command[C_SYMBOL[0]], C_SYMBOL)
     if symbol_id == SYMBOL_ID_ALL:
-        return forward_to_all(risk, outbox, command, taken)
+        return forward_to_all(risk, outbox, command, FOR_ADMINISTRATORS, taken)
     if not is_listed(risk, symbol_id):
         return _SYMBOL_NOT_FOUND
     shard = risk.symbols[symbol_id, SYMBOL_SHARD]
-    reason = check_room(outbox, shard, FOR_CANCELS)
+    reason = check_room(outbox, shard, FOR_ADMINISTRATORS)
     if reason:
         return reason
     forward(outbox, command, shard)

@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Final
 
 from tradeengine.core.ids import SHARD_SHIFT, SHARDS_MAX
-from tradeengine.core.records import ACCOUNT_ID_FIRST_USER, ACCOUNT_ID_NONE, SYMBOL_ID_ALL, Reason
+from tradeengine.core.records import (
+    ACCOUNT_ID_FIRST_USER,
+    ACCOUNT_ID_NONE,
+    SYMBOL_ID_ALL,
+    CommandFlag,
+    Reason,
+)
 from tradeengine.core.risk_checks import check_notional, collar_price, cost_units
 from tradeengine.core.risk_layout import (
     C_ACCOUNT,
+    C_FLAGS,
     C_HOLD,
     C_KINDS,
     C_ORDER_ID,
@@ -18,11 +25,21 @@ from tradeengine.core.risk_layout import (
     C_STOP_PRICE,
     C_SYMBOL,
     LOW_32,
+    get_byte,
     get_half,
 )
 from tradeengine.core.risk_limits import check_amended, take_two_factor
 from tradeengine.core.risk_orders import find_order, order_account, order_fee_ppm, order_price, order_symbol, set_hold
-from tradeengine.core.risk_outbox import DONE, FOR_CANCELS, FOR_ORDERS, Outbox, check_room, forward, forward_to_all
+from tradeengine.core.risk_outbox import (
+    DONE,
+    FOR_ADMINISTRATORS,
+    FOR_CANCELS,
+    FOR_ORDERS,
+    Outbox,
+    check_room,
+    forward,
+    forward_to_all,
+)
 from tradeengine.core.risk_place import available_units
 from tradeengine.core.risk_state import (
     ORDER_ENDED,
@@ -52,6 +69,7 @@ from tradeengine.core.risk_state import (
 from tradeengine.core.risk_symbols import is_listed
 from tradeengine.core.risk_worth import amended_content, note_amend
 
+_BY_ADMINISTRATOR: Final = int(CommandFlag.BY_ADMINISTRATOR)
 _INVALID_REQUEST: Final = int(Reason.INVALID_REQUEST)
 _INVALID_COMBINATION: Final = int(Reason.INVALID_COMBINATION)
 _OUT_OF_RANGE: Final = int(Reason.NUMBER_OUT_OF_RANGE)
@@ -78,7 +96,14 @@ def cancel(risk: RiskState, outbox: Outbox, command: Int64Array) -> int:
 
 @kernel
 def cancel_all(risk: RiskState, outbox: Outbox, command: Int64Array, admin: bool, taken: int) -> int:
-    """Answer a CANCEL_ALL: forwarded to the symbol's shard, or to all, or a Reason. Account 0, everyone's: admins."""
+    """Answer a CANCEL_ALL: forwarded to the symbol's shard, or to all, or a Reason.
+
+    For everyone's orders (account 0) and with ``BY_ADMINISTRATOR`` it must come from a ring of administrators.
+    """
+    by_administrator = get_byte(command[C_KINDS], C_FLAGS) & _BY_ADMINISTRATOR
+    if by_administrator and not admin:
+        return _INVALID_REQUEST
+    purpose = FOR_ADMINISTRATORS if by_administrator else FOR_CANCELS
     account_id = get_half(command[C_ACCOUNT[0]], C_ACCOUNT)
     if account_id == ACCOUNT_ID_NONE:
         if not admin:
@@ -87,11 +112,11 @@ def cancel_all(risk: RiskState, outbox: Outbox, command: Int64Array, admin: bool
         return _INVALID_REQUEST
     symbol_id = get_half(command[C_SYMBOL[0]], C_SYMBOL)
     if symbol_id == SYMBOL_ID_ALL:
-        return forward_to_all(risk, outbox, command, taken)
+        return forward_to_all(risk, outbox, command, purpose, taken)
     if not is_listed(risk, symbol_id):
         return _SYMBOL_NOT_FOUND
     shard = risk.symbols[symbol_id, SYMBOL_SHARD]
-    reason = check_room(outbox, shard, FOR_CANCELS)
+    reason = check_room(outbox, shard, purpose)
     if reason:
         return reason
     forward(outbox, command, shard)

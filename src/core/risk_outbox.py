@@ -60,7 +60,10 @@ from tradeengine.core.risk_state import SHARD_COUNT, Int64Array, RiskState, kern
 FOR_ORDERS: Final = 0
 """Column of ``rooms`` and ``gates`` for what adds risk: new orders and amends."""
 FOR_CANCELS: Final = 1
-"""Column for what takes it away, and for the operator."""
+"""Column for what takes it away."""
+FOR_ADMINISTRATORS: Final = 2
+"""Column for halts, mass cancels of administrators and symbols: no flood of cancels takes their room."""
+_PURPOSES: Final = 3
 
 # Words of ``scratch`` behind the command: which limit refuses it (LimitKind), and what the event says of it.
 LIMIT_KIND: Final = COMMAND_WORDS
@@ -93,8 +96,8 @@ class Outbox(NamedTuple):
     commands: Int64Array  # [shards, batch, COMMAND_WORDS]
     counts: Int64Array  # [shards]: commands laid in
     heads: Int64Array  # [shards]: ring_sequence of the first of them
-    rooms: Int64Array  # [shards, 2]: commands that may be laid in
-    gates: Int64Array  # [shards, 2]: Reason for which they are refused; 0: none
+    rooms: Int64Array  # [shards, 3]: commands that may be laid in
+    gates: Int64Array  # [shards, 3]: Reason for which they are refused; 0: none
     touch: Int64Array  # [symbols_max, 2]: best bid and ask in ticks; 0: none
     events: Int64Array  # [batch, EVENT_WORDS]
     scratch: Int64Array  # [COMMAND_WORDS + 3]: the command in hand, and behind it the limit that refuses it
@@ -106,8 +109,8 @@ def make_outbox(shards: int, symbols_max: int, batch: int) -> Outbox:
         commands=np.zeros((shards, batch, COMMAND_WORDS), np.int64),
         counts=np.zeros(shards, np.int64),
         heads=np.zeros(shards, np.int64),
-        rooms=np.zeros((shards, 2), np.int64),
-        gates=np.zeros((shards, 2), np.int64),
+        rooms=np.zeros((shards, _PURPOSES), np.int64),
+        gates=np.zeros((shards, _PURPOSES), np.int64),
         touch=np.zeros((symbols_max, 2), np.int64),
         events=np.zeros((batch, EVENT_WORDS), np.int64),
         scratch=np.zeros(COMMAND_WORDS + 3, np.int64),
@@ -134,11 +137,11 @@ def forward(outbox: Outbox, command: Int64Array, shard: int) -> None:
 
 
 @kernel
-def forward_to_all(risk: RiskState, outbox: Outbox, command: Int64Array, taken: int) -> int:
+def forward_to_all(risk: RiskState, outbox: Outbox, command: Int64Array, purpose: int, taken: int) -> int:
     """Forward to every shard, or refuse. taken: a bit for each shard that has it already, from before a restart."""
     shards = risk.scalars[SHARD_COUNT]
     for shard in range(shards):
-        reason = 0 if taken >> shard & 1 else check_room(outbox, shard, FOR_CANCELS)
+        reason = 0 if taken >> shard & 1 else check_room(outbox, shard, purpose)
         if reason:
             return reason
     for shard in range(shards):

@@ -9,7 +9,7 @@ from typing import Final
 
 from tradeengine.core.records import ACCOUNT_ID_FIRST_USER, SYMBOL_ID_ALL, Reason
 from tradeengine.core.risk_layout import C_ACCOUNT, C_EXPIRES, C_SYMBOL, C_TIMESTAMP, get_half
-from tradeengine.core.risk_outbox import Outbox, forward_to_all
+from tradeengine.core.risk_outbox import FOR_CANCELS, Outbox, forward_to_all
 from tradeengine.core.risk_state import Int64Array, RiskState, kernel
 
 TIMEOUT_NS_MAX: Final = 24 * 3600 * 10**9
@@ -30,4 +30,4 @@ def cancel_all_after(risk: RiskState, outbox: Outbox, command: Int64Array, taken
         return _OUT_OF_RANGE
     if timeout_ns > 0:
         command[C_EXPIRES] = command[C_TIMESTAMP] + timeout_ns
-    return forward_to_all(risk, outbox, command, taken)
+    return forward_to_all(risk, outbox, command, FOR_CANCELS, taken)

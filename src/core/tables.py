@@ -11,6 +11,7 @@ table               row                writer                       what
 ``balances``        account            risk                         total and held of every asset
 ``accounts``        account            risk                         settings of the account that others act on
 ``touch``           symbol             the symbol's matcher         best bid and ask, last price, trading state
+``trading_states``  symbol             publisher                    since when and why the trading state is what it is
 ``depth``           symbol             publisher                    the first thousand levels of each side
 ``tickers``         symbol             publisher                    the last 24 hours in one row
 ``levels.s``        one                matcher s                    a symbol's whole book, on request
@@ -39,6 +40,8 @@ DEPTH_LEVELS_MAX: Final = 1000
 DIRECTORY_BYTES_MAX: Final = 1 << 20
 ACTOR_NAME_BYTES_MAX: Final = 24
 ACTOR_MESSAGE_BYTES_MAX: Final = 200
+TRADING_REASON_BYTES_MAX: Final = 256
+"""More than a record has: what was replaced there, because it was no text, may be longer."""
 
 CONNECTION_USER_BYTES_MAX: Final = 64
 CONNECTION_ADDRESS_BYTES_MAX: Final = 64
@@ -77,6 +80,17 @@ touch_dtype: Final = np.dtype(
         ("sequence", "<i8"),  # of the shard's last event that this row includes
         ("listed", "<i8"),  # 1 once the matcher knows the symbol
         ("shard", "<i8"),
+    ]
+)
+
+trading_state_dtype: Final = np.dtype(
+    [
+        ("state", "<i8"),  # TradingState; 0: nobody has looked yet
+        ("sequence", "<i8"),  # of the event that set it; -1: none is known
+        ("timestamp_ns", "<i8"),
+        ("before_all", "<i8"),  # TradingState before a command for all symbols set it; 0: a command of its own did
+        ("byte_count", "<i8"),
+        ("reason", "u1", (TRADING_REASON_BYTES_MAX,)),  # UTF-8
     ]
 )
 
@@ -206,6 +220,7 @@ def levels_dtype(levels_max: int) -> np.dtype[np.void]:
 _FIXED_LAYOUTS: Final = {
     "accounts": accounts_dtype,
     "touch": touch_dtype,
+    "trading_states": trading_state_dtype,
     "depth": depth_dtype,
     "tickers": ticker_dtype,
     "level_requests": level_request_dtype,

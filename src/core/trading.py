@@ -33,7 +33,7 @@ Records = np.ndarray[Any, np.dtype[np.void]]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Trading:
     """In which state a symbol is, since which event, and why."""
 
     state: TradingState
@@ -64,7 +64,7 @@ def cut(reason: str) -> str:
     return reason.encode()[:room].decode(errors="ignore").rstrip() + _CUT
 
 
-def standing_after(event: np.void) -> Standing | None:
+def trading_after(event: np.void) -> Trading | None:
     """State that a TRADING_STATE_SET or SYMBOL_LISTED event tells; None: it was that before, and stays what it was.
 
     event: a record of ``event_dtype`` or any that shares its head.
@@ -74,12 +74,12 @@ def standing_after(event: np.void) -> Standing | None:
     sequence, timestamp_ns = int(told["sequence"]), int(told["timestamp_ns"])
     previous = int(told["previous_state"]) if told["kind"] == EventKind.TRADING_STATE_SET else 0
     if not previous:
-        return Standing(state, sequence, timestamp_ns, None, None)
+        return Trading(state, sequence, timestamp_ns, None, None)
     if told["for_all"] and previous == state:
         return None
     text = bytes(told["reason_head"]) + bytes(told["reason_tail"])
     before_all = TradingState(previous) if told["for_all"] else None
-    return Standing(state, sequence, timestamp_ns, text.decode(errors="replace").replace("\0", ""), before_all)
+    return Trading(state, sequence, timestamp_ns, text.decode(errors="replace").replace("\0", ""), before_all)
 
 
 def previous_state(event: np.void) -> TradingState | None:

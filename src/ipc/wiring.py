@@ -69,7 +69,7 @@ class Wiring:
 
     @property
     def ingress_name(self) -> str:
-        """The one ingress ring that this actor writes."""
+        """The ingress ring that this actor writes; a front has another for administrators."""
         (name,) = (ring for ring in self._handoff.rings if ring == f"ingress.{self.name}")
         return name
 
@@ -77,6 +77,12 @@ class Wiring:
     def ingress_number(self) -> int:
         """What ``ingress_ring`` is in this actor's commands."""
         return self.ingress_rings.index(self.ingress_name)
+
+    @property
+    def admin_ring_name(self) -> str:
+        """The ingress ring of a front for what administrators ask for."""
+        assert self.role == "front"
+        return f"ingress.admin-{self.index}"
 
     @property
     def ring_names(self) -> tuple[str, ...]:

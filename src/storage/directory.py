@@ -17,7 +17,7 @@ from psycopg.rows import args_row
 
 from tradeengine.core.records import ACCOUNT_ID_FIRST_USER, TradingState
 from tradeengine.core.symbols import AssetSpec, SymbolSpec
-from tradeengine.core.trading import Standing
+from tradeengine.core.trading import Trading
 from tradeengine.settings import Seeds
 
 ACCOUNT_NAME_EXCHANGE: Final = "*exchange*"
@@ -36,12 +36,12 @@ class SymbolRow:
 
     spec: SymbolSpec
     listed: bool
-    standing: Standing
+    trading: Trading
 
     @property
     def trading_state(self) -> TradingState:
         """In which state it was when settlement last heard."""
-        return self.standing.state
+        return self.trading.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def load_directory(connection: Connection) -> Directory:
     symbols = {}
     for row in rows:
         spec = SymbolSpec(row[0], assets[row[1]], assets[row[2]], *row[3:13])
-        symbols[spec.symbol_id] = SymbolRow(spec, row[13] == "listed", _standing(*row[14:]))
+        symbols[spec.symbol_id] = SymbolRow(spec, row[13] == "listed", _trading(*row[14:]))
     return Directory(assets, symbols)
 
 
@@ -205,11 +205,11 @@ def account_names(connection: Connection, account_ids: Sequence[int]) -> dict[in
     return dict(rows.fetchall())
 
 
-def _standing(
+def _trading(
     state: str, sequence: int, changed_us: int | None, reason: str | None, before_all: str | None
-) -> Standing:
+) -> Trading:
     before = TradingState[before_all.upper()] if before_all else None
-    return Standing(TradingState[state.upper()], sequence, (changed_us or 0) * 1000, reason, before)
+    return Trading(TradingState[state.upper()], sequence, (changed_us or 0) * 1000, reason, before)
 
 
 def _lock_counter(connection: Connection, name: str) -> None:

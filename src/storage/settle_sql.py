@@ -21,7 +21,7 @@ from tradeengine.core.records import (
     Side,
     TimeInForce,
 )
-from tradeengine.core.trading import standing_after
+from tradeengine.core.trading import trading_after
 from tradeengine.storage.bulk import Array, Column, boolean, char, int2, int4, int8, text, timestamp
 from tradeengine.storage.settle_fold import Candles, Fold, Orders
 from tradeengine.storage.settle_postings import Balances, Events, Postings
@@ -120,7 +120,7 @@ _PARAMETERS: Final = (
     "taker_fee_ppm",
     "collar_ppm",
 )
-_STANDING: Final = (
+_TRADING: Final = (
     "trading_state",
     "trading_sequence",
     "trading_changed_us",
@@ -164,17 +164,17 @@ def cursor_arrays(shards: list[int], expected: list[int], after: list[int]) -> l
 
 def symbol_parameters(event: np.void) -> dict[str, Any]:
     """Fill PUT_SYMBOL from one event; what the event does not tell stays as it is."""
-    parameters: dict[str, Any] = dict.fromkeys((*_PARAMETERS, *_STANDING))
+    parameters: dict[str, Any] = dict.fromkeys((*_PARAMETERS, *_TRADING))
     if event["kind"] != EventKind.TRADING_STATE_SET:
         parameters |= {name: int(event[name]) for name in _PARAMETERS}
-    standing = standing_after(event) if event["kind"] != EventKind.PARAMETERS_SET else None
-    if standing is not None:
+    trading = trading_after(event) if event["kind"] != EventKind.PARAMETERS_SET else None
+    if trading is not None:
         parameters |= {
-            "trading_state": standing.state.name.lower(),
-            "trading_sequence": standing.sequence,
-            "trading_changed_us": standing.timestamp_ns // 1000,
-            "trading_reason": standing.reason,
-            "trading_before_all": standing.before_all.name.lower() if standing.before_all else None,
+            "trading_state": trading.state.name.lower(),
+            "trading_sequence": trading.sequence,
+            "trading_changed_us": trading.timestamp_ns // 1000,
+            "trading_reason": trading.reason,
+            "trading_before_all": trading.before_all.name.lower() if trading.before_all else None,
         }
     return parameters | {"symbol_id": int(event["symbol_id"])}
 

@@ -109,6 +109,10 @@ class Gateway:
 
         parts: how many shards answer it. Raises NoRoom (nothing was sent) and OutcomeUnknown.
         """
+        return (await self.ask_whole(command, timeout_s, parts)).events()
+
+    async def ask_whole(self, command: Records, timeout_s: float, parts: int = 1) -> Waiting:
+        """Send one command as ``ask`` does, and return what came back, also when some of it did not. Raises NoRoom."""
         finished = trio.Event()
         waiting = self.send(command, lambda _: finished.set(), timeout_s, parts)
         try:
@@ -117,7 +121,7 @@ class Gateway:
                 await finished.wait()
         finally:
             self._give_up(int(command["ingress_sequence"][0]))
-        return waiting.events()
+        return waiting
 
     async def ask_each(self, commands: Sequence[Records], timeout_s: float) -> list[Waiting | None]:
         """Send commands (each of shape (1,), for one shard), one behind the other, and wait until all have ended.

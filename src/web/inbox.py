@@ -1,4 +1,4 @@
-"""The inbox: the one task of a front that reads rings. Answers to commands go to the gateway, the feed to the hub.
+"""The inbox: the one task of a front that reads rings. Answers to commands go to gateways, the feed to the hub.
 
 While nobody waits for an answer and nobody listens to streams, nothing is read and the front sleeps, however busy the
 engine is.
@@ -7,7 +7,7 @@ It refuses to know what is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -23,7 +23,7 @@ FEED_PAUSE_S: Final = 0.002
 
 
 class Inbox:
-    """Reads for a gateway and a hub, which call ``wake`` when there is something to read for."""
+    """Reads for gateways and a hub, which call ``wake`` when there is something to read for."""
 
     def __init__(self, doorbell: Doorbell) -> None:
         self._doorbell = doorbell
@@ -33,32 +33,34 @@ class Inbox:
         """Begin to read, should nothing have been read until now."""
         self._work.set()
 
-    async def run(self, gateway: Gateway, hub: Hub) -> None:
+    async def run(self, gateways: Sequence[Gateway], hub: Hub) -> None:
         """Read until cancelled."""
         while True:
-            if not (gateway.waits or hub.listens):
+            if not (hub.listens or any(gateway.waits for gateway in gateways)):
                 self._work = trio.Event()
                 await self._work.wait()
-            passed = gateway.scan() if gateway.waits else 0
+            passed = 0
+            for gateway in gateways:
+                passed += gateway.scan() if gateway.waits else 0
+                gateway.expire()
             told = hub.scan() if hub.listens else 0
-            gateway.expire()
             hub.flush()
             if passed + told == 0:
-                rung_for_us = await self._doorbell.wait_trio(WAIT_S_MAX, _news(gateway, hub))
+                rung_for_us = await self._doorbell.wait_trio(WAIT_S_MAX, _news(gateways, hub))
                 if not rung_for_us:
-                    await self._pause(gateway)
+                    await self._pause(gateways)
             elif told:
-                await self._pause(gateway)
+                await self._pause(gateways)
             else:
                 await trio.lowlevel.checkpoint()
 
-    async def _pause(self, gateway: Gateway) -> None:
+    async def _pause(self, gateways: Sequence[Gateway]) -> None:
         """Let messages gather while nobody waits for an answer.
 
         The bell rings for events too, which matter to nobody then; without a pause a busy engine would wake a front
         that has one quiet client thousands of times a second.
         """
-        if gateway.waits:
+        if any(gateway.waits for gateway in gateways):
             await trio.lowlevel.checkpoint()
             return
         self._work = trio.Event()
@@ -66,6 +68,12 @@ class Inbox:
             await self._work.wait()
 
 
-def _news(gateway: Gateway, hub: Hub) -> Callable[[], bool]:
+def _news(gateways: Sequence[Gateway], hub: Hub) -> Callable[[], bool]:
     """Say whether there is anything to read."""
-    return lambda: (gateway.waits and gateway.has_events()) or (hub.listens and hub.has_messages())
+
+    def is_there() -> bool:
+        if any(gateway.waits and gateway.has_events() for gateway in gateways):
+            return True
+        return hub.listens and hub.has_messages()
+
+    return is_there

@@ -92,6 +92,7 @@ def assemble(wiring: Wiring) -> Front:
     pages = Pages(
         balances=wiring.table("balances"),
         touch=wiring.table("touch"),
+        trading_states=wiring.table("trading_states"),
         depth=wiring.table("depth"),
         tickers=wiring.table("tickers"),
         actors=wiring.table("actors"),
@@ -132,6 +133,14 @@ def assemble(wiring: Wiring) -> Front:
         gateway=Gateway(
             wiring.ingress_number,
             wiring.ring_writer(wiring.ingress_name),
+            {name: wiring.ring_reader(name) for name in event_rings},
+            REFUSALS,
+            inbox.wake,
+            wiring.metrics,
+        ),
+        admin_gateway=Gateway(
+            wiring.ingress_rings.index(wiring.admin_ring_name),
+            wiring.ring_writer(wiring.admin_ring_name),
             {name: wiring.ring_reader(name) for name in event_rings},
             REFUSALS,
             inbox.wake,

@@ -40,8 +40,8 @@ Records = np.ndarray[Any, np.dtype[np.void]]
 SHARDS = 2
 SLOTS = 1024
 ACCOUNTS_MAX, ASSETS_MAX, SYMBOLS_MAX = 32, 4, 4
-INGRESS = ("ingress.front-0", "ingress.settlement", "ingress.operator")
-FRONT, SETTLEMENT, OPERATOR = range(3)
+INGRESS = ("ingress.front-0", "ingress.settlement", "ingress.operator", "ingress.admin-0")
+FRONT, SETTLEMENT, OPERATOR, ADMIN = range(4)
 QUOTE, FIRST_BASE = 0, 1
 
 
@@ -124,6 +124,7 @@ class RiskVenue:
             commands=tuple(ring.writer() for ring in self.commands),
             events=tuple(ring.reader("risk") for ring in self.events),
             own_events=self.own_events.writer(),
+            administrators=frozenset({ADMIN}),
         )
         taken = restart(self.risk, rings, lambda: load_risk_recovery(self.dsn, 1000), lambda: True)
         outbox = make_outbox(SHARDS, SYMBOLS_MAX, rings.batch_count_max)

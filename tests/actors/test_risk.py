@@ -96,6 +96,12 @@ def test_money_comes_only_through_settlement() -> None:
         assert IngressRight.FUND not in rights_of(name)
 
 
+def test_orders_and_halts_of_a_front_come_on_different_rings() -> None:
+    """A front's ring for orders may trade and nothing else; its other one may do what administrators do."""
+    assert rights_of("ingress.front-0") == IngressRight.TRADE
+    assert rights_of("ingress.admin-0") == IngressRight.TRADE | IngressRight.ADMIN
+
+
 def unsettled(count: int) -> tuple[Ring, Ring]:
     """Make two shards' event rings of 64, the first with so many unsettled events."""
     gate = [ReaderSpec("risk", gating=True), ReaderSpec("settlement", gating=True)]
@@ -106,23 +112,25 @@ def unsettled(count: int) -> tuple[Ring, Ring]:
 
 
 @pytest.mark.parametrize(
-    ("count", "orders", "cancels"),
+    ("count", "orders", "cancels", "administrators"),
     [
-        (20, 0, 0),
-        (21, Reason.SETTLEMENT_BACKLOG, 0),
-        (56, Reason.SETTLEMENT_BACKLOG, 0),
-        (57, Reason.SETTLEMENT_BACKLOG, Reason.SETTLEMENT_BACKLOG),
+        (20, 0, 0, 0),
+        (21, Reason.SETTLEMENT_BACKLOG, 0, 0),
+        (56, Reason.SETTLEMENT_BACKLOG, 0, 0),
+        (57, Reason.SETTLEMENT_BACKLOG, Reason.SETTLEMENT_BACKLOG, 0),
+        (60, Reason.SETTLEMENT_BACKLOG, Reason.SETTLEMENT_BACKLOG, 0),
+        (61, Reason.SETTLEMENT_BACKLOG, Reason.SETTLEMENT_BACKLOG, Reason.SETTLEMENT_BACKLOG),
     ],
 )
 def test_backlog_closes_for_orders_first_and_for_its_shard_only(
-    tmp_path: Path, count: int, orders: int, cancels: int
+    tmp_path: Path, count: int, orders: int, cancels: int, administrators: int
 ) -> None:
-    """Past the threshold a shard takes no new orders, near the end of its ring no cancels; other shards take both."""
+    """Past the threshold a shard takes no new orders, near the end of its ring no cancels, at last not even a halt."""
     outbox = make_outbox(2, 1, 1)
     gates = Gates(unsettled(count), outbox, 20, tmp_path, 0)
     gates.look()
-    assert list(outbox.gates[0]) == [orders, cancels]
-    assert list(outbox.gates[1]) == [0, 0]
+    assert list(outbox.gates[0]) == [orders, cancels, administrators]
+    assert list(outbox.gates[1]) == [0, 0, 0]
     assert gates.accepting == (orders == 0)
 
 

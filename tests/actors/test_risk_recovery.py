@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.actors.risk_venue import FRONT, QUOTE, SHARDS, RiskVenue
+from tests.actors.risk_venue import ADMIN, FRONT, QUOTE, SHARDS, RiskVenue
 from tests.core.risk_world import change, place
 from tests.postgres import dsn, make_database, postgres
 
 from tradeengine.actors import risk as risk_actor
 from tradeengine.core.ids import epoch_of
-from tradeengine.core.records import SYMBOL_ID_ALL, CommandKind, EventKind, Reason, Side
+from tradeengine.core.records import SYMBOL_ID_ALL, CommandKind, EventKind, Reason, Side, TradingState
 from tradeengine.storage.settle import RISK_SHARD
 
 __all__ = ["dsn", "make_database", "postgres"]  # fixtures
@@ -321,14 +321,26 @@ def step(venue: RiskVenue, random: Random) -> None:
 
 
 def test_ingress_commands_wait_while_risks_events_have_no_room(venue: RiskVenue) -> None:
-    """With its own event ring full, risk leaves commands where they are, and takes them when settlement goes on."""
+    """With its own event ring full, risk leaves commands where they are, and takes them when settlement goes on.
+
+    What administrators ask for is carried out, and refused, all the same: a part of the ring is theirs.
+    """
     refused = np.repeat(change(CommandKind.CANCEL, venue.alice, order_id=5), 200)
-    for _ in range(6):
+    for _ in range(5):
         venue.ask(refused)
         # A round takes what lies in one piece of the ring's memory.
         venue.decide()
         venue.decide()
-    assert venue.own_events.head - venue.settlement_readers[RISK_SHARD].cursor == venue.own_events.capacity
+    capacity = venue.own_events.capacity
+    assert venue.own_events.head - venue.settlement_readers[RISK_SHARD].cursor == capacity - capacity // 8
+    halt = change(CommandKind.SET_TRADING_STATE, symbol_id=0, trading_state=TradingState.HALTED)
+    unknown = change(CommandKind.SET_TRADING_STATE, symbol_id=3, trading_state=TradingState.HALTED)
+    commands, answers = venue.commands[0].head, venue.own_events.head
+    venue.ask(np.concatenate([halt, unknown]), ADMIN)
+    venue.decide()
+    assert venue.commands[0].slots(commands, 1)["kind"].tolist() == [CommandKind.SET_TRADING_STATE]
+    assert venue.own_events.slots(answers, 1)["reason"].tolist() == [Reason.SYMBOL_NOT_FOUND]
+    venue.match(0)
     assert 0 < venue.ingress[FRONT].head - venue.ingress[FRONT].reader("risk").cursor < 200
     venue.settle()
     venue.decide()

@@ -48,9 +48,9 @@ def memory(settings: Settings, topology: Topology) -> Iterator[Memory]:
 
 
 def test_ingress_numbers_follow_the_fixed_order(topology: Topology) -> None:
-    """Fronts come first, then settlement, the operator and the clients: the numbers that records carry."""
+    """First fronts, settlement, the operator and clients, last the fronts' rings for administrators: their numbers."""
     names = ("front-0", "front-1", "settlement", "operator", "client-0", "client-1")
-    assert topology.ingress_rings == tuple(f"ingress.{name}" for name in names)
+    assert topology.ingress_rings == tuple(f"ingress.{name}" for name in (*names, "admin-0", "admin-1"))
 
 
 def test_only_who_must_not_miss_anything_holds_a_writer_back(topology: Topology) -> None:

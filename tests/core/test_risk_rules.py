@@ -35,7 +35,7 @@ from tradeengine.core.records import (
     TimeInForce,
     TradingState,
 )
-from tradeengine.core.risk import FOR_CANCELS, FOR_ORDERS, TAKEN_ANSWERED, IngressRight
+from tradeengine.core.risk import FOR_ADMINISTRATORS, FOR_CANCELS, FOR_ORDERS, TAKEN_ANSWERED, IngressRight
 
 L, M, S, SL = OrderType
 GTC, IOC, FOK, GTD = TimeInForce
@@ -236,7 +236,7 @@ def test_commands_for_all_symbols_go_to_every_shard_or_none(kind: CommandKind) -
     events = world.settle()
     assert np.count_nonzero(events["flags"] & EventFlag.LAST_OF_COMMAND) == 2
     assert len(set(events["ingress_sequence"])) == 1
-    world.outbox.rooms[1, FOR_CANCELS] = 0
+    world.outbox.rooms[1] = 0
     assert world.ask(command) == Reason.ENGINE_OVERLOADED
     assert not world.forwarded[0]
 
@@ -264,12 +264,35 @@ def test_after_a_restart_what_is_on_its_way_is_passed_over(world: RiskWorld) -> 
 def test_room_is_kept_for_cancels(world: RiskWorld) -> None:
     """Without room for orders there is still room for cancels; without any, both are refused at once."""
     order_id = world.place(ALICE, Side.SELL, 10, 100)
-    world.outbox.rooms[0] = 0, 1
+    world.outbox.rooms[0] = 0, 1, 1
     assert world.ask(place(ALICE, Side.SELL, 10, 100)) == Reason.ENGINE_OVERLOADED
     assert world.ask(change(CommandKind.AMEND, order_id=order_id, quantity_lots=11)) == Reason.ENGINE_OVERLOADED
     assert world.ask(change(CommandKind.CANCEL, order_id=order_id)) == Reason.NONE
     world.outbox.rooms[0] = 0
     assert world.ask(change(CommandKind.CANCEL, order_id=order_id)) == Reason.ENGINE_OVERLOADED
+
+
+def test_what_administrators_ask_for_has_room_of_its_own(world: RiskWorld) -> None:
+    """Where neither orders nor cancels pass, a halt and an administrator's mass cancel do; each has its own gate."""
+    halt = change(CommandKind.SET_TRADING_STATE, symbol_id=0, trading_state=TradingState.HALTED)
+    mass_cancel = change(CommandKind.CANCEL_ALL, symbol_id=0, flags=CommandFlag.BY_ADMINISTRATOR)
+    for command in (halt, mass_cancel):
+        world.outbox.rooms[0] = 0, 0, 1
+        world.outbox.gates[0, :2] = Reason.SETTLEMENT_BACKLOG
+        assert world.ask(change(CommandKind.CANCEL_ALL, symbol_id=0)) == Reason.SETTLEMENT_BACKLOG
+        assert world.ask(command) == Reason.NONE
+        world.outbox.gates[0, FOR_ADMINISTRATORS] = Reason.SETTLEMENT_BACKLOG
+        assert world.ask(command) == Reason.SETTLEMENT_BACKLOG
+        world.outbox.gates[:] = 0
+
+
+def test_only_administrators_cancel_as_such(world: RiskWorld) -> None:
+    """A ring without that right may neither cancel everyone's orders nor say that an administrator did."""
+    for account_id, flags in ((0, 0), (ALICE, CommandFlag.BY_ADMINISTRATOR)):
+        command = change(CommandKind.CANCEL_ALL, account_id, symbol_id=0, flags=flags)
+        (event,) = world.send(command, rights=IngressRight.TRADE)
+        assert event["reason"] == Reason.INVALID_REQUEST
+        assert len(world.send(command)) == 0
 
 
 def test_gates_say_why(world: RiskWorld) -> None:

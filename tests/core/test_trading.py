@@ -16,11 +16,11 @@ from tradeengine.core.records import (
 )
 from tradeengine.core.trading import (
     REASON_BYTES_MAX,
-    Standing,
+    Trading,
     cut,
     previous_state,
-    standing_after,
     state_command,
+    trading_after,
 )
 
 OPEN, CANCEL_ONLY, HALTED = TradingState.OPEN, TradingState.CANCEL_ONLY, TradingState.HALTED
@@ -40,23 +40,23 @@ def test_reason_goes_through_the_book(reason: str) -> None:
     market = Market()
     (event,) = set_state(market, 0, HALTED, reason)
     assert len(reason.encode()) <= REASON_BYTES_MAX
-    assert standing_after(event) == Standing(HALTED, int(event["sequence"]), market.now_ns, reason, None)
+    assert trading_after(event) == Trading(HALTED, int(event["sequence"]), market.now_ns, reason, None)
     assert previous_state(event) is OPEN
     (again,) = set_state(market, 0, CANCEL_ONLY, "another")
     assert previous_state(again) is HALTED
-    assert standing_after(again) == Standing(CANCEL_ONLY, int(again["sequence"]), market.now_ns, "another", None)
+    assert trading_after(again) == Trading(CANCEL_ONLY, int(again["sequence"]), market.now_ns, "another", None)
 
 
 @pytest.mark.parametrize("reason", ["y" * 77, "ü" * 39, "€" * 40, "a" + "𝄞" * 40])
 def test_long_reason_is_cut_at_a_letter(reason: str) -> None:
     """A reason for which a record has no room is cut, never refused, and shows that something is missing."""
     (event,) = set_state(Market(), 0, HALTED, reason)
-    standing = standing_after(event)
-    assert standing is not None
-    assert standing.reason == cut(reason)
-    assert standing.reason.endswith("…")
-    assert reason.startswith(standing.reason.removesuffix("…"))
-    assert REASON_BYTES_MAX - 4 <= len(standing.reason.encode()) <= REASON_BYTES_MAX
+    trading = trading_after(event)
+    assert trading is not None
+    assert trading.reason == cut(reason)
+    assert trading.reason.endswith("…")
+    assert reason.startswith(trading.reason.removesuffix("…"))
+    assert REASON_BYTES_MAX - 4 <= len(trading.reason.encode()) <= REASON_BYTES_MAX
 
 
 def test_state_for_all_leaves_alone_what_is_in_it() -> None:
@@ -65,12 +65,12 @@ def test_state_for_all_leaves_alone_what_is_in_it() -> None:
     market.list_symbol(1)
     set_state(market, 0, HALTED, "its own")
     first, second = set_state(market, SYMBOL_ID_ALL, HALTED, "everything")
-    assert (standing_after(first), previous_state(first)) == (None, HALTED)
-    assert standing_after(second) == Standing(HALTED, int(second["sequence"]), market.now_ns, "everything", OPEN)
+    assert (trading_after(first), previous_state(first)) == (None, HALTED)
+    assert trading_after(second) == Trading(HALTED, int(second["sequence"]), market.now_ns, "everything", OPEN)
     again = set_state(market, SYMBOL_ID_ALL, HALTED, "everything, again")
-    assert [standing_after(event) for event in again] == [None, None]
+    assert [trading_after(event) for event in again] == [None, None]
     (own,) = set_state(market, 1, HALTED, "now its own")
-    assert standing_after(own) == Standing(HALTED, int(own["sequence"]), market.now_ns, "now its own", None)
+    assert trading_after(own) == Trading(HALTED, int(own["sequence"]), market.now_ns, "now its own", None)
 
 
 def test_state_without_a_reason_is_told_as_ever() -> None:
@@ -79,26 +79,26 @@ def test_state_without_a_reason_is_told_as_ever() -> None:
     (event,) = market.send(CommandKind.SET_TRADING_STATE, symbol_id=0, trading_state=HALTED)
     words = np.array(event).view(trading_event_dtype)[()]
     assert [words[name] for name in ("reason_head", "reason_tail", "for_all", "previous_state")] == [b"", b"", 0, 0]
-    assert standing_after(event) == Standing(HALTED, int(event["sequence"]), market.now_ns, None, None)
+    assert trading_after(event) == Trading(HALTED, int(event["sequence"]), market.now_ns, None, None)
 
 
 def test_listing_tells_a_state() -> None:
     """A symbol that is listed halted is halted since then, and nobody said why."""
     (event,) = Market().list_symbol(1, trading_state=HALTED)
-    standing = standing_after(event)
-    assert standing is not None
-    assert (standing.state, standing.sequence, standing.reason) == (HALTED, int(event["sequence"]), None)
+    trading = trading_after(event)
+    assert trading is not None
+    assert (trading.state, trading.sequence, trading.reason) == (HALTED, int(event["sequence"]), None)
 
 
 def test_letters_that_are_none_stop_nobody() -> None:
     """Whatever bytes a local program writes for a reason, they are read as text that PostgreSQL takes."""
     fields = {"symbol_id": 0, "trading_state": HALTED, "reason_head": b"a\0b\xff", "reason_tail": b"\xe2\x82"}
     (event,) = Market().send(CommandKind.SET_TRADING_STATE, trading_command_dtype, **fields)
-    standing = standing_after(event)
-    assert standing is not None
-    assert standing.reason is not None
-    assert standing.reason.startswith("ab")
-    assert "\0" not in standing.reason
+    trading = trading_after(event)
+    assert trading is not None
+    assert trading.reason is not None
+    assert trading.reason.startswith("ab")
+    assert "\0" not in trading.reason
 
 
 @pytest.mark.parametrize("state", list(TradingState))

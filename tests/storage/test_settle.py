@@ -187,16 +187,16 @@ def test_symbol_keeps_why_it_is_halted(settler: Settler, market: Market, connect
     """A state is stored with event, time and reason; parameters, and a halt of all that changes nothing, keep it."""
     events = market.set_state(TradingState.HALTED, "its own")
     settler.settle({0: events})
-    stored = load_directory(connection).symbols[0].standing
+    stored = load_directory(connection).symbols[0].trading
     assert (stored.state, stored.sequence) == (TradingState.HALTED, int(events["sequence"][0]))
     assert (stored.reason, stored.before_all) == ("its own", None)
     assert stored.timestamp_ns // 1000 == int(events["timestamp_ns"][0]) // 1000
     settler.settle({0: market.set_state(TradingState.HALTED, "all", everywhere=True)})
     settler.settle({0: market.set_parameters(dataclasses.replace(market.spec, maker_fee_ppm=1))})
-    assert load_directory(connection).symbols[0].standing == stored
+    assert load_directory(connection).symbols[0].trading == stored
     settler.settle({0: market.set_state(TradingState.OPEN, "over")})
     settler.settle({0: market.set_state(TradingState.HALTED, "all", everywhere=True)})
-    stored = load_directory(connection).symbols[0].standing
+    stored = load_directory(connection).symbols[0].trading
     assert (stored.reason, stored.before_all) == ("all", TradingState.OPEN)
 
 

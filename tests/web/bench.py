@@ -214,17 +214,18 @@ class Bench:
     async def engine(self, answer: Callable[[np.void], list[tuple[str, Records]]]) -> AsyncIterator[None]:
         """Run the front's gateway, and an engine that publishes what ``answer`` says to each command."""
         writers = {name: self.memory.rings[name].writer(_bells(self.memory)) for name in ("events.0", "events.risk")}
-        ingress = self.memory.rings["ingress.front-0"].reader("risk")
+        rings = [self.memory.rings[name].reader("risk") for name in ("ingress.admin-0", "ingress.front-0")]
         bell = self.memory.bells["risk"]
 
         async def serve() -> None:
             while True:
-                await bell.wait_trio(1.0, lambda: ingress.available() > 0)
-                for command in ingress.poll_copy().copy():
-                    self.commands.append(command)
-                    for ring, events in answer(command):
-                        writers[ring].publish(events)
-                    ingress.advance(1)
+                await bell.wait_trio(1.0, lambda: any(ingress.available() > 0 for ingress in rings))
+                for ingress in rings:
+                    for command in ingress.poll_copy().copy():
+                        self.commands.append(command)
+                        for ring, events in answer(command):
+                            writers[ring].publish(events)
+                        ingress.advance(1)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.front.run)

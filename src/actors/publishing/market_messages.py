@@ -19,7 +19,7 @@ from tradeengine.core.messages import (
     TradingStatus,
     encode,
 )
-from tradeengine.core.records import Reason, Side, TradingState
+from tradeengine.core.records import Side
 from tradeengine.core.tables import NO_PRICE
 from tradeengine.core.times import format_ms
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tradeengine.core.symbols import SymbolSpec
+    from tradeengine.core.trading import Trading
 
 NS_PER_MS: Final = 10**6
 SIDE_NAMES: Final = {int(side): side.name.lower() for side in Side}
-_STATE_NAMES: Final = {int(state): state.name.lower() for state in TradingState}
 _TRADE_FIELDS: Final = (
     "sequence",
     "timestamp_ns",
@@ -165,16 +165,15 @@ def candle_text(
     )
 
 
-def status_text(spec: SymbolSpec, event: Any) -> bytes:
-    """Tell a trading state, from a TRADING_STATE_SET or SYMBOL_LISTED event."""
-    reason = Reason(int(event["reason"]))
+def status_text(spec: SymbolSpec, trading: Trading) -> bytes:
+    """Tell a trading state."""
     return encode(
         TradingStatus(
             symbol=spec.name,
-            status=_STATE_NAMES[int(event["trading_state"])],
-            reason=reason.name if reason else None,
-            sequence=int(event["sequence"]),
-            timestamp=format_ms(int(event["timestamp_ns"]) // NS_PER_MS),
+            status=trading.state.name.lower(),
+            reason=trading.reason,
+            sequence=trading.sequence,
+            timestamp=format_ms(trading.timestamp_ns // NS_PER_MS),
         )
     )
 

@@ -31,7 +31,8 @@ from tradeengine.actors.publishing.market_messages import (
 from tradeengine.actors.publishing.order_watch import OrderWatch, WatchBroken
 from tradeengine.core.feed import CANDLE_INTERESTS, FeedKind, Interest
 from tradeengine.core.messages import encode, resume_cursor
-from tradeengine.core.records import EventKind, symbol_event_dtype
+from tradeengine.core.records import EventKind
+from tradeengine.core.trading import trading_after
 from tradeengine.ipc.ring import Lapped
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from tradeengine.actors.publishing.candles import ToldCandle
     from tradeengine.actors.publishing.feed_writer import FeedWriter
     from tradeengine.actors.publishing.ticker import Tickers
+    from tradeengine.actors.publishing.trading_states import TradingStates
     from tradeengine.core.symbols import SymbolSpec
     from tradeengine.ipc.ring import Ring
     from tradeengine.storage.private import LiveOrders
@@ -71,12 +73,14 @@ class Streams:
         positions: list[int],
         specs: Mapping[int, SymbolSpec],
         candle_interval_ns: int,
+        trading_states: TradingStates,
     ) -> None:
         """Join the ends. rings: each shard's event ring. positions: the next event of each that ``take`` will bring."""
         self._feed = feed
         self._demand = demand
         self._rings = rings
         self._specs = specs
+        self._trading_states = trading_states
         self._positions = positions
         """By shard: the next event that was not looked at."""
         self._watch = OrderWatch(len(demand.accounts))
@@ -188,15 +192,21 @@ class Streams:
             self._feed.add(FeedKind.TRADE, text, symbol_id=symbol_id, sequence=sequence, timestamp_ns=timestamp_ns)
 
     def _tell_states(self, events: NDArray[np.void]) -> None:
-        for event in events[_TELLS_STATE[events["kind"]]].view(symbol_event_dtype):
-            spec = self._specs.get(int(event["symbol_id"]))
+        for event in events[_TELLS_STATE[events["kind"]]]:
+            trading = trading_after(event)
+            if trading is None:
+                continue
+            symbol_id = int(event["symbol_id"])
+            # The row first: who begins to listen now finds what others are told.
+            self._trading_states.put(symbol_id, trading)
+            spec = self._specs.get(symbol_id)
             if spec is not None:
                 self._feed.add(
                     FeedKind.STATUS,
-                    status_text(spec, event),
-                    symbol_id=spec.symbol_id,
-                    sequence=int(event["sequence"]),
-                    timestamp_ns=int(event["timestamp_ns"]),
+                    status_text(spec, trading),
+                    symbol_id=symbol_id,
+                    sequence=trading.sequence,
+                    timestamp_ns=trading.timestamp_ns,
                 )
 
     def _tell_orders(self, shard: int, events: NDArray[np.void]) -> None:
