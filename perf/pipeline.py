@@ -45,9 +45,9 @@ WARM_UP_S: Final = 1.0
 """Of the open loop: the first commands after a start touch memory that nobody has touched before."""
 ANSWER_TIMEOUT_S: Final = 60.0
 _WATCHED_METRICS: Final = (
-    "tradeengine_matcher_commands",
-    "tradeengine_matcher_groups",
-    "tradeengine_matcher_sync_latency_us_sum",
+    "tradeengine_matcher_commands_total",
+    "tradeengine_matcher_groups_total",
+    "tradeengine_matcher_sync_latency_seconds_sum",
 )
 PERCENTILES: Final = (50, 90, 99, 99.9, 100)
 SETTINGS: Final = {
@@ -276,13 +276,13 @@ def _watched(engine: Engine) -> Iterator[None]:
     elapsed_s = time.perf_counter() - started_s
     after = engine.processor_s()
     shares = ", ".join(f"{name} {(after[name] - processor_s[name]) / elapsed_s:.0%}" for name in processor_s)
-    commands, groups, sync_us = (
+    commands, groups, sync_s = (
         sum(value - metrics.get(name, 0) for name, value in engine.metrics().items() if name.startswith(prefix))
         for prefix in _WATCHED_METRICS
     )
     print(f"           processor {shares}")
     count = max(groups, 1)
-    print(f"           group {commands / count:,.1f} commands, sync {sync_us / count:,.0f} µs, on average")
+    print(f"           group {commands / count:,.1f} commands, sync {sync_s * 1e6 / count:,.0f} µs, on average")
 
 
 def _accounts(connection: psycopg.Connection[Any], symbol: SymbolSpec, wiring: Wiring) -> list[int]:

@@ -20,7 +20,7 @@ import structlog
 import trio
 
 from tradeengine.actors.deaths import Deaths
-from tradeengine.actors.topology import Actor
+from tradeengine.actors.topology import DATABASE, Actor
 from tradeengine.core.tables import ActorState
 from tradeengine.storage.embedded import EmbeddedError, start_embedded, stop_embedded
 
@@ -40,7 +40,7 @@ class EmbeddedServer:
     data_dir: Path
     policy: Policy
     changed: Callable[[EmbeddedServer], None]
-    actor: Actor = field(default_factory=lambda: Actor("database", "database"))
+    actor: Actor = field(default_factory=lambda: Actor(DATABASE, "database"))
     state: ActorState = ActorState.STOPPED
     message: str = ""
     restart_count: int = 0

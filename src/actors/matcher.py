@@ -135,7 +135,7 @@ class MatcherDuty:
         started_ns = time.perf_counter_ns()
         count = int(self._tables.answer()) + int(self._census is not None and self._census.answer()) + self._work()
         if count:
-            self._metrics.count_busy(started_ns, self._matching, self._journal)
+            self._metrics.count_round(started_ns, self._matching, self._journal)
         return count
 
     def _work(self) -> int:
@@ -228,7 +228,7 @@ class MatcherMetrics:
         self._groups = page.counter("groups")
         self._journal_bytes = page.counter("journal_bytes")
         self._expiries = page.counter("expiries")
-        self._busy_us = page.counter("busy_us")
+        self._in, self._out = page.counter("records_in"), page.counter("records_out")
         self._open_orders = page.gauge("open_orders")
         self._segment_bytes = page.gauge("journal_segment_bytes")
         self._event_sequence = page.gauge("event_sequence")
@@ -242,6 +242,7 @@ class MatcherMetrics:
         """Count a batch whose events are published; its latency is from risk's time stamp to now."""
         page = self._page
         page.add(self._commands, len(batch))
+        page.add(self._in, len(batch))
         page.add(self._orders_placed, placed)
         page.record(self._batch_commands, len(batch))
         page.record(self._command_latency_us, (time.time_ns() - batch["timestamp_ns"]) // 1000)
@@ -249,6 +250,7 @@ class MatcherMetrics:
     def count_events(self, events: NDArray[np.void], trades: int) -> None:
         """Count a published piece."""
         self._page.add(self._events, len(events))
+        self._page.add(self._out, len(events))
         self._page.add(self._trades, trades)
 
     def count_sync(self, started_ns: int) -> None:
@@ -259,12 +261,10 @@ class MatcherMetrics:
         """Count an injected EXPIRE."""
         self._page.add(self._expiries)
 
-    def count_busy(self, started_ns: int, matching: Matching, journal: Journal) -> None:
+    def count_round(self, started_ns: int, matching: Matching, journal: Journal) -> None:
         """Record a round that did something, begun at ``started_ns``, and where it left things."""
         page = self._page
-        busy_us = (time.perf_counter_ns() - started_ns) // 1000
-        page.add(self._busy_us, busy_us)
-        page.record(self._round_latency_us, busy_us)
+        page.record(self._round_latency_us, (time.perf_counter_ns() - started_ns) // 1000)
         page.add(self._groups, journal.groups_written - self._groups_seen)
         page.add(self._journal_bytes, journal.bytes_written - self._bytes_seen)
         self._groups_seen, self._bytes_seen = journal.groups_written, journal.bytes_written

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tradeengine.actors.topology import OPERATOR, Topology
+from tradeengine.actors.topology import DATABASE, OPERATOR, Topology
 from tradeengine.ipc.doorbell import Doorbell, create_page
-from tradeengine.ipc.handoff import Handoff
-from tradeengine.ipc.metric_names import ROLE_METRICS
+from tradeengine.ipc.handoff import Handoff, RingTerms, TableTerms
+from tradeengine.ipc.metric_names import ROLE_METRICS, operator_metrics
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import ReaderSpec, Ring, RingStatistics
 from tradeengine.ipc.segment import Segment
@@ -59,8 +59,10 @@ class Memory:
         }
         self.boards = {board.name: Segment.create(board.name, board.size_bytes) for board in topology.boards}
         parties = (*topology.actors, topology.operator, *topology.clients)
+        processes = [(actor.name, actor.role) for actor in (*topology.actors, topology.operator)]
+        layouts = {**ROLE_METRICS, OPERATOR: operator_metrics([*processes, (DATABASE, DATABASE)])}
         self.metrics = {
-            actor.name: MetricPage.create(actor.name, actor.role, *ROLE_METRICS[actor.role]) for actor in parties
+            actor.name: MetricPage.create(actor.name, actor.role, *layouts[actor.role]) for actor in parties
         }
 
     def _create_ring(self, plan: RingPlan) -> Ring:

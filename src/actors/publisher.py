@@ -87,8 +87,9 @@ class Publisher:
         self._specs: dict[int, SymbolSpec] = {}
         self._trading_states = TradingStates(wiring.table("trading_states"))
         self._followers = [self._follower(shard) for shard in range(wiring.shard_count)]
+        self._feed = wiring.ring_writer("feed")
         self._streams = Streams(
-            FeedWriter(wiring.ring_writer("feed")),
+            FeedWriter(self._feed),
             Demand(
                 [wiring.table(f"demand.{front}") for front in range(settings.engine.fronts)],
                 settings.limits.accounts_max,
@@ -165,7 +166,8 @@ class Publisher:
             self._show_all_tickers(now_ns)
         self._streams.show_candles(self._knows_past, now_ns)
         self._streams.read_demand(self._ticker_table.read)
-        self._metrics.told(self._streams.flush())
+        head = self._feed.head
+        self._metrics.told(self._streams.flush(), self._feed.head - head)
         return done
 
     async def load_orders(self) -> None:
@@ -308,6 +310,7 @@ class _Metrics:
         self._events, self._lapped = page.counter("events"), page.counter("lapped")
         self._depth_writes, self._ticker_writes = page.counter("depth_writes"), page.counter("ticker_writes")
         self._messages = page.counter("messages")
+        self._in, self._out = page.counter("records_in"), page.counter("records_out")
         self._lag_events = page.gauge("lag_events")
         self._batch_events = page.histogram("batch_events")
         self._publish_latency_us = page.histogram("publish_latency_us")
@@ -315,6 +318,7 @@ class _Metrics:
     def count(self, event_count: int, lapped_count: int) -> None:
         if event_count:
             self._page.add(self._events, event_count)
+            self._page.add(self._in, event_count)
             self._page.record(self._batch_events, event_count)
         if lapped_count:
             self._page.add(self._lapped, lapped_count)
@@ -329,6 +333,7 @@ class _Metrics:
     def ticker_shown(self) -> None:
         self._page.add(self._ticker_writes)
 
-    def told(self, message_count: int) -> None:
+    def told(self, message_count: int, record_count: int) -> None:
         if message_count:
             self._page.add(self._messages, message_count)
+            self._page.add(self._out, record_count)

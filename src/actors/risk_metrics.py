@@ -9,6 +9,7 @@ import numpy as np
 
 from tradeengine.core.records import EventKind, Reason
 from tradeengine.core.risk import order_count
+from tradeengine.ipc.metric_names import refusals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,11 +34,11 @@ class RiskMetrics:
         self._events = page.counter("events")
         self._repeated = page.counter("repeated")
         self._funded = page.counter("funded")
-        self._refused = page.counter("refused")
+        self._in, self._out = page.counter("records_in"), page.counter("records_out")
         self._by_reason = [
-            (int(reason), page.counter(f"refused_{reason.name.lower()}"))
+            (int(reason), page.counter(refusals(reason)))
             for reason in Reason
-            if f"refused_{reason.name.lower()}" in page.names.counters
+            if refusals(reason) in page.names.counters
         ]
         self._open_orders = page.gauge("open_orders")
         self._accepting = page.gauge("accepting")
@@ -49,6 +50,8 @@ class RiskMetrics:
         page = self._page
         page.add(self._commands, commands)
         page.add(self._forwarded, forwarded)
+        page.add(self._in, commands)
+        page.add(self._out, forwarded + len(answers))
         page.record(self._batch_commands, commands)
         if len(answers):
             page.add(self._repeated, int(np.count_nonzero(answers["kind"] == EventKind.REPEATED)))
@@ -57,6 +60,7 @@ class RiskMetrics:
     def count_events(self, events: int) -> None:
         """Count one piece of folded events."""
         self._page.add(self._events, events)
+        self._page.add(self._in, events)
         self._page.record(self._batch_events, events)
 
     def look(self, *, accepting: bool) -> None:
@@ -71,6 +75,5 @@ class RiskMetrics:
         new = self._risk.refusals - self._refusals_seen
         if new.any():
             self._refusals_seen += new
-            page.add(self._refused, int(new.sum()))
             for reason, counter in self._by_reason:
                 page.add(counter, int(new[reason]))

@@ -67,13 +67,15 @@ def _run(name: str, line: socket.socket) -> None:
     import trio
 
     from tradeengine.ipc.logs import configure_logs
+    from tradeengine.ipc.meters import LineCounter, LoopMeter
     from tradeengine.ipc.wiring import Wiring
 
     wiring = Wiring(receive_handoff(line), line)
     configure_logs(wiring.settings.log, name)
+    logging.getLogger().addHandler(LineCounter(wiring.metrics))
     wiring.obey_supervisor()
     if inspect.iscoroutinefunction(module.main):
-        trio.run(module.main, wiring)
+        trio.run(module.main, wiring, instruments=[LoopMeter(wiring.metrics)])
     else:
         module.main(wiring)
 

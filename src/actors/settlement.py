@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from tradeengine.actors.settlement_feed import Feed
 from tradeengine.ipc.crashpoints import crash_point
+from tradeengine.ipc.meters import measured
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import RingWriter
 from tradeengine.ipc.ring_reader import RingReader
@@ -95,9 +96,10 @@ def main(wiring: Wiring) -> None:
     )
     # A request for funding rings no bell of ours: PostgreSQL announces it, and we look whether it did.
     pause_s = min(settings.wait.timeout_ms, settings.settlement.funding_interval_ms) / 1000
+    work = measured(metrics, duty)
     while not wiring.stopping():
         metrics.heartbeat()
-        wiring.doorbell.wait(pause_s, lambda: wiring.stopping() or duty() != 0, settings.wait.spin_us)
+        wiring.doorbell.wait(pause_s, lambda: wiring.stopping() or work() != 0, settings.wait.spin_us)
     duty.close()
 
 
@@ -144,7 +146,8 @@ class SettlementDuty:
             return 0
         try:
             settler = self._settler or self._open()
-            did = self._settle(settler) + self._feed(settler.connection)
+            settled, fed = self._settle(settler), self._feed(settler.connection)
+            self._metrics.count_fed(fed)
         except (CursorMoved, psycopg.OperationalError, psycopg.InterfaceError) as error:
             # Whether the last COMMIT took effect only a new connection can say.
             self._drop(SettlementState.DATABASE_UNAVAILABLE, error)
@@ -154,7 +157,7 @@ class SettlementDuty:
             self._drop(SettlementState.STOPPED, error)
         else:
             self._retry_s = RETRY_S_MIN
-            return did
+            return settled + fed
         return 0
 
     def backlog(self) -> int:
@@ -257,6 +260,7 @@ class SettlementMetrics:
         self._page = page
         self._counters = {name: page.counter(name) for name in ("events", "trades", "orders", "postings", "fundings")}
         self._transactions, self._errors = page.counter("transactions"), page.counter("errors")
+        self._in, self._out = page.counter("records_in"), page.counter("records_out")
         self._backlog = page.gauge("backlog_events")
         self._pending = page.gauge("pending_fundings")
         self._batch = page.histogram("batch_events")
@@ -268,10 +272,15 @@ class SettlementMetrics:
         for name, counter in self._counters.items():
             self._page.add(counter, getattr(settled, name))
         self._page.add(self._transactions)
+        self._page.add(self._in, settled.events)
         self._page.record(self._batch, settled.events)
         self._page.record(self._transaction, int(duration_s * 1e6))
         # Seen from the command's time stamp: journal, matching and everything else before us included.
         self._page.record(self._settle, np.maximum(time.time_ns() - timestamps_ns, 0) // 1000)
+
+    def count_fed(self, commands: int) -> None:
+        """Count what went to risk."""
+        self._page.add(self._out, commands)
 
     def count_error(self) -> None:
         """Count a transaction or connection that failed."""

@@ -145,7 +145,8 @@ class ShardShadow:
         self._ring_sequence = after.first_ring_sequence
         page = self._metrics
         page.add(page.counter("segments"))
-        page.add(page.counter("commands"), self._matching.command_sequence - first)
+        for name in ("commands", "records_in"):
+            page.add(page.counter(name), self._matching.command_sequence - first)
         page.record(page.histogram("segment_latency_ms"), (time.monotonic_ns() - started_ns) // 10**6)
 
     def _check_closing(self, after: SegmentHeader) -> None:

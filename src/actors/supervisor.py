@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import os
 import resource
 import signal
@@ -33,11 +34,11 @@ import structlog
 import trio
 
 from tradeengine.actors.children import BACKGROUND_ROLES, KILL_AFTER_S, Child
-from tradeengine.actors.data_dir import MASTER_NAME, ensure_secret, open_data_dir
+from tradeengine.actors.data_dir import MASTER_NAME, ensure_secret, open_data_dir, refuse_half_restored
 from tradeengine.actors.errors import StartError
 from tradeengine.actors.forking import Forker
 from tradeengine.actors.outside import check_outside
-from tradeengine.actors.topology import Topology, plan
+from tradeengine.actors.topology import OPERATOR, Topology, plan
 from tradeengine.core.tables import ActorState
 
 if TYPE_CHECKING:
@@ -45,10 +46,12 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from tradeengine.actors.embedded_server import EmbeddedServer
+    from tradeengine.actors.lookout import Lookout
     from tradeengine.actors.memory import Memory
     from tradeengine.actors.operator import Operator
     from tradeengine.actors.roster import Roster
     from tradeengine.ipc.handoff import Handoff
+    from tradeengine.ipc.metrics import MetricPage
     from tradeengine.settings import Settings
 
     Attend: TypeAlias = Callable[["Running"], Awaitable[None]]
@@ -80,6 +83,7 @@ def run_engine(settings: Settings, attend: Attend) -> None:
     check_outside(settings)
     _raise_descriptor_limit()
     with open_data_dir(settings.data_dir) as lock_fd, open_listener(settings) as listener:
+        refuse_half_restored(settings.data_dir)
         supervisor = make_supervisor(_with_secrets(settings), listener, lock_fd, attend)
         trio.run(supervisor.run)
 
@@ -125,6 +129,7 @@ class Supervisor:
     memory: Memory | None = None
     roster: Roster | None = None
     operator: Operator | None = None
+    lookout: Lookout | None = None
     database: EmbeddedServer | None = None
     """The embedded one; None when another is set."""
     failure: StartError | None = None
@@ -176,6 +181,7 @@ class Supervisor:
         self.settings = with_database(self.settings, dsn)
         # Here and not above: by now another thread has imported them, while the database started.
         from tradeengine.actors.demo_accounts import fund_demo_accounts
+        from tradeengine.actors.lookout import Lookout
         from tradeengine.actors.memory import Memory
         from tradeengine.actors.operator import Operator
         from tradeengine.actors.preparing import prepare
@@ -186,6 +192,7 @@ class Supervisor:
         self.operator = Operator(self.memory.operator_wiring(), prepared.directory, dsn)
         database = [self.database] if self.database is not None else []
         self.roster = Roster((*self.children.values(), *database), self.memory, self.started_s)
+        self.lookout = Lookout(self._measure_self(self.memory.metrics[OPERATOR]), self.settings, self.roster.processes)
         self._handoff_possible.set()
         await self._until_ready({"risk", "matcher", "settlement"})
         await self.operator.list_pending()
@@ -193,6 +200,15 @@ class Supervisor:
         await self._until_ready({child.actor.role for child in self.children.values()} - BACKGROUND_ROLES.keys())
         host, port = self.listener.getsockname()[:2]
         return Running(host, port, dsn, time.monotonic() - self.started_s)
+
+    @staticmethod
+    def _measure_self(page: MetricPage) -> MetricPage:
+        """Count on the supervisor's own page, as every actor does, how busy it is and what it logs."""
+        from tradeengine.ipc.meters import LineCounter, LoopMeter
+
+        logging.getLogger().addHandler(LineCounter(page))
+        trio.lowlevel.add_instrument(LoopMeter(page))
+        return page
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
         """Keep the directory page and answer the control socket, until the stop begins."""
@@ -275,9 +291,11 @@ class Supervisor:
         """Look at the heartbeats: mark who is late, end who hangs."""
         assert self.roster is not None
         assert self.operator is not None
+        assert self.lookout is not None
         late_s = self.settings.supervisor.heartbeat_timeout_s
         while True:
             self.operator.beat(self.roster.memory.bytes_total())
+            self.lookout.look()
             for name, child in self.children.items():
                 age_s = self.roster.heartbeat_age_s(child)
                 child.stalled(late=age_s > late_s)

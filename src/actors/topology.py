@@ -59,6 +59,11 @@ SHADOW: Final = "shadow"
 KEEPER: Final = "keeper"
 WALLET: Final = "wallet"
 OPERATOR: Final = "operator"
+OBSERVER: Final = "observer"
+"""Who only looks: a local program that is no party on the rings. It may look at all of them, and at these tables."""
+OBSERVED_TABLES: Final = ("actors", "directory", "touch", "tickers")
+DATABASE: Final = "database"
+"""The embedded one, where there is one: a process that the supervisor keeps, and no party on the rings."""
 
 ADMIN_SLOTS_MAX: Final = 512
 

@@ -1,33 +1,31 @@
 """What the metrics mean, one sentence each: the help texts of ``/metrics``.
 
-The names are in ``ipc.metric_names``. Two families of names are put together there, and so are their sentences here:
-risk's refusals by reason, and the front's latencies by handler.
+Times are told in seconds, as they are shown; pages count them in the unit that ends the name. The names are in
+``ipc.metric_names``, here without their labels.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-REFUSED_PREFIX: Final = "refused_"
-ENDPOINT_PREFIX: Final = "endpoint_"
-ENDPOINT_SUFFIX: Final = "_latency_us"
-
 
 def metric_help(role: str, name: str) -> str:
-    """Say what a role's metric means. Raises KeyError for one that nobody described."""
-    if name.startswith(REFUSED_PREFIX):
-        return f"Commands refused by risk with reason {name.removeprefix(REFUSED_PREFIX).upper()}."
-    if name.startswith(ENDPOINT_PREFIX):
-        handler = name.removeprefix(ENDPOINT_PREFIX).removesuffix(ENDPOINT_SUFFIX)
-        return f"Microseconds from a request's arrival to its answer, in the handler {handler}."
-    return METRIC_HELP[role][name]
+    """Say what a role's metric means; ``name`` is without labels. Raises KeyError for one that nobody described."""
+    return EVERYWHERE_HELP.get(name) or METRIC_HELP[role][name]
 
+
+EVERYWHERE_HELP: Final[dict[str, str]] = {
+    "busy_us": "Seconds spent in rounds, or turns of the event loop, that did something; else the actor slept.",
+    "records_in": "Records that the actor has taken from rings and worked off, since the engine's start.",
+    "records_out": "Records that the actor has published on rings, since the engine's start.",
+    "log_lines": "Lines that the actor has logged as warnings or errors, tracebacks included in the latter.",
+}
 
 METRIC_HELP: Final[dict[str, dict[str, str]]] = {
     "risk": {
         "commands": "Commands taken from the ingress rings: orders, cancels, amends, deposits, listings.",
         "forwarded": "Commands that passed risk's checks and went on to a matcher.",
-        "refused": "Commands that risk refused, for whatever reason.",
+        "refusals": "Commands that risk refused, by reason.",
         "repeated": "Orders sent again with the same client_order_id, answered with the order that was there.",
         "funded": "Deposits and withdrawals that risk has booked.",
         "events": "Events of the matchers that risk has folded into holds and balances.",
@@ -44,17 +42,17 @@ METRIC_HELP: Final[dict[str, dict[str, str]]] = {
         "groups": "Groups of commands appended to the journal, one sync each.",
         "journal_bytes": "Bytes appended to the journal.",
         "expiries": "Orders whose time was over and for which the matcher gave the command to end them.",
-        "busy_us": "Microseconds spent in rounds that did something; the rest of the time the matcher slept.",
+        "rejections": "Orders that the matcher rejected, by reason; they are stored as rejected.",
         "open_orders": "Orders in the shard's books, stops that wait included.",
         "journal_segment_bytes": "Bytes used of the journal's present segment.",
         "command_sequence": "Number of the last command carried out.",
         "event_sequence": "Number of the last event made.",
         "recovered_commands": "Commands replayed from the journal at the last start.",
-        "recovery_ms": "Milliseconds that the last recovery took.",
+        "recovery_ms": "Seconds that the last recovery took.",
         "batch_commands": "Commands in one group.",
-        "round_latency_us": "Microseconds of one round: journal, sync, match, publish.",
-        "sync_latency_us": "Microseconds of one sync of the journal to the disk.",
-        "command_latency_us": "Microseconds from risk's time stamp on a command to its published events.",
+        "round_latency_us": "Seconds of one round: journal, sync, match, publish.",
+        "sync_latency_us": "Seconds of one sync of the journal to the disk.",
+        "command_latency_us": "Seconds from risk's time stamp on a command to its published events.",
     },
     "settlement": {
         "events": "Events committed to PostgreSQL.",
@@ -67,8 +65,9 @@ METRIC_HELP: Final[dict[str, dict[str, str]]] = {
         "backlog_events": "Events published by risk and matchers and not committed yet.",
         "pending_fundings": "Deposits and withdrawals without an outcome yet.",
         "batch_events": "Events in one transaction.",
-        "transaction_latency_us": "Microseconds of one transaction, from its first statement to its commit.",
-        "settle_latency_us": "Microseconds from risk's time stamp on a command to the commit of its events.",
+        "transaction_latency_us": "Seconds of one transaction, from its first statement to its commit.",
+        "commit_latency_us": "Seconds of the COMMIT that ends a transaction, PostgreSQL's sync included.",
+        "settle_latency_us": "Seconds from risk's time stamp on a command to the commit of its events.",
     },
     "publisher": {
         "events": "Events folded into books and tickers.",
@@ -78,7 +77,7 @@ METRIC_HELP: Final[dict[str, dict[str, str]]] = {
         "lapped": "Times events were overwritten before they were read, so that books were fetched anew.",
         "lag_events": "Events published by the matchers and not folded yet.",
         "batch_events": "Events folded in one go.",
-        "publish_latency_us": "Microseconds from a book's last event to the page that shows it.",
+        "publish_latency_us": "Seconds from a book's last event to the page that shows it.",
     },
     "shadow": {
         "commands": "Commands replayed from closed journal segments.",
@@ -87,8 +86,8 @@ METRIC_HELP: Final[dict[str, dict[str, str]]] = {
         "mismatches": "Replays that differed from what the matcher did: any is a fault of the machine or the program.",
         "pruned_segments": "Old journal segments removed.",
         "snapshot_sequence": "Number of the last event in the newest snapshot.",
-        "segment_latency_ms": "Milliseconds to replay one segment.",
-        "snapshot_latency_ms": "Milliseconds to write one snapshot.",
+        "segment_latency_ms": "Seconds to replay one segment.",
+        "snapshot_latency_ms": "Seconds to write one snapshot.",
     },
     "keeper": {
         "partitions_made": "Partitions of tables made ahead of time.",
@@ -100,14 +99,14 @@ METRIC_HELP: Final[dict[str, dict[str, str]]] = {
         "partitions_kept": "Partitions old enough to go that are kept because something in them is still open.",
         "maintenance_done_at_s": "When partitions were last looked after, in seconds since 1970.",
         "depth_done_at_s": "When books were last stored, in seconds since 1970.",
-        "maintenance_latency_ms": "Milliseconds of one look after the partitions.",
-        "depth_latency_ms": "Milliseconds to store the books that changed.",
+        "maintenance_latency_ms": "Seconds of one look after the partitions.",
+        "depth_latency_ms": "Seconds to store the books that changed.",
         "reconciliations": "Comparisons of ledger, balances, holds and orders that came to a result.",
         "reconciliations_failed": "Comparisons that could not be made.",
         "differences": "Differences that the last comparison found: any is a fault.",
         "reconciled_at_s": "When the last comparison came to its result, in seconds since 1970; 0: none has.",
-        "census_us": "Microseconds for which the last comparison held up risk or a matcher, whichever was longer.",
-        "reconciliation_latency_ms": "Milliseconds of one comparison.",
+        "census_us": "Seconds for which the last comparison held up risk or a matcher, whichever was longer.",
+        "reconciliation_latency_ms": "Seconds of one comparison.",
     },
     "wallet": {
         "transfers_delivered": "Transfers of trades that the wallet has made.",
@@ -124,9 +123,9 @@ METRIC_HELP: Final[dict[str, dict[str, str]]] = {
         "dead_letters": "Dead letters that nobody has retried or discarded.",
         "breaker_state": "The circuit breaker before the wallet: 0 closed, 1 half open, 2 open.",
         "in_flight": "Requests that wait for the wallet's answer now.",
-        "request_latency_us": "Microseconds from a request to the wallet to its answer.",
-        "delivery_latency_ms": "Milliseconds from a trade's settlement to the wallet's confirmation.",
-        "round_latency_us": "Microseconds of one round with the database: mark what is delivered, read what is due.",
+        "request_latency_us": "Seconds from a request to the wallet to its answer.",
+        "delivery_latency_ms": "Seconds from a trade's settlement to the wallet's confirmation.",
+        "round_latency_us": "Seconds of one round with the database: mark what is delivered, read what is due.",
     },
     "front": {
         "requests": "HTTP requests answered.",
@@ -134,6 +133,24 @@ METRIC_HELP: Final[dict[str, dict[str, str]]] = {
         "orders_sent": "Orders, cancels and amends sent into the engine.",
         "outcomes_unknown": "Commands whose outcome did not come back in time: answered OUTCOME_UNKNOWN.",
         "lapped": "Times events were overwritten before the front read them, so that outcomes became unknown.",
+        "connections_opened": "Connections taken, those of streams included.",
+        "connections_refused": "Connections closed at once: there were too many, or too many from their address.",
+        "requests_malformed": "Requests refused before anybody knew what they ask for: their bytes are no HTTP.",
+        "http_requests": "HTTP requests answered, by route, method and status; a path that is no route is unknown.",
+        "http_refusals": "HTTP requests refused, by the error code of the answer.",
+        "http_request_us": "Seconds from an HTTP request's arrival to its answer, by route and method.",
+        "pool_size": "Connections to the database that this front may have at most.",
+        "pool_in_use": "Queries that run now.",
+        "pool_waiting": "Queries that wait for a connection now.",
+        "pool_connects": "Connections opened to the database.",
+        "audit_rows": "Actions of administrators that the front has brought into the audit log.",
+        "audit_failures": "Times that something could not be written into the audit log, or not at once.",
+        "audit_waiting_bytes": "Bytes of entries that are safe on the disk and wait for the database.",
+        "pool_failures": "Queries given up because the database did not answer: answered DATABASE_UNAVAILABLE.",
+        "pool_wait_us": "Seconds that a query waited for a connection.",
+        "stream_opened": "Stream clients that were let in.",
+        "stream_closed": "Stream clients that left or were closed, by close code; 4008: they read too slowly.",
+        "stream_merges": "Messages left out because a newer one of the same channel took their place.",
         "rate_limited": "Requests answered 429: their address or user had asked for too much.",
         "stream_messages": "Messages passed to stream clients, counted once for each that gets it.",
         "stream_snapshots": "Books sent whole to stream clients, at a beginning or after a gap.",
@@ -143,14 +160,24 @@ METRIC_HELP: Final[dict[str, dict[str, str]]] = {
         "stream_clients": "Stream clients connected now.",
         "stream_channels": "Channels that at least one stream client listens to now.",
         "stream_waiting_bytes": "Bytes that stream clients have not taken yet.",
-        "request_latency_us": "Microseconds from an HTTP request's arrival to its answer.",
-        "command_latency_us": "Microseconds from sending a command into the engine to its outcome.",
-        "query_latency_us": "Microseconds of one query of the database.",
-        "stream_latency_us": "Microseconds from risk's time stamp on a command to its message being on its way.",
+        "request_latency_us": "Seconds from an HTTP request's arrival to its answer.",
+        "command_latency_us": "Seconds from sending a command into the engine to its outcome.",
+        "query_latency_us": "Seconds of one query of the database.",
+        "stream_latency_us": "Seconds from risk's time stamp on a command to its message on the way to stream clients.",
     },
     "operator": {
         "symbols_listed": "Symbols that the matchers know now.",
         "memory_bytes": "Size of all rings and tables in shared memory.",
+        "process_cpu_us": "Seconds of processor time that the actor's processes have used since the engine's start.",
+        "process_resident_memory_bytes": "Memory that the actor's process holds, what it shares with others included.",
+        "disk_free_bytes": "Free disk where the journals are.",
+        "disk_size_bytes": "Size of the disk where the journals are.",
+        "disk_low_water_bytes": "Below so much free disk new orders are refused.",
+        "clock_offset_ns": "How far the machine's clock is from true time, as the kernel estimates it.",
+        "clock_error_max_ns": "How far the machine's clock may be from true time at most, as the kernel estimates it.",
+        "clock_synchronised": "1 while the kernel takes the clock for synchronised with a time server, else 0.",
+        "clock_steps": "Times the machine's clock jumped instead of running on.",
+        "clock_step_ns": "By how much the clock jumped the last time; negative: back.",
     },
     "client": {},
 }

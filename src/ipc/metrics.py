@@ -3,7 +3,9 @@
 Its actor writes plain words; readers copy them and cost the actor nothing. One page lives as long as the engine and
 outlives its actor's process, so that counters go on after a restart.
 
-Rule 1: the names are stored in the page, so that a reader needs nothing but the descriptor.
+Rule 1: the names are stored in the page, so that a reader needs nothing but the descriptor. A name may end in labels
+as Prometheus writes them: ``refusals{reason="limit_exceeded"}``. What is not known before (which routes are asked for)
+has *spare* places, which the actor names when it first needs them; there is a fixed number.
 Rule 2: each word has one writer, the page's actor in one thread. What the supervisor knows of an actor (restarts,
 whether it is ready) is in the table ``actors``.
 Rule 3: a histogram is log-linear, 16 buckets to each power of two: a percentile read from it is at most one
@@ -17,7 +19,7 @@ import math
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -26,14 +28,15 @@ from tradeengine.ipc.histogram import BUCKET_COUNT, bucket_bounds, bucket_index,
 from tradeengine.ipc.segment import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 _FIXED_WORDS: Final = 16
-_PID, _STARTED, _HEARTBEAT, _STATE_CODE, _STATE_SLOT, _NAMES_BYTES = range(6)
+_PID, _STARTED, _HEARTBEAT, _STATE_CODE, _STATE_SLOT, _NAMES_BYTES, _NAMED_COUNTERS, _NAMED_HISTOGRAMS = range(8)
 STATE_BYTES_MAX: Final = 120
 _STATE_SLOT_BYTES: Final = 128
 _STATES_OFFSET: Final = _FIXED_WORDS * 8
 _NAMES_OFFSET: Final = _STATES_OFFSET + 2 * _STATE_SLOT_BYTES
+SPARE_NAME_BYTES: Final = 256
 _COUNT, _SUM, _MAX, _BUCKETS = range(4)
 _HISTOGRAM_WORDS: Final = _BUCKETS + BUCKET_COUNT
 
@@ -45,6 +48,8 @@ class MetricNames(msgspec.Struct, frozen=True):
     counters: tuple[str, ...]
     gauges: tuple[str, ...]
     histograms: tuple[str, ...]
+    spare_counters: int = 0
+    spare_histograms: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,14 +110,19 @@ class MetricPage:
         self._states = segment.buffer(_STATES_OFFSET, 2 * _STATE_SLOT_BYTES)
         names_bytes = self._fixed[_NAMES_BYTES]
         self.names = msgspec.json.decode(bytes(segment.buffer(_NAMES_OFFSET, names_bytes)), type=MetricNames)
-        counters, gauges, histograms, _ = _offsets(self.names, names_bytes)
-        self._counters = segment.buffer(counters, len(self.names.counters) * 8).cast("q")
-        self._gauges = segment.buffer(gauges, len(self.names.gauges) * 8).cast("q")
-        self._histograms = segment.array(np.int64, histograms, (len(self.names.histograms), _HISTOGRAM_WORDS))
+        places = _offsets(self.names, names_bytes)
+        counter_count = len(self.names.counters) + self.names.spare_counters
+        histogram_count = len(self.names.histograms) + self.names.spare_histograms
+        self._counters = segment.buffer(places.counters, counter_count * 8).cast("q")
+        self._gauges = segment.buffer(places.gauges, len(self.names.gauges) * 8).cast("q")
+        self._histograms = segment.array(np.int64, places.histograms, (histogram_count, _HISTOGRAM_WORDS))
         self._records = [
-            segment.buffer(histograms + index * _HISTOGRAM_WORDS * 8, _HISTOGRAM_WORDS * 8).cast("q")
-            for index in range(len(self.names.histograms))
+            segment.buffer(places.histograms + index * _HISTOGRAM_WORDS * 8, _HISTOGRAM_WORDS * 8).cast("q")
+            for index in range(histogram_count)
         ]
+        spare_bytes = (self.names.spare_counters + self.names.spare_histograms) * SPARE_NAME_BYTES
+        self._spare_names = segment.buffer(places.spare_names, spare_bytes)
+        self._named: dict[int, list[str]] = {_NAMED_COUNTERS: [], _NAMED_HISTOGRAMS: []}
 
     @classmethod
     def create(
@@ -122,13 +132,15 @@ class MetricPage:
         counters: Sequence[str] = (),
         gauges: Sequence[str] = (),
         histograms: Sequence[str] = (),
+        spare_counters: int = 0,
+        spare_histograms: int = 0,
     ) -> Self:
         """Make a page of zeros. Names end in their unit: ``orders``, ``lag_records``, ``sync_latency_us``."""
-        names = MetricNames(role, tuple(counters), tuple(gauges), tuple(histograms))
+        names = MetricNames(role, tuple(counters), tuple(gauges), tuple(histograms), spare_counters, spare_histograms)
         for group in (names.counters, names.gauges, names.histograms):
             assert len(set(group)) == len(group)
         encoded = msgspec.json.encode(names)
-        segment = Segment.create(name, _offsets(names, len(encoded))[3])
+        segment = Segment.create(name, _offsets(names, len(encoded)).end)
         segment.buffer(0, _STATES_OFFSET).cast("q")[_NAMES_BYTES] = len(encoded)
         segment.buffer(_NAMES_OFFSET, len(encoded))[:] = encoded
         return cls(segment)
@@ -154,6 +166,20 @@ class MetricPage:
     def histogram(self, name: str) -> int:
         """Give the index of a histogram. Raises ValueError for a name that the page does not have."""
         return self.names.histograms.index(name)
+
+    def name_counter(self, name: str, otherwise: int) -> int:
+        """Give the index of a counter, named now if it was not before; ``otherwise`` when no spare place is left."""
+        if name in self.names.counters:
+            return self.names.counters.index(name)
+        place = self._name_spare(_NAMED_COUNTERS, name, 0, self.names.spare_counters)
+        return otherwise if place is None else len(self.names.counters) + place
+
+    def name_histogram(self, name: str, otherwise: int) -> int:
+        """Give the index of a histogram, named now if it was not before; ``otherwise`` when no place is left."""
+        if name in self.names.histograms:
+            return self.names.histograms.index(name)
+        place = self._name_spare(_NAMED_HISTOGRAMS, name, self.names.spare_counters, self.names.spare_histograms)
+        return otherwise if place is None else len(self.names.histograms) + place
 
     def add(self, counter: int, count: int = 1) -> None:
         """Count ``count`` ≥ 0 more."""
@@ -203,6 +229,8 @@ class MetricPage:
     def snapshot(self) -> MetricSnapshot:
         """Copy everything."""
         fixed = self._fixed
+        counters = (*self.names.counters, *self._named_spares(_NAMED_COUNTERS, 0))
+        histograms = (*self.names.histograms, *self._named_spares(_NAMED_HISTOGRAMS, self.names.spare_counters))
         return MetricSnapshot(
             name=self.name,
             role=self.names.role,
@@ -211,14 +239,37 @@ class MetricPage:
             heartbeat_ns=fixed[_HEARTBEAT],
             state_code=fixed[_STATE_CODE],
             state=self._state(),
-            counters=_named(self.names.counters, self._counters),
-            gauges=_named(self.names.gauges, self._gauges),
-            histograms=dict(zip(self.names.histograms, map(_copy_histogram, self._histograms), strict=True)),
+            counters=dict(zip(counters, self._counters, strict=False)),
+            gauges=dict(zip(self.names.gauges, self._gauges, strict=True)),
+            histograms=dict(zip(histograms, map(_copy_histogram, self._histograms), strict=False)),
         )
 
     def close(self) -> None:
         """Give back the descriptor; the memory goes with the last view of it."""
         self.segment.close()
+
+    def _name_spare(self, word: int, name: str, first: int, count: int) -> int | None:
+        """Find the spare place of a name, or give it one; None: all are taken. Only the page's actor names them."""
+        named = self._named_spares(word, first)
+        if name in named:
+            return named.index(name)
+        if len(named) == count:
+            return None
+        encoded = name.encode()
+        assert len(encoded) <= SPARE_NAME_BYTES
+        start = (first + len(named)) * SPARE_NAME_BYTES
+        self._spare_names[start : start + SPARE_NAME_BYTES] = encoded.ljust(SPARE_NAME_BYTES, b"\0")
+        # After the name: a reader that sees the number sees the name, too.
+        self._fixed[word] = len(named) + 1
+        return len(named)
+
+    def _named_spares(self, word: int, first: int) -> list[str]:
+        """Names of the spare places in use. They never change, so each is read once."""
+        known = self._named[word]
+        for place in range(first + len(known), first + self._fixed[word]):
+            start = place * SPARE_NAME_BYTES
+            known.append(bytes(self._spare_names[start : start + SPARE_NAME_BYTES]).rstrip(b"\0").decode())
+        return known
 
     @staticmethod
     def _record_one(words: memoryview, value: int) -> None:
@@ -233,18 +284,25 @@ class MetricPage:
         return bytes(self._states[start : start + _STATE_SLOT_BYTES]).rstrip(b"\0").decode(errors="replace")
 
 
-def _named(names: Iterable[str], words: Iterable[int]) -> dict[str, int]:
-    return dict(zip(names, words, strict=True))
-
-
 def _copy_histogram(words: np.ndarray[Any, np.dtype[np.int64]]) -> Histogram:
     copied = words.copy()
     return Histogram(int(copied[_COUNT]), int(copied[_SUM]), int(copied[_MAX]), copied[_BUCKETS:])
 
 
-def _offsets(names: MetricNames, names_bytes: int) -> tuple[int, int, int, int]:
-    """Where counters, gauges and histograms begin, and where the page ends."""
+class _Places(NamedTuple):
+    """Where in a page things begin, in bytes."""
+
+    counters: int
+    gauges: int
+    histograms: int
+    spare_names: int
+    end: int
+
+
+def _offsets(names: MetricNames, names_bytes: int) -> _Places:
     counters = -(-(_NAMES_OFFSET + names_bytes) // 64) * 64
-    gauges = counters + len(names.counters) * 8
+    gauges = counters + (len(names.counters) + names.spare_counters) * 8
     histograms = gauges + len(names.gauges) * 8
-    return counters, gauges, histograms, histograms + len(names.histograms) * _HISTOGRAM_WORDS * 8
+    spare_names = histograms + (len(names.histograms) + names.spare_histograms) * _HISTOGRAM_WORDS * 8
+    end = spare_names + (names.spare_counters + names.spare_histograms) * SPARE_NAME_BYTES
+    return _Places(counters, gauges, histograms, spare_names, end)

@@ -26,6 +26,7 @@ from tradeengine.core.records import command_dtype, event_dtype
 from tradeengine.core.tables import table_dtype
 from tradeengine.ipc.doorbell import Doorbell
 from tradeengine.ipc.handoff import EXIT_ORPHANED, Handoff, Layout, tell
+from tradeengine.ipc.meters import measured
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import Ring, RingWriter
 from tradeengine.ipc.ring_reader import RingReader
@@ -209,9 +210,10 @@ def run_duty(wiring: Wiring, duty: Callable[[], int]) -> None:
     timeout_s = wiring.settings.wait.timeout_ms / 1000
     spin_us = wiring.settings.wait.spin_us
     doorbell, metrics = wiring.doorbell, wiring.metrics
+    work = measured(metrics, duty)
 
     def did_something() -> bool:
-        return wiring.stopping() or duty() != 0
+        return wiring.stopping() or work() != 0
 
     while not wiring.stopping():
         metrics.heartbeat()

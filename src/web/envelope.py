@@ -37,7 +37,8 @@ def success(data: Any, status: int = 200, *, next_cursor: str | UnsetType | None
 
 
 def failure(error: ApiError) -> Response:
-    """Answer with what went wrong."""
+    """Answer with what went wrong; the request's meter counts it by the code."""
+    g.error_code = error.code
     return _response(_failure_body(error, _meta(UNSET)), error.status, error.headers)
 
 

@@ -94,6 +94,7 @@ class Gateway:
         self._waiting: dict[int, Waiting] = {}
         self._metrics = metrics
         self._sent = metrics.counter("orders_sent")
+        self._in, self._out = metrics.counter("records_in"), metrics.counter("records_out")
         self._unknown = metrics.counter("outcomes_unknown")
         self._lapped = metrics.counter("lapped")
         self._in_flight = metrics.gauge("in_flight")
@@ -171,6 +172,7 @@ class Gateway:
         except RingFull:
             raise NoRoom from None
         self._metrics.add(self._sent)
+        self._metrics.add(self._out)
         expires_s = time.monotonic() + timeout_s
         waiting = self._waiting[sequence] = Waiting(parts, done, time.perf_counter_ns(), expires_s)
         self._wake()
@@ -194,6 +196,7 @@ class Gateway:
             passed += reader.cursor - before
             if len(events):
                 self._deliver(events, whole=reader is self._refusals)
+        self._metrics.add(self._in, passed)
         return passed
 
     def expire(self) -> None:

@@ -107,7 +107,7 @@ def test_a_year_of_months_and_a_month_of_days_are_there(kept: Engine, database: 
         return days | {f"{table}_{y}_{m + 1:02}" for y, m in months for table in ("orders", "postings")}
 
     wait_until(lambda: expected() <= partition_names(database), kept)
-    wait_until(lambda: metric(kept, "maintenance_done_at_s") > 0, kept)
+    wait_until(lambda: metric(kept, "maintenance_done_timestamp_seconds") > 0, kept)
     assert metric(kept, "partitions_made_total") >= len(expected()) - 3
 
 
@@ -168,9 +168,9 @@ def test_database_away_and_back(kept: Engine) -> None:
     pid = kept.actors()["keeper"]
     with database_away(kept):
         wait_until(lambda: keeper_status(kept)["state"] == "blocked", kept)
-    rounds = metric(kept, "depth_latency_ms_count")
+    rounds = metric(kept, "depth_latency_seconds_count")
     wait_until(lambda: keeper_status(kept)["state"] == "ready", kept)
-    wait_until(lambda: metric(kept, "depth_latency_ms_count") > rounds, kept)
+    wait_until(lambda: metric(kept, "depth_latency_seconds_count") > rounds, kept)
     assert kept.actors()["keeper"] == pid
 
 
@@ -200,7 +200,7 @@ def test_depth_is_stored_when_it_changed_and_found_by_time(kept: Engine, databas
         assert stored("?time=2024-01-01T00:00:00Z")["code"] == "NOT_FOUND"
         count = "SELECT count(*) FROM depth_snapshots JOIN symbols ON symbols.id = symbol_id WHERE name = 'SOL/USDT'"
         rows = database.execute(count).fetchone()
-        rounds = metric(kept, "depth_latency_ms_count")
-        wait_until(lambda: metric(kept, "depth_latency_ms_count") >= rounds + 3, kept)
+        rounds = metric(kept, "depth_latency_seconds_count")
+        wait_until(lambda: metric(kept, "depth_latency_seconds_count") >= rounds + 3, kept)
         assert database.execute(count).fetchone() == rows
         assert stored() == second

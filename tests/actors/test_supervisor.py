@@ -22,7 +22,7 @@ from tradeengine.ipc.client import ask
 from tradeengine.settings_files import load_settings
 from tradeengine.storage.journal_format import GROUP_HEADER_BYTES, SEGMENT_HEADER_BYTES
 
-HEARTBEAT = 'tradeengine_actor_heartbeat_seconds{actor="operator"}'
+HEARTBEAT = 'tradeengine_actor_heartbeat_timestamp_seconds{actor="operator",role="operator"}'
 BID = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.5", "price": "40000.00"}
 
 
@@ -65,8 +65,8 @@ def test_hanging_actor_is_replaced(data_dir: Path) -> None:
         wait_restarted(engine, "publisher", first)
         assert wait_state(engine, "publisher", "ready")["restart_count"] == 1
         metrics = read_metrics(engine)
-        assert metrics['tradeengine_actor_restarts_total{actor="publisher"}'] == 1
-        assert metrics['tradeengine_actor_state{actor="publisher"}'] == ActorState.READY
+        assert metrics['tradeengine_actor_restarts_total{actor="publisher",role="publisher"}'] == 1
+        assert metrics['tradeengine_actor_state{actor="publisher",role="publisher"}'] == ActorState.READY
 
 
 def test_supervisor_is_measured_too(data_dir: Path) -> None:

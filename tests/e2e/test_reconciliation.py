@@ -307,8 +307,8 @@ def test_metrics_tell_the_last_result(venue: Engine) -> None:
         reconcile(connection)
         assert metric(venue, "differences") == 0
         assert connection.execute("SELECT FROM reconciliations WHERE requested_by = '*keeper*'").rowcount == 0
-    assert metric(venue, "reconciled_at_s") > 0
-    assert metric(venue, "census_us") > 0
+    assert metric(venue, "reconciled_timestamp_seconds") > 0
+    assert metric(venue, "census_seconds") > 0
 
 
 def metric(venue: Engine, name: str) -> float:

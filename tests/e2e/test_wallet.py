@@ -81,7 +81,7 @@ def test_trade_stop_the_wallet_trade_on(venue: WalletVenue, alice: User, bob: Us
     assert venue.settlement_status(bob, ids[-1]) == "pending"
     ids += [venue.trade(bob, alice) for _ in range(5)]
     venue.until(lambda: venue.metric("outbox_pending") == len(ids))
-    assert venue.metric("outbox_oldest_age_s") >= 0
+    assert venue.metric("outbox_oldest_age_seconds") >= 0
     venue.service.start()
     venue.agree()
     venue.until(lambda: venue.metric("breaker_state") == 0)

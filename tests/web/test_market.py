@@ -13,8 +13,9 @@ from tests.web.bench import ACCOUNT_ID, BTC_USDT, Bench, bearer, make_bench, sma
 from tradeengine.core.ids import first_id_at
 from tradeengine.core.records import Side, TradingState
 from tradeengine.core.tables import ActorState, balances_dtype, depth_dtype, ticker_dtype
+from tradeengine.ipc.metric_families import split_labels
 from tradeengine.ipc.metric_help import METRIC_HELP, metric_help
-from tradeengine.ipc.metric_names import ROLE_METRICS
+from tradeengine.ipc.metric_names import ROLE_METRICS, operator_metrics
 from tradeengine.storage.queries import TradeRow
 from tradeengine.web.app import create_app
 
@@ -225,11 +226,11 @@ async def test_metrics_are_prometheus_text(bench: Bench) -> None:
     answer = await bench.client.get("/metrics")
     families = {family.name: family for family in text_string_to_metric_families(await answer.get_data(as_text=True))}
     assert families["tradeengine_matcher_trades"].samples[0].value == 42
-    latency = families["tradeengine_matcher_sync_latency_us"].samples
+    latency = families["tradeengine_matcher_sync_latency_seconds"].samples
     buckets = [sample.value for sample in latency if sample.name.endswith("_bucket")]
     assert buckets == sorted(buckets)
     assert buckets[-1] == 3
-    actors = {sample.labels["actor"] for sample in families["tradeengine_actor_heartbeat_seconds"].samples}
+    actors = {sample.labels["actor"] for sample in families["tradeengine_actor_heartbeat_timestamp_seconds"].samples}
     assert {actor.name for actor in bench.memory.topology.actors} <= actors
     rings = {sample.labels["ring"] for sample in families["tradeengine_ring_records"].samples}
     assert rings == {ring.name for ring in bench.memory.topology.rings}
@@ -253,8 +254,10 @@ async def test_metrics_say_what_the_supervisor_knows(bench: Bench) -> None:
 
 def test_every_metric_has_a_help_text() -> None:
     """Each metric of each role is described by a sentence, and nothing is described that there is not."""
-    for role, kinds in ROLE_METRICS.items():
-        names = {name for names in kinds for name in names}
+    for role, layout in ROLE_METRICS.items():
+        told = operator_metrics([("risk", "risk")]) if role == "operator" else layout
+        named = (*told.counters, *told.gauges, *told.histograms)
+        names = {split_labels(name)[0] for name in named}
         for name in names:
             text = metric_help(role, name)
             assert re.fullmatch(r"[A-Z1].*\.", text), text
