@@ -67,7 +67,7 @@ class Zygote:
         Raises EOFError or OSError when the supervisor is gone.
         """
         while True:
-            ready = self._poll.poll(0 if self._roles_left else None)
+            ready = self._poll.poll(0 if self._roles_left or self._waiting else None)
             for fd, _ in ready:
                 if fd == self._line.fileno():
                     self._waiting.append(self._receive())
