@@ -60,6 +60,14 @@ def change(connection: Connection, account_id: int, /, **changes: Any) -> int:
     return _write(connection, account_id, {name: sql.Placeholder(name) for name in changes}, changes)
 
 
+def change_from(connection: Connection, account_id: int, /, **changes: Any) -> tuple[AccountSettings, int]:
+    """As ``change``, and say what the settings were before."""
+    with connection.transaction():
+        # Other changes wait from here on, so nothing comes between the look and the change.
+        connection.execute("SELECT FROM counters WHERE name = 'account_settings' FOR UPDATE")
+        return read_settings(connection, account_id), change(connection, account_id, **changes)
+
+
 def revoke_keys(connection: Connection, account_id: int) -> int:
     """Have every front look again at the keys of an account; returns the version from which on they do."""
     return _write(connection, account_id, {"keys_version": sql.SQL("settings.keys_version + 1")}, {"keys_version": 1})

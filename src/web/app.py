@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 from quart import Response, current_app, request
 from quart_trio import QuartTrio
 
-from tradeengine.web import access, caching, faults, openapi
+from tradeengine.web import access, audit, caching, faults, openapi
 from tradeengine.web.address import is_host
 from tradeengine.web.connection import FrontRequest, HttpConnection
 from tradeengine.web.errors import invalid_field
@@ -19,6 +19,7 @@ from tradeengine.web.measure import RequestMeter
 from tradeengine.web.request_limits import tell_limits
 from tradeengine.web.routes import (
     account,
+    admin_audit,
     admin_money,
     admin_overview,
     admin_reconciliation,
@@ -80,7 +81,15 @@ def create_app(front: Front) -> FrontApp:
     app.url_map.strict_slashes = True
     for routes in (orders, account, api_keys, market, history, snapshots):
         app.register_blueprint(routes.blueprint, url_prefix=PREFIX)
-    for admin_routes in (admin_users, admin_symbols, admin_money, admin_reconciliation, admin_overview, dead_letters):
+    for admin_routes in (
+        admin_users,
+        admin_symbols,
+        admin_money,
+        admin_reconciliation,
+        admin_overview,
+        admin_audit,
+        dead_letters,
+    ):
         app.register_blueprint(admin_routes.blueprint, url_prefix=f"{PREFIX}/admin")
     app.register_blueprint(system.blueprint)
     app.register_blueprint(pages.blueprint)
@@ -89,9 +98,11 @@ def create_app(front: Front) -> FrontApp:
     meter = RequestMeter(front.metrics, front.settings)
     app.before_request(meter.begin)
     app.before_request(_check_host)
-    app.before_request(_check_query)
     app.before_request(access.check_access)
+    app.before_request(audit.begin)
+    app.before_request(_check_query)
     app.after_request(meter.end)
+    app.after_request(audit.end)
     app.after_request(_tell_limits)
     app.after_request(_answer_options)
     if front.settings.http.cors_origins:

@@ -23,6 +23,7 @@ from tradeengine.ipc.window import STEP_S, Window
 from tradeengine.settings import Settings
 from tradeengine.web.address import client_address
 from tradeengine.web.api_keys import ApiKeys
+from tradeengine.web.audit_trail import AuditTrail
 from tradeengine.web.auth import Authenticator, Identity
 from tradeengine.web.connection import FrontRequest
 from tradeengine.web.database import Database
@@ -74,6 +75,7 @@ class Front:
     window: Window
     health: Health
     probes: Probes
+    audit: AuditTrail
     rolls: Sequence[SeqlockTable]
     """Which stream clients there are, by front."""
     metrics: MetricPage
@@ -90,6 +92,7 @@ class Front:
             nursery.start_soon(self.authenticator.follow_keys)
             nursery.start_soon(standing.follow, self)
             nursery.start_soon(self.probes.run)
+            nursery.start_soon(self.audit.run)
             nursery.start_soon(self._keep_window)
 
     async def _keep_window(self) -> None:

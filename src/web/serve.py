@@ -26,6 +26,7 @@ from tradeengine.settings import Settings
 from tradeengine.storage.api_keys import find_key
 from tradeengine.web.api_keys import NS_PER_MS, ApiKeys
 from tradeengine.web.app import create_app
+from tradeengine.web.audit_trail import AuditTrail
 from tradeengine.web.auth import Authenticator
 from tradeengine.web.barrier import Barrier
 from tradeengine.web.database import Database
@@ -38,6 +39,7 @@ from tradeengine.web.in_force import InForce
 from tradeengine.web.inbox import Inbox
 from tradeengine.web.key_vault import KeyVault
 from tradeengine.web.probes import Probes
+from tradeengine.web.redaction import redaction_of
 from tradeengine.web.request_limits import RequestLimits
 from tradeengine.web.server import Server
 from tradeengine.web.streams.demand import Wishes
@@ -154,6 +156,7 @@ def assemble(wiring: Wiring) -> Front:
         request_limits=RequestLimits(Buckets(wiring.board("buckets")), settings.requests, wiring.metrics),
         watch=watch,
         overview=overview,
+        audit=AuditTrail(settings.audit_dir, wiring.name, database, redaction_of(settings), wiring.metrics),
         window=window,
         health=Health(settings, overview, window, watch, probes),
         probes=probes,

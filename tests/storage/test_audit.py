@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import uuid
 from datetime import UTC, datetime
@@ -84,7 +85,7 @@ def test_writers_do_not_fork_the_chain(dsn: str, connection: psycopg.Connection)
         thread.join()
     rows = list_rows(connection, limit=1000)[::-1]
     assert [row.link.id for row in rows] == list(range(1, 101))
-    assert all(after.previous_hash == before.link.hash for before, after in zip(rows, rows[1:], strict=False))
+    assert all(after.previous_hash == before.link.hash for before, after in itertools.pairwise(rows))
     for writer, mine in enumerate(entries):
         assert [row.entry for row in rows if row.entry.actor == f"front-{writer}"] == mine
 

@@ -6,6 +6,8 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ from tradeengine.storage.statement import Place, StatementRow
 from tradeengine.storage.statistics import DAY_MS, Day, Sums
 from tradeengine.web.api_keys import ApiKeys
 from tradeengine.web.app import FrontApp, create_app
+from tradeengine.web.audit_trail import AuditTrail
 from tradeengine.web.auth import issue_token
 from tradeengine.web.errors import ApiError
 from tradeengine.web.front import Front
@@ -244,6 +247,8 @@ def make_bench() -> Bench:
     front.history = history  # type: ignore[assignment]
     front.accounts = FakeAccounts()  # type: ignore[assignment]
     front.database = database  # type: ignore[assignment]
+    folder = TemporaryDirectory()
+    front.audit = AuditTrail(Path(folder.name), "front-0", front.database, front.audit.redaction, front.metrics)
     front.api_keys = ApiKeys(
         front.api_keys.vault,
         front.api_keys.guard,
@@ -257,6 +262,7 @@ def make_bench() -> Bench:
     bench = Bench(memory, front, create_app(front), history, database)
     # A front's process would end with them; here the next hundred benches come.
     weakref.finalize(bench, close_descriptors, handoff)
+    weakref.finalize(bench, folder.cleanup)
     return bench
 
 

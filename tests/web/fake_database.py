@@ -13,7 +13,7 @@ import trio
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.storage.account_settings import AccountSettings
 from tradeengine.storage.api_keys import KeyIdTakenError, StoredKey, TooManyKeysError
-from tradeengine.storage.audit import Entry, Link
+from tradeengine.storage.audit import Entry, Link, Row
 from tradeengine.storage.audit_anchors import Anchors
 from tradeengine.storage.audit_delivery import Delivered
 from tradeengine.storage.audit_spool import Spool
@@ -67,6 +67,16 @@ class FakeDatabase:
     def count_live_orders(self, symbol_ids: Sequence[int]) -> dict[int, int]:
         """Count live orders: three of each symbol."""
         return dict.fromkeys(symbol_ids, 3)
+
+    def change_from(self, account_id: int, **changes: Any) -> tuple[AccountSettings, int]:
+        """Change an account's settings; say what was before."""
+        before = self.read_settings(account_id)
+        return before, self.change(account_id, **changes)
+
+    def list_rows(self, **filters: Any) -> list[Row]:
+        """List the audit log: one row of it."""
+        self.filters = filters
+        return [Row(Link(1, bytes(32)), bytes(32), self.audit[-1])] if self.audit else []
 
     def read_settings(self, account_id: int) -> AccountSettings:
         """Read an account's settings."""

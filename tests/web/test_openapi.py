@@ -58,6 +58,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("POST", "/api/v1/admin/withdrawals", MOVE),
     ("GET", "/api/v1/admin/withdrawals", None),
     ("GET", "/api/v1/admin/withdrawals/wire-1", None),
+    ("GET", "/api/v1/admin/audit", None),
     ("GET", "/api/v1/admin/dead-letters", None),
     ("GET", f"/api/v1/admin/dead-letters/{LETTER_ID}", None),
     ("POST", f"/api/v1/admin/dead-letters/{LETTER_ID}/retry", None),

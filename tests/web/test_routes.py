@@ -32,6 +32,7 @@ ROUTES: Final[Mapping[str, Access]] = {
     "GET /openapi.json": Access.PUBLIC,
     "GET /ready": Access.PUBLIC,
     "GET /api/v1/admin/actors": Access.ADMIN,
+    "GET /api/v1/admin/audit": Access.ADMIN,
     "GET /api/v1/admin/dead-letters": Access.ADMIN,
     "GET /api/v1/admin/dead-letters/<letter_id>": Access.ADMIN,
     "POST /api/v1/admin/dead-letters/<letter_id>/discard": Access.ADMIN,

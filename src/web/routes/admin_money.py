@@ -29,6 +29,7 @@ from tradeengine.storage.funding import (
 )
 from tradeengine.web import schemas_admin as schemas
 from tradeengine.web.access import Access, caller
+from tradeengine.web.audit import audited
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field, reason_error
 from tradeengine.web.front import Front, current_front, read_json, read_page
@@ -110,6 +111,7 @@ async def list_withdrawals() -> Response:
 async def _move(kind: FundingKind) -> Response:
     front = current_front()
     wanted = await read_json(schemas.MoveMoney)
+    audited(target=wanted.user)
     asset = _asset(front, wanted.asset)
     amount_units = _units(asset, wanted.amount)
     if kind is FundingKind.DEPOSIT:
@@ -133,6 +135,8 @@ async def _move(kind: FundingKind) -> Response:
             f"This reference names another {kind} already; choose a new one.",
             {"field": "reference", "reference": wanted.reference},
         ) from None
+    before = _view(asked, wanted.user, asset)
+    audited(before=before, after=before)
     _log.info(
         "funding asked for",
         kind=str(kind),
@@ -144,6 +148,7 @@ async def _move(kind: FundingKind) -> Response:
     )
     outcome = await _wait(front, asked)
     view = _view(outcome, wanted.user, asset)
+    audited(after=view)
     if outcome.status is FundingStatus.REFUSED:
         raise _refusal(outcome, asset)
     return success(view, 202 if outcome.status is FundingStatus.PENDING else 200)

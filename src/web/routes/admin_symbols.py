@@ -21,6 +21,7 @@ from tradeengine.core.symbols import COLLAR_PPM_MAX, ListingError, SymbolSpec
 from tradeengine.storage.directory import change_symbol
 from tradeengine.web import schemas_admin as schemas
 from tradeengine.web.access import Access, caller
+from tradeengine.web.audit import audited
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field, reason_error
 from tradeengine.web.front import Front, current_front, read_json
@@ -63,8 +64,11 @@ async def change_symbol_limits(symbol: str) -> Response:
     if all(getattr(wanted, name) is UNSET for name in wanted.__struct_fields__):
         raise ApiError("INVALID_REQUEST", f"Give at least one of {', '.join(wanted.__struct_fields__)}.")
     changes = _changes(wanted, spec)
+    audited(target=spec.name, before=_limits_view(spec))
 
     def change(present: SymbolSpec) -> SymbolSpec:
+        nonlocal spec
+        spec = present
         changed = replace(present, **changes)
         changed.require_level_sum(front.settings.limits.orders_max)
         return changed
@@ -78,7 +82,9 @@ async def change_symbol_limits(symbol: str) -> Response:
     except ListingError as error:
         raise _misfit(error) from None
     _log.info("symbol changed", symbol=spec.name, by=caller().name, **changes)
-    return success(_limits_view(changed))
+    after = _limits_view(changed)
+    audited(before=_limits_view(spec), after=after)
+    return success(after)
 
 
 async def _set_parameters(front: Front, spec: SymbolSpec) -> None:

@@ -6,8 +6,10 @@ A change is answered when it is in force on every front (``in_force``): whoever 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from msgspec import UNSET, structs
@@ -19,6 +21,7 @@ from tradeengine.storage import account_settings
 from tradeengine.storage.account_settings import LIMIT_SCALE_MAX, AccountSettings
 from tradeengine.web import schemas_admin as schemas
 from tradeengine.web.access import Access, caller
+from tradeengine.web.audit import audited
 from tradeengine.web.auth import SUBJECT_PATTERN
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field
@@ -27,6 +30,7 @@ from tradeengine.web.openapi import describe
 
 blueprint = Blueprint("admin_users", __name__)
 _TAG = "administration"
+View = TypeVar("View", schemas.UserLimits, schemas.Standing)
 _AMOUNTS = ("max_order_size", "max_daily_volume", "requires_2fa_above")
 
 _log = structlog.get_logger()
@@ -58,8 +62,7 @@ async def change_user_limits(user: str) -> Response:
     if not changes:
         raise ApiError("INVALID_REQUEST", f"Give at least one of {', '.join(wanted.__struct_fields__)}.")
     changes |= {name: _amount(name, changes[name]) for name in _AMOUNTS if name in changes}
-    settings = await _change(front, user, changes)
-    return success(_limits_view(user, settings))
+    return success(await _change(front, user, changes, _limits_view))
 
 
 @blueprint.post("/users/<user>/suspend")
@@ -105,25 +108,21 @@ async def _set_standing(user: str, *, suspended: bool) -> Response:
         maximum = schemas.REASON_CHARACTERS_MAX
         raise invalid_field("reason", f"reason must be 1 to {maximum} printable characters.", maximum=maximum)
     changes = {"suspended": suspended, "suspended_reason": reason, "suspended_by": caller().name}
-    settings = await _change(front, user, changes)
-    return success(
-        schemas.Standing(
-            user=user,
-            suspended=settings.suspended,
-            reason=settings.suspended_reason,
-            changed_by=settings.suspended_by,
-            updated_at=_time(settings.updated_at),
-        )
-    )
+    return success(await _change(front, user, changes, _standing_view))
 
 
-async def _change(front: Front, user: str, changes: dict[str, Any]) -> AccountSettings:
-    """Write a change down, and return when it is in force everywhere. Raises ApiError."""
+async def _change(
+    front: Front, user: str, changes: dict[str, Any], view: Callable[[str, AccountSettings], View]
+) -> View:
+    """Write a change down, and return what the settings are when it is in force everywhere. Raises ApiError."""
     account_id = await any_account(front, user)
-    version = await front.database.run(account_settings.change, account_id, **changes)
+    before, version = await front.database.run(account_settings.change_from, account_id, **changes)
+    audited(before=view(user, before), after=view(user, replace(before, version=version, **changes)))
     _log.info("account changed", user=user, by=caller().name, version=version, **changes)
     await front.in_force.wait(account_id, version)
-    return await front.database.run(account_settings.read_settings, account_id)
+    after = view(user, await front.database.run(account_settings.read_settings, account_id))
+    audited(after=after)
+    return after
 
 
 def _amount(field: str, text: str | None) -> Decimal | None:
@@ -138,6 +137,16 @@ def _amount(field: str, text: str | None) -> Decimal | None:
         message = f"{field} must have at most {LIMIT_SCALE_MAX} decimal places and 18 digits in all."
         raise invalid_field(field, message, NumberFault.OUT_OF_RANGE.value)
     return Decimal(coefficient).scaleb(-scale)
+
+
+def _standing_view(user: str, settings: AccountSettings) -> schemas.Standing:
+    return schemas.Standing(
+        user=user,
+        suspended=settings.suspended,
+        reason=settings.suspended_reason,
+        changed_by=settings.suspended_by,
+        updated_at=_time(settings.updated_at),
+    )
 
 
 def _limits_view(user: str, settings: AccountSettings) -> schemas.UserLimits:

@@ -21,6 +21,7 @@ from tradeengine.storage.dead_letters import (
 )
 from tradeengine.web import schemas_wallet as schemas
 from tradeengine.web.access import Access, caller
+from tradeengine.web.audit import audited
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.front import current_front, read_json
@@ -70,7 +71,9 @@ async def retry_dead_letter(letter_id: str) -> Response:
     except NoSuchLetterError as error:
         raise _not_found(error) from None
     _log.info("dead letter retried", id=letter.id, kind=letter.kind.value, by=caller().name)
-    return success(_view(letter))
+    view = _view(letter)
+    audited(before=view, after={"state": "retried"})
+    return success(view)
 
 
 @blueprint.post("/dead-letters/<letter_id>/discard")
@@ -92,7 +95,9 @@ async def discard_dead_letter(letter_id: str) -> Response:
     except NoSuchLetterError as error:
         raise _not_found(error) from None
     _log.info("dead letter discarded", id=letter.id, kind=letter.kind.value, by=caller().name, reason=reason)
-    return success(_view(letter))
+    view = _view(letter)
+    audited(before=view, after={"state": "discarded"})
+    return success(view)
 
 
 def _not_found(error: NoSuchLetterError) -> ApiError:
