@@ -33,6 +33,14 @@ HISTOGRAMS: Final = frozenset(
     }
 )
 """Those of which the window keeps copies."""
+_DUTIES: Final = {
+    "front": "request",
+    "matcher": "command",
+    "settlement": "settle",
+    "publisher": "publish",
+    "wallet": "request",
+}
+"""Of what an actor's latency is shown, by role."""
 _OPERATOR: Final = "operator"
 
 
@@ -49,6 +57,18 @@ def latency_of(histogram: Histogram) -> Latency:
     """Summarise a histogram of microseconds."""
     percentiles = (histogram.percentile(percent) / 1000 for percent in (50, 99, 99.9))
     return Latency(round(histogram.mean / 1000, 6), *percentiles)
+
+
+def actor_latency(interval: Interval, actor: ActorView) -> schemas.ActorLatency | None:
+    """Show how long one actor took; None: nothing was measured."""
+    duty = _DUTIES.get(actor.role)
+    if duty is None or actor.name not in interval.later.pages:
+        return None
+    histogram = interval.histogram_of(actor.name, f"{duty}_latency_us")
+    if not histogram.count:
+        return None
+    latency = latency_of(histogram)
+    return schemas.ActorLatency(of=duty, count=histogram.count, p50_ms=latency.p50_ms, p99_ms=latency.p99_ms)
 
 
 def error_count(actors: Iterable[ActorView]) -> int:

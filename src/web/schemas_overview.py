@@ -30,6 +30,21 @@ class ActorRing(Struct, frozen=True, kw_only=True):
     lag: Annotated[int | None, Meta(description="gate: records written and not yet passed by this actor; else null.")]
 
 
+class ActorLatency(Struct, frozen=True, kw_only=True):
+    """How long one actor took for what it does, in the last minute; percentiles are at most one sixteenth too high."""
+
+    of: Annotated[
+        str,
+        Meta(
+            description="What was measured. command: from risk's time stamp to its published events; settle: to their "
+            "commit; publish: from an event to the page that shows it; request: from its arrival to its answer."
+        ),
+    ]
+    count: int
+    p50_ms: float
+    p99_ms: float
+
+
 class Actor(Struct, frozen=True, kw_only=True):
     """A process of the engine. ``operator`` is the supervisor, ``database`` the embedded PostgreSQL."""
 
@@ -47,6 +62,7 @@ class Actor(Struct, frozen=True, kw_only=True):
     records_in: Annotated[int, Meta(description="Records that it has taken from rings, or dealt with.")]
     records_out: Annotated[int, Meta(description="Records that it has written into its rings.")]
     errors: int
+    latency: Annotated[ActorLatency | None, Meta(description="null: it does nothing of the kind, or did not lately.")]
     rings: list[ActorRing]
 
 

@@ -30,6 +30,7 @@ from tradeengine.web.validation import read_query
 
 if TYPE_CHECKING:
     from tradeengine.ipc.overview import ActorView
+    from tradeengine.ipc.window import Interval
 
 blueprint = Blueprint("admin_overview", __name__)
 _TAG = "operations"
@@ -43,7 +44,9 @@ async def show_actors() -> Response:
 
     Totals count from the engine's start; rates come of two answers.
     """
-    return success([_actor_view(actor) for actor in current_front().overview.actors()])
+    front = current_front()
+    interval = front.window.interval()
+    return success([_actor_view(actor, interval) for actor in front.overview.actors()])
 
 
 @blueprint.get("/health/detailed")
@@ -202,7 +205,7 @@ def _connection_view(front: int, row: np.void) -> schemas.StreamConnection:
     )
 
 
-def _actor_view(actor: ActorView) -> schemas.Actor:
+def _actor_view(actor: ActorView, interval: Interval) -> schemas.Actor:
     return schemas.Actor(
         name=actor.name,
         role=actor.role,
@@ -216,6 +219,7 @@ def _actor_view(actor: ActorView) -> schemas.Actor:
         records_in=actor.records_in,
         records_out=actor.records_out,
         errors=actor.error_count,
+        latency=figures.actor_latency(interval, actor),
         rings=[
             schemas.ActorRing(
                 name=ring.name, access=ring.access, capacity=ring.capacity, head=ring.written, lag=ring.lag

@@ -1,8 +1,8 @@
 """The operator's page: files of ``pages/admin``, read once and served as they are.
 
 Rule 1: the page is nothing but its files: whoever may not see something is refused by the calls that it makes.
-Rule 2: its browser is told to load nothing from elsewhere, to run nothing that is written into the document, and to make
-no markup of text (trusted types, of which there are none): a user's name stays a name, whatever is in it.
+Rule 2: its browser is told to load nothing from elsewhere, to run nothing that is written into the document, and to
+make no markup of text (trusted types, of which there are none): a user's name stays a name, whatever is in it.
 It refuses to know what the page shows.
 """
 

@@ -3,8 +3,8 @@
 // It is told once to who hears the page, when it comes and when it is over; figures that only move are not told again.
 
 import { announce, keyed, make, setAttribute, setText } from "./dom.js";
-import { count, duration, percent } from "./format.js";
-import { FILL_ALARM, FILL_WARNING, healthOf, ringsOf } from "./topology.js";
+import { count, percent } from "./format.js";
+import { FILL_ALARM, FILL_WARNING, healthOf, ringsOf, troubleOf } from "./topology.js";
 
 const TONES = ["ok", "note", "warn", "bad"];
 
@@ -55,7 +55,7 @@ function actorTroubles(actors) {
       key: actor.name,
       who: actor.name,
       what: `is ${health.word}`,
-      more: actor.message || (health.word === "silent" ? `no heartbeat for ${duration(actor.heartbeat_age_seconds)}` : ""),
+      more: troubleOf(actor),
       tone: TONES[health.weight],
     }));
 }

@@ -3,7 +3,7 @@
 
 import { draw, make, setAttribute, setText } from "./dom.js";
 import { count, milliseconds, percent, rate } from "./format.js";
-import { healthOf } from "./topology.js";
+import { healthOf, troubleOf } from "./topology.js";
 
 const TONES = ["ok", "note", "warn", "bad"];
 const SHAPES = {
@@ -21,7 +21,8 @@ export function createCard(name, opened) {
     bar: make("span", { class: "bar-fill" }),
     busy: make("span", { class: "number" }),
     rates: make("span", { class: "number" }),
-    latency: make("p", { class: "card-line latency" }),
+    half: make("span", { class: "number" }),
+    most: make("span", { class: "number" }),
     message: make("p", { class: "card-message" }),
     restarts: make("p", { class: "card-line restarts" }),
   };
@@ -36,7 +37,7 @@ export function createCard(name, opened) {
     ),
     make("p", { class: "card-line busy" }, make("span", { class: "bar-track", "aria-hidden": "true" }, parts.bar), parts.busy),
     make("p", { class: "card-line" }, parts.rates),
-    parts.latency,
+    make("p", { class: "card-line latency" }, parts.half, parts.most),
     parts.restarts,
     parts.message,
   );
@@ -44,22 +45,24 @@ export function createCard(name, opened) {
   return node;
 }
 
-/** Bring a card up to date. actor null: it is not in the answer. latency: {p50, p99} in ms, or null. */
-export function updateCard(node, actor, rates, latency = null) {
+/** Bring a card up to date. actor null: it is not in the answer. */
+export function updateCard(node, actor, rates) {
   const { parts } = node;
   const health = actor === null ? { word: "not there", weight: 2 } : healthOf(actor);
   const tone = TONES[health.weight];
   setAttribute(node, "data-tone", tone);
   setAttribute(parts.mark, "d", SHAPES[tone]);
   setText(parts.state, health.word);
-  setText(parts.message, health.weight > 0 ? (actor?.message ?? "") : "");
+  setText(parts.message, actor === null ? "" : troubleOf(actor));
   if (actor === null) return;
   const share = utilisationOf(actor, rates);
   parts.bar.style.setProperty("--share", String(share ?? 0));
   setAttribute(parts.bar, "data-tone", share > 0.95 ? "bad" : share > 0.8 ? "warn" : "ok");
-  setText(parts.busy, share === null ? "busy –" : `${percent(share)} busy`);
+  parts.bar.closest("p").hidden = actor.busy_seconds === null;
+  setText(parts.busy, share === null ? "" : `${percent(share)} busy`);
   setText(parts.rates, flowOf(actor, rates));
-  setText(parts.latency, latency === null ? "" : `${milliseconds(latency.p50)} · p99 ${milliseconds(latency.p99)}`);
+  setText(parts.half, actor.latency ? `p50 ${milliseconds(actor.latency.p50_ms)}` : "");
+  setText(parts.most, actor.latency ? `p99 ${milliseconds(actor.latency.p99_ms)}` : "");
   setText(parts.restarts, actor.restarts > 0 ? `${count(actor.restarts)} ${actor.restarts === 1 ? "restart" : "restarts"}` : "");
 }
 
@@ -72,5 +75,6 @@ export function utilisationOf(actor, rates) {
 function flowOf(actor, rates) {
   const [taken, given] = [rates.of(`in ${actor.name}`), rates.of(`out ${actor.name}`)];
   const writes = actor.rings.some((ring) => ring.access === "write");
+  if (!writes && !actor.records_in) return "";
   return writes ? `in ${rate(taken)}, out ${rate(given)}` : `in ${rate(taken)}`;
 }

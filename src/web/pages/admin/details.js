@@ -5,10 +5,11 @@ import { freshId, keyed, make, setText } from "./dom.js";
 import { count, duration, milliseconds, none, percent, rate } from "./format.js";
 import { healthOf } from "./topology.js";
 
+const DUTIES = { command: "Command to events", settle: "Command to commit", publish: "Event to page", request: "Request to answer" };
 const ACCESS = { write: "writes", gate: "reads, holds the writer back", follow: "follows, may be overtaken" };
 
-/** Make the dialog; show(name) opens it. latencyOf(actor, performance): {p50, p99} in ms or null. */
-export function openDetails({ feeds, rates }, latencyOf) {
+/** Make the dialog; show(name) opens it. */
+export function createDetails({ feeds, rates }) {
   const title = make("h2", { id: freshId("title") });
   const facts = make("dl", { class: "facts" });
   const rows = make("tbody");
@@ -30,7 +31,7 @@ export function openDetails({ feeds, rates }, latencyOf) {
   function update() {
     const actor = feeds.actors.data?.find((each) => each.name === name);
     if (!dialog.open || actor === undefined) return;
-    const told = factsOf(actor, rates, latencyOf(actor, feeds.performance.data));
+    const told = factsOf(actor, rates);
     keyed(facts, told, ([term]) => term, () => make("div", {}, make("dt"), make("dd")), (row, [term, value]) => {
       setText(row.firstChild, term);
       setText(row.lastChild, value);
@@ -54,15 +55,17 @@ export function openDetails({ feeds, rates }, latencyOf) {
   };
 }
 
-function factsOf(actor, rates, latency) {
+function factsOf(actor, rates) {
+  const { latency } = actor;
+  const what = latency ? DUTIES[latency.of] ?? latency.of : "Latency";
   return [
     ["State", healthOf(actor).word],
     ["It says", actor.message || none],
     ["Busy", percent(utilisationOf(actor, rates))],
     ["Takes", rate(rates.of(`in ${actor.name}`))],
     ["Gives", rate(rates.of(`out ${actor.name}`))],
-    ["Latency p50", milliseconds(latency?.p50)],
-    ["Latency p99", milliseconds(latency?.p99)],
+    [`${what}, half within`, milliseconds(latency?.p50_ms)],
+    [`${what}, 99 % within`, milliseconds(latency?.p99_ms)],
     ["Taken in all", count(actor.records_in)],
     ["Given in all", count(actor.records_out)],
     ["Errors", count(actor.errors)],

@@ -1,7 +1,7 @@
 // The first view: what goes through the engine, and the picture of how.
 
 import { make } from "./dom.js";
-import { openDetails } from "./details.js";
+import { createDetails } from "./details.js";
 import { count, milliseconds, rate } from "./format.js";
 import { createPipeline } from "./pipeline.js";
 import { createTile } from "./spark.js";
@@ -11,15 +11,15 @@ import { ringsOf } from "./topology.js";
 export function createOverview(context) {
   const { feeds, rates } = context;
   const tiles = {
-    commands: createTile("Commands matched"),
+    commands: createTile("Commands"),
     events: createTile("Events"),
     latency: createTile("Matching latency"),
     lag: createTile("Settlement behind"),
     orders: createTile("Open orders"),
     clients: createTile("Stream clients"),
   };
-  const details = openDetails(context, latencyOf);
-  const pipeline = createPipeline(context, details.show, (actor) => latencyOf(actor, feeds.performance.data));
+  const details = createDetails(context);
+  const pipeline = createPipeline(context, details.show);
   const node = make(
     "section",
     { class: "view overview", "aria-label": "Pipeline" },
@@ -32,8 +32,8 @@ export function createOverview(context) {
     pipeline.update(data);
     const matchers = data.filter((actor) => actor.role === "matcher");
     const [taken, given] = ["in", "out"].map((way) => total(matchers.map((actor) => rates.of(`${way} ${actor.name}`))));
-    tiles.commands.update(rate(taken), taken, `${count(matchers.length)} ${matchers.length === 1 ? "shard" : "shards"}`);
-    tiles.events.update(rate(given), given);
+    tiles.commands.update(rate(taken), taken, `matched by ${count(matchers.length)} ${matchers.length === 1 ? "shard" : "shards"}`);
+    tiles.events.update(rate(given), given, "published");
     const lag = settlementLag(data);
     tiles.lag.update(lag === null ? "–" : `${count(lag)}`, lag, "events");
   });
@@ -45,13 +45,6 @@ export function createOverview(context) {
     tiles.clients.update(count(data.websocket?.total_connections), data.websocket?.total_connections, `${rate(data.websocket?.messages_per_second)} messages`);
   });
   return { node, feeds: [feeds.performance], closed: pipeline.close };
-}
-
-/** The latency that the engine measures of what an actor does: {p50, p99} in ms, or null. */
-function latencyOf(actor, performance) {
-  const section = { matcher: "matching_engine", settlement: "settlement", publisher: "websocket" }[actor.role];
-  const told = performance?.[section];
-  return told?.p50_ms === null || told?.p50_ms === undefined ? null : { p50: told.p50_ms, p99: told.p99_ms };
 }
 
 function settlementLag(actors) {

@@ -32,7 +32,7 @@ export function updatePipe(node, rings, rates) {
   parts.fill.style.setProperty("--share", String(fill ?? 0));
   setAttribute(node, "data-tone", fill >= FILL_ALARM ? "bad" : fill >= FILL_WARNING ? "warn" : "ok");
   setAttribute(node, "data-used", fill > 0);
-  setText(parts.lag, lag === null ? "no gate" : fill >= FILL_WARNING ? `${percent(fill)} full` : `lag ${count(lag)}`);
+  setText(parts.lag, lag === null ? "" : fill >= FILL_WARNING ? `${percent(fill)} full` : `lag ${count(lag)}`);
   setText(parts.rate, rate(flowThrough(rings, rates)));
   const gates = rings.length === 1 ? rings[0].gates : [];
   setText(parts.gates, gates.length > 1 ? gates.map((gate) => `${gate.name} ${count(gate.lag)}`).join(", ") : "");

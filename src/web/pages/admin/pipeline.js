@@ -12,8 +12,8 @@ import { createWires } from "./wires.js";
 
 const COMPACT_LANES = 5;
 
-/** Make the picture. opened(name): somebody wants to know more of an actor. latencies(actor): {p50, p99} in ms or null. */
-export function createPipeline({ rates }, opened, latencies) {
+/** Make the picture. opened(name): somebody wants to know more of an actor. */
+export function createPipeline({ rates }, opened) {
   const node = make("div", { class: "pipeline-frame" });
   let shape = null;
   let drawn = null;
@@ -27,7 +27,7 @@ export function createPipeline({ rates }, opened, latencies) {
       node.replaceChildren(drawn.node);
       shape = wanted;
     }
-    drawn.update(plan, actors, rates, latencies);
+    drawn.update(plan, actors, rates);
   }
 
   return { node, update, close: () => drawn?.close() };
@@ -66,7 +66,7 @@ function drawPlan(plan, opened) {
       make("li", { class: "lane" }, card("settlement")),
       make("li", { class: "lane" }, card("publisher")),
       ...(plan.feed ? [make("li", { class: "lane" }, pipe("feed", "feed"))] : []),
-      make("li", { class: "lane" }, stub("fronts", "answers, streams")),
+      make("li", { class: "lane" }, stub(plan.fronts.length === 1 ? "front" : `${plan.fronts.length} fronts`, "answers, streams")),
     ]),
   };
   const wires = createWires(groups);
@@ -77,11 +77,10 @@ function drawPlan(plan, opened) {
   return {
     node: make("div", { class: "picture" }, picture, aside),
     close: () => wires.close(),
-    update(now, actors, rates, latencies) {
+    update(now, actors, rates) {
       const byName = new Map(actors.map((actor) => [actor.name, actor]));
       for (const [name, made] of cards) {
-        const actor = byName.get(name) ?? null;
-        updateCard(made, actor, rates, actor && latencies(actor));
+        updateCard(made, byName.get(name) ?? null, rates);
       }
       for (const [key, made] of pipes) {
         const shown = key === "locals" ? now.entries.filter((entry) => entry.isLocal).map((entry) => entry.ring) : [now.rings.get(key)].filter(Boolean);
@@ -111,7 +110,8 @@ function wiresOf(plan, groups, cards, pipes) {
   ].map(([from, to, rings]) => ({ from: at(from), to: at(to), rings, kind: "lane" }));
   return [
     ...inside.filter((wire) => wire.from && wire.to),
-    ...told.map((name) => ({ from: at(name), to: "hub", rings: [name], kind: "lane" })),
+    ...events.map((name) => ({ from: at(name), to: "hub", rings: [name], kind: "lane" })),
+    ...(plan.refusals ? [{ from: at("events.risk"), to: "hub", rings: ["events.risk"], kind: "low" }] : []),
     ...["settlement", "publisher"].map((name) => ({ from: "hub", to: at(name), rings: told, kind: "lane" })),
     { from: "hub", to: fronts, rings: told, kind: "lane" },
     { from: "hub", to: at("risk"), rings: events, kind: "return" },

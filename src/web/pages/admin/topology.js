@@ -3,6 +3,8 @@
 // Whatever the engine has (one shard or eight, one front or four, a wallet or none) is placed by the rings that join it,
 // and what is unknown stands aside; so nothing that runs is ever missing from the picture.
 
+import { duration } from "./format.js";
+
 const STATES = {
   ready: { word: "ready", weight: 0 },
   starting: { word: "starting", weight: 1 },
@@ -22,6 +24,13 @@ export function healthOf(actor) {
   const known = STATES[actor.state] ?? { word: actor.state, weight: 2 };
   if (known.weight === 0 && actor.heartbeat_age_seconds > SILENCE_S_MAX) return { word: "silent", weight: 2 };
   return known;
+}
+
+/** What an actor that is not well says of itself, or what is seen of it; empty when it is well. */
+export function troubleOf(actor) {
+  const health = healthOf(actor);
+  if (health.weight === 0) return "";
+  return actor.message || (health.word === "silent" ? `no heartbeat for ${duration(actor.heartbeat_age_seconds)}` : "");
 }
 
 /** All rings by name: capacity, head, writer, and its gating readers with how far each is behind. */

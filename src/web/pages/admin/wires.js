@@ -7,11 +7,12 @@
 
 import { draw, setAttribute } from "./dom.js";
 
-const DASH = 18;
+const DASH = 22;
 const SPEED_MAX = 5;
 
 /** Make the layer. It is drawn anew whenever something on it changes its size. */
 export function createWires(groups) {
+  const caption = draw("text", { class: "wire-caption" }, "what happened goes back to risk");
   const layer = draw("svg", { class: "wires", "aria-hidden": "true" });
   const still = window.matchMedia("(prefers-reduced-motion: reduce)");
   const resized = new ResizeObserver(() => place());
@@ -19,7 +20,7 @@ export function createWires(groups) {
 
   function join(wanted) {
     wires = wanted.map((wire) => ({ ...wire, line: draw("path", { class: `wire ${wire.kind}` }), dots: draw("path", { class: "dots" }), motion: null }));
-    layer.replaceChildren(...wires.flatMap((wire) => [wire.line, wire.dots]));
+    layer.replaceChildren(...wires.flatMap((wire) => [wire.line, wire.dots]), caption);
     for (const group of Object.values(groups)) resized.observe(group);
     still.addEventListener("change", place);
   }
@@ -30,6 +31,10 @@ export function createWires(groups) {
     const isWide = groups.risk.getBoundingClientRect().left > groups.entry.getBoundingClientRect().right;
     const boxes = (node) => relative(node.getBoundingClientRect(), frame);
     const hub = hubOf(boxes(groups.shards), boxes(groups.readers));
+    const risk = boxes(groups.risk);
+    setAttribute(caption, "x", isWide ? (risk.left + risk.right) / 2 + 18 : null);
+    setAttribute(caption, "y", frame.height - 16);
+    setAttribute(caption, "visibility", isWide ? null : "hidden");
     setAttribute(layer, "viewBox", `0 0 ${frame.width} ${frame.height}`);
     for (const wire of wires) {
       const shown = (wire.kind === "group") !== isWide;
@@ -77,6 +82,7 @@ function hubOf(shards, readers) {
 function pathOf({ from, to, kind }, hub, boxes, frame) {
   if (kind === "group") return downwards(boxes(from), boxes(to));
   if (kind === "return") return returning(hub, boxes(to), frame);
+  if (kind === "low") return below(rightOf(boxes(from)), hub);
   const start = from === "hub" ? hub : rightOf(boxes(from));
   const end = to === "hub" ? hub : leftOf(boxes(to));
   const bend = Math.max((end.x - start.x) / 2, 4);
@@ -86,6 +92,13 @@ function pathOf({ from, to, kind }, hub, boxes, frame) {
 function downwards(upper, lower) {
   const x = (upper.left + upper.right) / 2;
   return `M${x} ${upper.bottom + 4}L${x} ${lower.top - 4}`;
+}
+
+/** Straight on below all lanes, and up to the hub at their end. */
+function below(start, hub) {
+  const turn = Math.min(14, Math.abs(start.y - hub.y) / 2);
+  const x = hub.x - turn;
+  return `M${start.x} ${start.y}L${x - turn} ${start.y}Q${x} ${start.y} ${x} ${start.y - turn}L${x} ${hub.y + turn}Q${x} ${hub.y} ${hub.x} ${hub.y}`;
 }
 
 /** From the hub down, below everything to the left, and up into risk. */
