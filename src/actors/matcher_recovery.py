@@ -174,7 +174,7 @@ def _check_end(journal: Journal, matching: Matching, settled_sequence: int, outl
         raise RecoveryRefused(
             f"the settled cursor {settled_sequence} lies behind the journal's end, event {end}: the database has seen "
             f"commands that {journal.directory} does not hold. Remedy: put the journal that belongs to this database "
-            "there, or restore a database backup from before"
+            "there; if it is lost, `tradeengine restore` a backup into a new database and a new data directory"
         )
     if outlet.head > end:
         raise RecoveryRefused(

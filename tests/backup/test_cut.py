@@ -102,8 +102,8 @@ def test_closed_segments_are_copied_whole(tmp_path: Path) -> None:
     assert len(names) > 3
     for count in (len(everything), len(everything) - 2, 40, 7):
         place = target / str(count)
-        first = ShardEnd(source, 0, seen.timestamp_ns)
-        assert copy(source, place, first, int(everything[count - 1])) == count
+        earlier = ShardEnd(source, 0, seen.timestamp_ns)
+        assert copy(source, place, earlier, int(everything[count - 1])) == count
         assert stamps_in(place).tolist() == everything[:count].tolist()
         copied = [segment.path.name for segment in list_segments(place)]
         assert copied == names[: len(copied)]

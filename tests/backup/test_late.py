@@ -1,4 +1,4 @@
-"""What is in no journal: read behind the journals' cut, put into a restored database as if it had been settled there."""
+"""What is in no journal: read behind the journals' cut, put into a restored database as if it was settled there."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ USDT = 0
 
 
 def test_every_table_has_its_way_back(connection: psycopg.Connection[Any]) -> None:
-    """Each table is brought forward by the journals, kept beside the dump, or left out on purpose; none is forgotten."""
+    """Each table is brought forward by the journals, kept beside the dump, or left out on purpose."""
     query = (
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') "
         "AND NOT relispartition AND relname NOT LIKE '%%yoyo%%'"
@@ -79,7 +79,7 @@ def everything(dsn: str) -> dict[str, list[Any]]:
     with psycopg.connect(dsn) as connection:
         for name in sorted(SETTLED | {table.name for table in LATE}):
             # The order in which rows lie in a table is nobody's business.
-            found[name] = sorted(row[0] for row in connection.execute(f"SELECT row_to_json(t)::text FROM {name} AS t"))  # noqa: S608
+            found[name] = sorted(row[0] for row in connection.execute(f"SELECT row_to_json(t)::text FROM {name} AS t"))
     return found
 
 

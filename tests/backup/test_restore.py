@@ -1,0 +1,330 @@
+"""Backups of an engine that trades, its actors killed meanwhile, restored elsewhere and compared to the unit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from tests.backup.venue import SHARDS, Maker, Rows, Venue, before, cursors, fundings, make_venue, order_ids, rows_of
+from tests.e2e.users import connect_database, make_user
+from tests.engines import PROGRAM, SMALL, Engine, run_command, running_engine, wait_restarted
+from tests.faults.load import LEDGER_CLAIMS
+
+from tradeengine.storage.backup.folder import seal
+from tradeengine.storage.directory import find_account, resolve_account
+from tradeengine.storage.embedded import stop_embedded
+
+ENVIRONMENT = {"TRADEENGINE_JOURNAL_SEGMENT_BYTES": "65536"}
+BUSY = 60
+
+
+@dataclass
+class Told:
+    """What users had been told when a backup was asked for."""
+
+    folder: Path
+    orders: set[str]
+    fundings: set[str]
+
+
+@dataclass
+class Source:
+    """An engine that traded and was killed as a power cut would, its backups, and what its database said at the end."""
+
+    data_dir: Path
+    first: Told
+    second: Told
+    venue: Venue
+    rows: Rows
+    fundings: dict[str, Any]
+    balances: list[tuple[Any, ...]]
+    ends: dict[int, int]
+    newcomer_id: int
+    """An account that was made after the first backup, and traded."""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
+    """Trade on two shards, take two backups meanwhile, kill around them, and kill everything at the end."""
+    folder = tmp_path_factory.mktemp("source")
+    with running_engine(folder / "data", SHARDS, ENVIRONMENT) as engine:
+        venue = make_venue(engine)
+        with venue.trading():
+            venue.wait(BUSY)
+            first = take_backup(venue, folder / "first", ["matcher-0", "settlement"])
+            venue.wait(BUSY)
+            newcomer = make_user(engine, "newcomer", {"USDT": "100000", "BTC": "10"})
+            newcomer.place(symbol="BTC/USDT", quantity="0.1", price="41000")
+            second = take_backup(venue, folder / "second", ["matcher-1", "risk"], "--base", str(first.folder))
+        with venue.trading(money=False):
+            venue.wait(BUSY)
+        assert engine.command("reconcile").returncode == 0
+        with connect_database(engine) as connection:
+            ends = cursors(connection)
+            rows = rows_of(connection)
+            moved = fundings(connection)
+            balances = balances_of(connection)
+            newcomer_id = find_account(connection, newcomer.name)
+            assert newcomer_id is not None
+        newcomer.http.close()
+        for pid in (*engine.actors().values(), engine.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        engine.wait()
+        stop_embedded(folder / "data")
+    yield Source(folder / "data", first, second, venue, rows, moved, balances, ends, newcomer_id)
+    for trader in venue.traders:
+        if hasattr(trader, "user"):
+            trader.user.http.close()
+
+
+def take_backup(venue: Venue, target: Path, victims: list[str], *options: str) -> Told:
+    """Take a backup while actors are killed; the order of backup, kills and trades is left to chance."""
+    told = Told(target, venue.acknowledged(), venue.settled())
+    line = [*PROGRAM, "backup", str(target), *options, "--data-dir", str(venue.engine.data_dir), "--json"]
+    backup = subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **SMALL, **ENVIRONMENT}
+    )
+    for name in victims:
+        pid = venue.engine.actors()[name]
+        venue.engine.kill_actor(name)
+        wait_restarted(venue.engine, name, pid)
+    out, errors = backup.communicate(timeout=100)
+    assert backup.returncode == 0, errors
+    assert json.loads(out)["folder"] == str(target)
+    return told
+
+
+def balances_of(connection: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
+    """All balances that are not zero."""
+    query = "SELECT * FROM balances WHERE total_units <> 0 ORDER BY account_id, asset_id"
+    return connection.execute(query).fetchall()
+
+
+def restore(told: Told, data_dir: Path, *options: str) -> dict[str, Any]:
+    """Restore a backup; returns the report."""
+    result = run_command("restore", str(told.folder), "--data-dir", str(data_dir), "--json", *options)
+    assert result.returncode == 0, result.stderr
+    report: dict[str, Any] = json.loads(result.stdout)
+    return report
+
+
+def assert_reconciled(engine: Engine) -> None:
+    """Everything is settled, nothing differs, and the ledger keeps its claims."""
+    result = engine.command("reconcile")
+    assert result.returncode == 0, result.stdout + result.stderr
+    with connect_database(engine) as connection:
+        for claim, query in LEDGER_CLAIMS.items():
+            assert connection.execute(query).fetchall() == [], claim
+
+
+@pytest.mark.parametrize("which", ["first", "second"])
+def test_both_lost(source: Source, tmp_path: Path, which: str) -> None:
+    """A restored engine has all that was acknowledged before, equals the source at the cut, and trades on."""
+    told: Told = getattr(source, which)
+    assert run_command("backup", "verify", str(told.folder)).returncode == 0
+    report = restore(told, tmp_path / "data")
+    assert report["warnings"] == []
+    with running_engine(tmp_path / "data", SHARDS, ENVIRONMENT) as engine:
+        assert_reconciled(engine)
+        with connect_database(engine) as connection:
+            ends = cursors(connection)
+            assert all(0 < ends[shard] < source.ends[shard] for shard in ends)
+            assert told.orders <= order_ids(connection)
+            found = fundings(connection)
+            here = rows_of(connection)
+        assert told.fundings <= {name for name, row in found.items() if row["status"] != "pending"}
+        for name, row in found.items():
+            if row["closed_at"] == source.fundings[name]["closed_at"]:
+                assert row == source.fundings[name]
+            assert (row["amount_units"], row["account_id"]) == tuple(
+                source.fundings[name][field] for field in ("amount_units", "account_id")
+            )
+        # Row for row what the source said of the same events; orders that it touched later are other ones there.
+        assert here["trades"] == before(source.rows["trades"], ends)
+        assert here["postings"] == before(source.rows["postings"], ends)
+        assert here["orders"] >= before(source.rows["orders"], ends)
+        # The users' tokens are good here too: the secrets came along.
+        maker = source.venue.traders[0]
+        assert isinstance(maker, Maker)
+        token = maker.user.http.headers["Authorization"]
+        with engine.client() as client:
+            order = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.1", "price": "39000.00"}
+            answer = client.post("/orders", json=order, headers={"Authorization": token})
+            assert answer.status_code == 201, answer.text
+            assert int(answer.json()["data"]["order"]["id"]) > max(map(int, told.orders))
+
+
+def test_only_the_database_lost(source: Source, tmp_path: Path) -> None:
+    """An older database beside today's journals is brought forward to the unit: every trade, order and balance."""
+    shutil.copytree(source.data_dir, tmp_path / "data", ignore=shutil.ignore_patterns("postgres", "*.sock"))
+    report = restore(source.second, tmp_path / "data", "--only", "database")
+    assert report["unknown_accounts"] == []
+    assert "under their references" in report["warnings"][0]
+    with running_engine(tmp_path / "data", SHARDS, ENVIRONMENT) as engine:
+        assert_reconciled(engine)
+        with connect_database(engine) as connection:
+            assert cursors(connection) == source.ends
+            here = rows_of(connection)
+            assert here == source.rows
+            # Whatever was not decided at the cut was decided again, with the same outcome.
+            assert balances_of(connection) == source.balances
+
+
+def test_accounts_that_no_backup_knows(source: Source, tmp_path: Path) -> None:
+    """Trades of an account that was made since are brought forward; its name is lost, told, and its id nobody's."""
+    shutil.copytree(source.data_dir, tmp_path / "data", ignore=shutil.ignore_patterns("postgres", "*.sock"))
+    report = restore(source.first, tmp_path / "data", "--only", "database")
+    assert report["unknown_accounts"] == [source.newcomer_id]
+    assert "their names are lost" in report["warnings"][1]
+    with running_engine(tmp_path / "data", SHARDS, ENVIRONMENT) as engine:
+        assert engine.command("reconcile").returncode == 0
+        with connect_database(engine) as connection:
+            assert rows_of(connection) == source.rows
+            assert resolve_account(connection, "somebody new", accounts_max=4096) > source.newcomer_id
+            query = "SELECT name FROM accounts WHERE id = %s"
+            assert connection.execute(query, (source.newcomer_id,)).fetchone() == (f"*unknown-{source.newcomer_id}*",)
+
+
+@pytest.mark.parametrize("kind", ["flipped", "missing", "format", "kernel", "migration"])
+def test_bad_backup_is_refused(source: Source, tmp_path: Path, kind: str) -> None:
+    """A damaged backup, and one of a newer program, are refused before anything is written: file, found, expected."""
+    folder = tmp_path / "backup"
+    shutil.copytree(source.first.folder, folder)
+    expected = spoil(folder, kind)
+    for line in (["backup", "verify", str(folder)], ["restore", str(folder), "--data-dir", str(tmp_path / "data")]):
+        result = run_command(*line)
+        assert result.returncode == 1
+        assert expected in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
+def spoil(folder: Path, kind: str) -> str:
+    """Spoil a backup; returns what must be said of it."""
+    journal = next((folder / "journal").rglob("*.journal"))
+    if kind == "flipped":
+        content = bytearray(journal.read_bytes())
+        content[len(content) // 2] ^= 1
+        journal.write_bytes(content)
+        return f"{journal.relative_to(folder)}: its bytes have changed"
+    if kind == "missing":
+        journal.unlink()
+        return f"{journal.relative_to(folder)}: missing"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if kind == "format":
+        manifest["format"] = 2
+        said = "manifest.json is of format 2, this program reads format 1"
+    elif kind == "kernel":
+        manifest["kernel_version"] = 99
+        said = "journals of kernel version 99, this program reads 1, 2"
+    else:
+        manifest["migrations"].append("9999.of_tomorrow")
+        said = "migrations that this program does not know (9999.of_tomorrow)"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "SHA256SUMS").unlink()
+    seal(folder)
+    return said
+
+
+def test_target_that_is_in_use_is_refused(source: Source, tmp_path: Path) -> None:
+    """A data directory with anything in it is refused, nothing in it is touched, and it is said what to do."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "secret").write_text("mine")
+    result = run_command("restore", str(source.first.folder), "--data-dir", str(tmp_path / "data"))
+    assert result.returncode == 1
+    assert "is not empty (secret)" in result.stderr
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["secret"]
+    result = run_command("restore", str(source.first.folder), "--data-dir", str(source.data_dir), "--only", "database")
+    assert result.returncode == 1
+    assert "has a database" in result.stderr
+
+
+def test_half_restored_directory_does_not_start(source: Source, tmp_path: Path) -> None:
+    """After a restore that was killed no engine starts; the same restore again succeeds."""
+    line = [*PROGRAM, "restore", str(source.first.folder), "--data-dir", str(tmp_path / "data")]
+    process = subprocess.Popen(line, env={**os.environ, **SMALL, **ENVIRONMENT})
+    deadline_s = time.monotonic() + 60
+    while not (tmp_path / "data" / "restoring" / "postgres" / "PG_VERSION").exists():
+        assert time.monotonic() < deadline_s
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    result = run_command("up", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    assert result.returncode == 1
+    assert "was restored by half" in result.stderr
+    stop_embedded(tmp_path / "data" / "restoring")
+    restore(source.first, tmp_path / "data")
+
+
+def test_full_disk_leaves_no_backup(engine: Engine, tmp_path: Path) -> None:
+    """When a file cannot grow the backup fails in one line, and nothing that looks like one is left."""
+    for limit in (1000, 40_000):
+        line = [*PROGRAM, "backup", str(tmp_path / "backup"), "--data-dir", str(engine.data_dir)]
+        result = subprocess.run(
+            ["prlimit", f"--fsize={limit}", *line],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **SMALL},
+            check=False,
+        )
+        assert result.returncode == 1, result.stderr
+        assert result.stderr.startswith("tradeengine: ")
+        assert result.stderr.count("\n") == 1
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_refused_beside_an_embedded_database(source: Source, tmp_path: Path) -> None:
+    """A data directory that is lost takes an embedded database along; half a restore is refused with what to do."""
+    result = run_command("restore", str(source.first.folder), "--data-dir", str(tmp_path / "data"), "--only", "files")
+    assert result.returncode == 1
+    assert "the embedded one was in the data directory" in result.stderr
+
+
+def test_data_directory_lost_beside_a_database(make_database: Callable[[str], str], tmp_path: Path) -> None:
+    """Journals go back beside a database outside unless it is ahead of them; then it is said where both stand."""
+    dsn = make_database("template0")
+    lost, backup = tmp_path / "lost", tmp_path / "backup"
+    order = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.5", "price": "40000.00"}
+    with running_engine(lost, ["--dsn", dsn]) as engine:
+        assert run_command("deposit", "ann", "USDT", "100000", "--data-dir", str(lost), **outside(dsn)).returncode == 0
+        with engine.client("ann") as client:
+            assert client.post("/orders", json=order).status_code == 201
+        result = run_command("backup", str(backup), "--data-dir", str(lost), "--dsn", dsn)
+        assert result.returncode == 0, result.stderr
+    told = Told(backup, set(), set())
+    assert restore(told, tmp_path / "new", "--dsn", dsn, "--only", "files")["restored"][0] == "journals"
+    with running_engine(tmp_path / "new", ["--dsn", dsn]) as engine:
+        assert run_command("reconcile", "--data-dir", str(tmp_path / "new"), **outside(dsn)).returncode == 0
+        with engine.client("ann") as client:
+            assert len(client.get("/orders?status=open").json()["data"]) == 1
+            assert client.post("/orders", json=order).status_code == 201
+    # Now the database has an event that the backup's journal does not have.
+    result = run_command("restore", str(backup), "--data-dir", str(tmp_path / "third"), "--dsn", dsn, "--only", "files")
+    assert result.returncode == 1
+    assert "the database is newer than the backup's journals (shard 0: settled up to event" in result.stderr
+    assert "restore the whole backup into a new one" in result.stderr
+    # An engine with an empty directory refuses the database, too, and names its cursor.
+    result = run_command("up", "--port", "0", "--data-dir", str(tmp_path / "third"), "--dsn", dsn)
+    assert result.returncode == 1
+    assert "lies behind the journal's end, event 0" in result.stderr
+    assert "tradeengine restore" in result.stderr
+    # And into that database nothing is restored.
+    result = run_command("restore", str(backup), "--data-dir", str(tmp_path / "fourth"), "--dsn", dsn)
+    assert result.returncode == 1
+    assert "the database is not empty" in result.stderr
+
+
+def outside(dsn: str) -> dict[str, str]:
+    """Name a database by the environment, for commands without the option."""
+    return {"TRADEENGINE_DATABASE_DSN": dsn}
