@@ -2,8 +2,9 @@
 
 A Unix socket in the data directory, mode 0600, and the kernel says who is at the other end (SO_PEERCRED): another user
 is turned away before anything is read. A connection makes one request. ``attach`` is answered with a *place*: the
-rings, tables and bell of a client in the topology, which are the connection's until it ends. Other requests are
-answered by handlers.
+rings, tables and bell of a client in the topology, which are the connection's until it ends. ``observe`` is answered
+with everything there is to look at, and with nothing to write: it takes no place. Other requests are answered by
+handlers.
 
 Rule 1: a place is given out again only when its connection has ended, so that nobody writes its ring any more, and
 risk has taken all that was written.
@@ -24,7 +25,8 @@ import msgspec
 import structlog
 import trio
 
-from tradeengine.ipc.client import ATTACH, CONTROL_NAME, Reply, Request, control_address
+from tradeengine.actors.topology import OBSERVER
+from tradeengine.ipc.client import ATTACH, CONTROL_NAME, OBSERVE, Reply, Request, control_address
 from tradeengine.ipc.handoff import MESSAGE_BYTES_MAX, close_descriptors, send_handoff
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from tradeengine.actors.memory import Memory
     from tradeengine.actors.topology import Actor
+    from tradeengine.ipc.handoff import Handoff
 
     Handler = Callable[[dict[str, Any]], Any]
     """Takes a request's arguments and gives what is answered, quickly. Raises RequestError."""
@@ -41,6 +44,7 @@ REQUEST_TIMEOUT_S: Final = 5.0
 DRAIN_INTERVAL_S: Final = 0.02
 ACCEPT_PAUSE_S: Final = 0.05
 BACKLOG: Final = 64
+OBSERVERS_MAX: Final = 16
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
 logger = structlog.get_logger()
@@ -108,6 +112,7 @@ class Control:
     free_places: list[Actor]
     handlers: Mapping[str, Handler]
     taken: dict[str, int]
+    observer_count: int = 0
 
     async def serve(self, line: socket.socket) -> None:
         """Answer one connection and close it."""
@@ -121,6 +126,8 @@ class Control:
                 request = await self._receive(line)
                 if request is not None and request.op == ATTACH:
                     await self._attach(line)
+                elif request is not None and request.op == OBSERVE:
+                    await self._observe(line)
                 elif request is not None:
                     self._reply(line, self._answer(request))
 
@@ -137,7 +144,8 @@ class Control:
     def _answer(self, request: Request) -> Reply:
         handler = self.handlers.get(request.op)
         if handler is None:
-            return Reply(error=f"unknown request {request.op!r}: must be {', '.join([ATTACH, *self.handlers])}")
+            known = ", ".join([ATTACH, OBSERVE, *self.handlers])
+            return Reply(error=f"unknown request {request.op!r}: must be {known}")
         try:
             return Reply(data=handler(request.arguments))
         except RequestError as error:
@@ -161,15 +169,29 @@ class Control:
             del self.taken[place.name]
             self.free_places.append(place)
 
-    async def _hand_over(self, line: socket.socket, place: Actor) -> None:
-        handoff = self.memory.handoff(place)
+    async def _observe(self, line: socket.socket) -> None:
+        if self.observer_count >= OBSERVERS_MAX:
+            self._reply(line, Reply(error=f"{OBSERVERS_MAX} programs look at this engine already: end one"))
+            return
+        self.observer_count += 1
         try:
-            self._reply(line, Reply(data=place.name))
+            await self._send(line, OBSERVER, self.memory.observation())
+            # It ends with the engine, which is how who looks hears of that.
+            await _end_of(line)
+        finally:
+            self.observer_count -= 1
+
+    async def _hand_over(self, line: socket.socket, place: Actor) -> None:
+        await self._send(line, place.name, self.memory.handoff(place))
+        logger.info("local client attached", name=place.name)
+
+    async def _send(self, line: socket.socket, name: str, handoff: Handoff) -> None:
+        try:
+            self._reply(line, Reply(data=name))
             # In a thread: a client that does not read makes it wait, at most for the line's timeout.
             await trio.to_thread.run_sync(send_handoff, line, handoff)
         finally:
             close_descriptors(handoff)
-        logger.info("local client attached", name=place.name)
 
     async def _until_drained(self, place: Actor) -> None:
         """Wait until risk has taken everything that this client wrote."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tradeengine.actors.topology import DATABASE, OPERATOR, Topology
+from tradeengine.actors.topology import DATABASE, OBSERVED_TABLES, OBSERVER, OPERATOR, Topology
 from tradeengine.ipc.doorbell import Doorbell, create_page
 from tradeengine.ipc.handoff import Handoff, RingTerms, TableTerms
 from tradeengine.ipc.metric_names import ROLE_METRICS, operator_metrics
@@ -96,6 +96,28 @@ class Memory:
             rings=rings,
             tables=tables,
             doorbells=self.topology.doorbells,
+            fds=fds,
+        )
+
+    def observation(self) -> Handoff:
+        """Give what it takes to look at everything and to touch nothing: who gets it is nobody on the rings.
+
+        ``fds`` are new descriptors that the caller closes after sending them.
+        """
+        topology = self.topology
+        rings = {ring.name: RingTerms(ring.layout, "follow", ring.writer) for ring in topology.rings}
+        fds = {f"ring:{name}": self.rings[name].segment.read_only_descriptor() for name in rings}
+        fds |= {f"table:{name}": self.tables[name].segment.read_only_descriptor() for name in OBSERVED_TABLES}
+        fds |= {f"metrics:{name}": page.segment.read_only_descriptor() for name, page in self.metrics.items()}
+        return Handoff(
+            name=OBSERVER,
+            role=OBSERVER,
+            index=0,
+            settings=_settings_for(OBSERVER, self.settings),
+            ingress_rings=topology.ingress_rings,
+            rings=rings,
+            tables={name: TableTerms(writable=False) for name in OBSERVED_TABLES},
+            doorbells={},
             fds=fds,
         )
 

@@ -45,6 +45,16 @@ class RestoreOnly(StrEnum):
     FILES = "files"
 
 
+class TopSort(StrEnum):
+    """Orders of the actors in ``top``."""
+
+    LOAD = "load"
+    BEHIND = "behind"
+    RATE = "rate"
+    LATENCY = "latency"
+    NAME = "name"
+
+
 def print_version(wanted: bool) -> None:
     """Print the version, if that is what was asked, and end."""
     if wanted:
@@ -143,6 +153,21 @@ def status(
     from tradeengine.cli.status import run_status
 
     run_status(read_settings(data_dir, config), as_json=as_json)
+
+
+@app.command()
+def top(
+    data_dir: DataDir = None,
+    config: Config = None,
+    once: Annotated[bool, typer.Option("--once", help="Print one interval and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per interval instead of tables.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds from one look to the next.")] = 1.0,
+    sort: Annotated[TopSort, typer.Option(help="Order of the actors; the key s changes it.")] = TopSort.LOAD,
+) -> None:
+    """Show actors, rings and symbols of a running engine, live; q ends it."""
+    from tradeengine.cli.top import run_top
+
+    run_top(read_settings(data_dir, config), once=once, as_json=as_json, interval_s=interval, sort=sort.value)
 
 
 @app.command()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 CONTROL_NAME: Final = "control.sock"
 ATTACH: Final = "attach"
+OBSERVE: Final = "observe"
 CONNECT_TIMEOUT_S: Final = 10.0
 _INGRESS_RING: Final = byte(event_dtype, "ingress_ring")
 
@@ -78,6 +79,24 @@ def open_client(data_dir: Path) -> Iterator[Wiring]:
                 line.shutdown(socket.SHUT_RDWR)
             # It rings our bell as its last act, so the descriptors go after it.
             listener.join()
+            close_descriptors(handoff)
+
+
+@contextmanager
+def open_observer(data_dir: Path) -> Iterator[tuple[Wiring, socket.socket]]:
+    """Look at the engine of a data directory without joining it: rings, tables and metric pages, all read-only.
+
+    Gives them with a line that becomes readable when the engine is gone. Raises ClientError.
+    """
+    with _connect(data_dir) as line:
+        _ask(line, Request(OBSERVE))
+        try:
+            handoff = receive_handoff(line)
+        except (EOFError, OSError) as error:
+            raise ClientError(f"the engine ended while it was asked: {error}") from None
+        try:
+            yield Wiring(handoff), line
+        finally:
             close_descriptors(handoff)
 
 
