@@ -21,7 +21,7 @@ import structlog
 from tradeengine.actors.census import BookCensus
 from tradeengine.actors.matcher_events import EventOutlet, ReplayDiffers
 from tradeengine.actors.matcher_recovery import Place, Recovered, RecoveryRefused, recover
-from tradeengine.actors.matcher_survey import survey_commands
+from tradeengine.actors.matcher_survey import REASON_COUNT, survey_commands
 from tradeengine.actors.matcher_tables import MatcherTables
 from tradeengine.actors.matching import KERNEL_VERSION
 from tradeengine.core.book import (
@@ -33,8 +33,9 @@ from tradeengine.core.book import (
     order_count,
     state_hash,
 )
-from tradeengine.core.records import SYMBOL_ID_ALL, CommandKind, command_dtype
+from tradeengine.core.records import SYMBOL_ID_ALL, CommandKind, Reason, command_dtype
 from tradeengine.ipc.crashpoints import crash_point
+from tradeengine.ipc.metric_names import rejections
 from tradeengine.ipc.wiring import run_duty
 from tradeengine.storage.journal_format import JournalError, JournalFailed
 from tradeengine.storage.snapshots import SnapshotHeader, write_snapshot
@@ -169,7 +170,7 @@ class MatcherDuty:
             self._metrics.count_sync(synced_ns)
         crash_point("matcher.after_journal_sync")
         for events in chain((first,), pieces):
-            trades = self._tables.mark(events)
+            trades = self._tables.mark(events, self._metrics.rejections)
             # Before the events: risk sizes the next market buy by these rows, and its client may have seen the event.
             self._tables.write_changed()
             crash_point("matcher.after_tables")
@@ -219,6 +220,13 @@ class MatcherMetrics:
     def __init__(self, page: MetricPage) -> None:
         """Look up the names once."""
         self._page = page
+        self.rejections = np.zeros(REASON_COUNT, np.int64)
+        """By reason, those not counted yet; at 0 how many these are."""
+        self._rejected = {
+            int(reason): page.counter(rejections(reason))
+            for reason in Reason
+            if rejections(reason) in page.names.counters
+        }
         self._groups_seen = 0
         self._bytes_seen = 0
         self._commands = page.counter("commands")
@@ -252,6 +260,10 @@ class MatcherMetrics:
         self._page.add(self._events, len(events))
         self._page.add(self._out, len(events))
         self._page.add(self._trades, trades)
+        if self.rejections[0]:
+            for reason, counter in self._rejected.items():
+                self._page.add(counter, int(self.rejections[reason]))
+            self.rejections[:] = 0
 
     def count_sync(self, started_ns: int) -> None:
         """Record how long a sync took that began at ``started_ns`` (perf_counter_ns)."""

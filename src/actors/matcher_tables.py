@@ -34,9 +34,12 @@ class MatcherTables:
         self._request_version = 0
         self._is_changed = np.zeros(touches.rows, dtype=np.bool_)
 
-    def mark(self, events: NDArray[np.void]) -> int:
-        """Note which symbols these events may have changed; returns how many of them are trades."""
-        return survey_events(events, self._is_changed)
+    def mark(self, events: NDArray[np.void], rejections: NDArray[np.int64]) -> int:
+        """Note which symbols these events may have changed; returns how many of them are trades.
+
+        rejections: ``survey_events`` counts rejected orders there.
+        """
+        return survey_events(events, self._is_changed, rejections)
 
     def write_changed(self) -> None:
         """Write the rows of the symbols that were marked since the last time."""

@@ -265,6 +265,7 @@ class SettlementMetrics:
         self._pending = page.gauge("pending_fundings")
         self._batch = page.histogram("batch_events")
         self._transaction = page.histogram("transaction_latency_us")
+        self._commit = page.histogram("commit_latency_us")
         self._settle = page.histogram("settle_latency_us")
 
     def count(self, settled: Settled, duration_s: float, timestamps_ns: NDArray[np.int64]) -> None:
@@ -275,6 +276,7 @@ class SettlementMetrics:
         self._page.add(self._in, settled.events)
         self._page.record(self._batch, settled.events)
         self._page.record(self._transaction, int(duration_s * 1e6))
+        self._page.record(self._commit, int(settled.commit_s * 1e6))
         # Seen from the command's time stamp: journal, matching and everything else before us included.
         self._page.record(self._settle, np.maximum(time.time_ns() - timestamps_ns, 0) // 1000)
 

@@ -20,6 +20,7 @@ from tradeengine.actors.matcher_events import ReplayDiffers
 from tradeengine.actors.matcher_recovery import check_opening, starting_point
 from tradeengine.actors.matching import KERNEL_VERSIONS_REPLAYED
 from tradeengine.core.book import dump, state_hash
+from tradeengine.ipc.meters import measured
 from tradeengine.storage.journal_format import JournalError
 from tradeengine.storage.journal_read import closed_segment, prune, read_segment
 from tradeengine.storage.snapshots import list_snapshots, prune_snapshots, write_snapshot
@@ -72,11 +73,15 @@ def main(wiring: Wiring) -> None:
             for shard in range(wiring.shard_count)
         ]
         wiring.ready()
+        step_all = measured(
+            wiring.metrics,
+            lambda: sum([shadow.step(settled_sequence(wiring, shard)) for shard, shadow in enumerate(shadows)]),
+        )
         while True:
             # A doorbell would ring for every event; segments are closed every few seconds at most.
-            worked = [shadow.step(settled_sequence(wiring, shard)) for shard, shadow in enumerate(shadows)]
+            worked = step_all()
             alive()
-            if not any(worked):
+            if not worked:
                 time.sleep(_IDLE_PAUSE_S)
     except Stopping:
         return

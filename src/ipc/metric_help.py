@@ -149,7 +149,7 @@ METRIC_HELP: Final[dict[str, dict[str, str]]] = {
         "pool_failures": "Queries given up because the database did not answer: answered DATABASE_UNAVAILABLE.",
         "pool_wait_us": "Seconds that a query waited for a connection.",
         "stream_opened": "Stream clients that were let in.",
-        "stream_closed": "Stream clients that left or were closed, by close code; 4008: they read too slowly.",
+        "stream_closed": "Stream clients that went by themselves or were closed, by code; 4008: they read too slowly.",
         "stream_merges": "Messages left out because a newer one of the same channel took their place.",
         "rate_limited": "Requests answered 429: their address or user had asked for too much.",
         "stream_messages": "Messages passed to stream clients, counted once for each that gets it.",

@@ -38,8 +38,11 @@ OTHER_REQUESTS: Final = 'http_requests{route="other",method="other",code="other"
 OTHER_DURATIONS: Final = 'http_request_us{route="other",method="other"}'
 OTHER_REFUSALS: Final = 'http_refusals{error="other"}'
 """What would need more spare places than there are."""
-CLOSE_CODES: Final = ("1000", "1001", "1002", "1003", "1007", "1009", "1011", "1012", "4001", "4003", "4008", "4009")
-"""With which stream sessions end; any other counts as ``other``."""
+CLOSE_CODES: Final = (1012, 1013, 4001, 4003, 4008, 4009)
+"""With which we close streams."""
+GONE: Final = "gone"
+"""A client of a stream that left by itself."""
+OTHER: Final = "other"
 
 
 def refusals(reason: Reason) -> str:
@@ -147,7 +150,7 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
             *("pool_connects", "pool_failures"),
             *("audit_rows", "audit_failures"),
             *("stream_messages", "stream_snapshots", "stream_lapped", "stream_opened", "stream_merges"),
-            *(stream_closed(code) for code in (*CLOSE_CODES, "other")),
+            *(stream_closed(str(code)) for code in (*CLOSE_CODES, GONE, OTHER)),
             *(OTHER_REQUESTS, OTHER_REFUSALS),
         ),
         gauges=(

@@ -5,11 +5,12 @@ database knows better, nothing is written, and the caller starts over from what 
 Rule 2: nothing is skipped. What cannot be settled raises ``SettlementStopped`` with a name, again and again.
 Rule 3: one engine per database: an advisory lock lives and dies with the connection.
 Rule 4: rows go in as numpy made them: COPY for what is new, arrays as parameters for what changes.
-It refuses to know rings, retries and clocks.
+It refuses to know rings and retries.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -67,6 +68,8 @@ class Settled:
     orders: int
     postings: int
     fundings: int
+    commit_s: float = 0.0
+    """How long the COMMIT took."""
 
 
 def engine_running(connection: psycopg.Connection[Any]) -> bool:
@@ -142,6 +145,8 @@ class Settler:
             self._advance(after)
             self._write(fold)
             crash_point("settlement.before_commit")
+            written_s = time.monotonic()
+        commit_s = time.monotonic() - written_s
         crash_point("settlement.after_commit")
         self.cursors |= after
         return Settled(
@@ -150,6 +155,7 @@ class Settler:
             orders=len(fold.orders.order_id),
             postings=len(fold.postings.amount_units),
             fundings=len(fold.fundings),
+            commit_s=commit_s,
         )
 
     def _check_sequences(self, events: Mapping[int, Events]) -> None:

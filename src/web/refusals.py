@@ -85,6 +85,7 @@ class EnvelopeProtocol(H11Protocol):
         await self._refuse(status_code, sys.exception())
 
     async def _refuse(self, status_code: int, error: BaseException | None) -> None:
+        self.connection_state[CONNECTION_STATE].is_malformed()
         status, headers, body = refusal(status_code, error)
         await self._send_h11_event(h11.Response(status_code=status, headers=headers))
         await self._send_h11_event(h11.Data(data=body))

@@ -64,7 +64,14 @@ async def main(wiring: Wiring) -> None:
     front = assemble(wiring)
     config = hypercorn_config(wiring.settings)
     with socket.socket(fileno=wiring.listening_fd) as listener:
-        server = Server(create_app(front), config, listener, wiring.settings.http.trusted_proxies)
+        page = wiring.metrics
+        server = Server(
+            create_app(front),
+            config,
+            listener,
+            wiring.settings.http.trusted_proxies,
+            lambda name: page.add(page.counter(name)),
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(front.run)
             nursery.start_soon(_beat, wiring, front, server)

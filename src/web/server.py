@@ -51,11 +51,17 @@ class Server:
     """One listening socket and its connections."""
 
     def __init__(
-        self, app: Framework, config: Config, listener: socket.socket, trusted_proxies: Collection[str] = ()
+        self,
+        app: Framework,
+        config: Config,
+        listener: socket.socket,
+        trusted_proxies: Collection[str] = (),
+        count: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Serve ``app`` on a socket that already listens; TLS when ``config`` names a certificate.
 
-        trusted_proxies: addresses that stand for many clients.
+        trusted_proxies: addresses that stand for many clients. count: told of each connection and malformed request, by
+        the name of a front's counter.
         """
         refusals.install()
         websocket.install()
@@ -66,6 +72,7 @@ class Server:
         self._connections: set[_Connection] = set()
         self._trusted_proxies = frozenset(trusted_proxies)
         self._count_of_address: Counter[str] = Counter()
+        self._tell = count
 
     @property
     def connection_count(self) -> int:
@@ -106,10 +113,12 @@ class Server:
     async def _serve_one(self, stream: Any) -> None:
         address = _peer_of(stream)
         if len(self._connections) >= CONNECTIONS_MAX or self._count_of_address[address] >= CONNECTIONS_PER_ADDRESS_MAX:
+            self._tell("connections_refused")
             await trio.aclose_forcefully(stream)
             return
-        connection = _Connection(self._app, self._config, self._context, stream)
+        connection = _Connection(self._app, self._config, self._context, stream, self._tell)
         self._connections.add(connection)
+        self._tell("connections_opened")
         self._count(address, 1)
         try:
             await connection.run()
@@ -159,8 +168,11 @@ class _IdleClock:
 class _Connection(TCPServer):
     """One connection. Applications find it in their scope's state: see ``websocket.Transport``."""
 
-    def __init__(self, app: AppWrapper, config: Config, context: WorkerContext, stream: Any) -> None:
+    def __init__(
+        self, app: AppWrapper, config: Config, context: WorkerContext, stream: Any, count: Callable[[str], None]
+    ) -> None:
         super().__init__(app, config, context, {CONNECTION_STATE: self}, stream)
+        self._tell = count
         self.idle_clock = _IdleClock(config.keep_alive_timeout)
         self._rest = b""
         # Over TLS bytes are not what goes out.
@@ -184,6 +196,10 @@ class _Connection(TCPServer):
     def head_begins(self) -> None:
         """Give the rest of a request's head its time."""
         self.idle_clock.head_begins()
+
+    def is_malformed(self) -> None:
+        """Hear that a request was refused below the application."""
+        self._tell("requests_malformed")
 
     async def linger(self) -> None:
         """Let a client that is still sending see its answer: a connection that closes with unread bytes is reset."""

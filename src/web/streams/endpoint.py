@@ -92,6 +92,7 @@ class StreamConnection:
             address=request.address,
             binary=request.binary,
             batch=request.batch,
+            note_merge=hub.metrics.merged,
         )
 
     async def _begin(self, session: Session, begins: Subscribe) -> None:

@@ -99,7 +99,7 @@ class Hub:
         self._present = Present(pages)
         self._unread: set[Key] = set()
         """Channels of which it has to be told how they are, and which could not be read."""
-        self._metrics = HubMetrics(metrics)
+        self.metrics = HubMetrics(metrics)
         self._roll = roll
 
     @property
@@ -122,10 +122,13 @@ class Hub:
         if not self._sessions:
             self._feed.begin()
         self._sessions.add(session)
+        self.metrics.opened()
         self._inbox.wake()
 
     def close(self, session: Session) -> None:
         """Let a session go, whatever it had subscribed to."""
+        if session in self._sessions:
+            self.metrics.closed(session.closing[0] if session.closing is not None else None)
         self._sessions.discard(session)
         self._coming.discard(session)
         self._fresh.discard(session)
@@ -211,14 +214,15 @@ class Hub:
         try:
             messages = self._feed.read()
         except Lapped:
-            self._metrics.lapped()
+            self.metrics.lapped()
             self._tell_gap(None)
             return 1
         for message in messages:
             self._pass_on(message)
         if messages:
             self.flush()
-            self._metrics.delivered(self._feed.timestamps_ns)
+            self.metrics.delivered(self._feed.timestamps_ns)
+            self.metrics.read(len(messages))
         return len(messages)
 
     def fetch_book(self, session: Session, key: Key) -> Message | None:
@@ -255,7 +259,7 @@ class Hub:
             for key in tuple(self._unread):
                 self._tell_present(key)
             self.flush()
-            self._metrics.show(self._sessions, len(self._channels))
+            self.metrics.show(self._sessions, len(self._channels))
             self._roll.show(self._sessions)
 
     async def say_goodbye(self, in_seconds: float) -> None:
@@ -304,7 +308,7 @@ class Hub:
             if at != JOINING:
                 session.push(whole, merged)
         self._fresh.update(channel.sessions)
-        self._metrics.passed(len(channel.sessions))
+        self.metrics.passed(len(channel.sessions))
 
     def _pass_book(self, message: FeedMessage) -> None:
         key = (FeedKind.BOOK, message.symbol_id, 0)
@@ -321,7 +325,7 @@ class Hub:
             elif JOINING < at < sequence or previous_sequence < 0 <= at:
                 lost.append(session)
         self._fresh.update(channel.sessions)
-        self._metrics.passed(len(channel.sessions))
+        self.metrics.passed(len(channel.sessions))
         if lost:
             self._tell_present(key, lost)
 
@@ -356,7 +360,7 @@ class Hub:
         ]:
             if is_book:
                 channel.sessions[session] = sequence
-                self._metrics.snapshot()
+                self.metrics.snapshot()
             self.give(session, message, key if is_book else None)
 
     def _tell_gap(self, shard: int | None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from tradeengine.ipc.metric_names import CLOSE_CODES, GONE, OTHER, stream_closed
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -20,10 +22,28 @@ class HubMetrics:
         """Look up the names once."""
         self._page = page
         self._passed, self._snapshots = page.counter("stream_messages"), page.counter("stream_snapshots")
-        self._lapped = page.counter("stream_lapped")
+        self._lapped, self._read = page.counter("stream_lapped"), page.counter("records_in")
+        self._opened, self._merges = page.counter("stream_opened"), page.counter("stream_merges")
+        self._closed = {code: page.counter(stream_closed(str(code))) for code in (*CLOSE_CODES, GONE, OTHER)}
         self._clients, self._channels = page.gauge("stream_clients"), page.gauge("stream_channels")
         self._waiting_bytes = page.gauge("stream_waiting_bytes")
         self._latency_us = page.histogram("stream_latency_us")
+
+    def read(self, count: int) -> None:
+        """Count what was read of the feed."""
+        self._page.add(self._read, count)
+
+    def opened(self) -> None:
+        """Count a client that was let in."""
+        self._page.add(self._opened)
+
+    def closed(self, code: int | None) -> None:
+        """Count one that was closed with a code, or, without one, went by itself."""
+        self._page.add(self._closed.get(GONE if code is None else code, self._closed[OTHER]))
+
+    def merged(self) -> None:
+        """Count a message that takes the place of one that a client had no time for."""
+        self._page.add(self._merges)
 
     def passed(self, count: int) -> None:
         """Count a message that went to so many sessions."""

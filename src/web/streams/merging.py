@@ -30,15 +30,17 @@ class Merging:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def add(self, key: Key, message: Message) -> None:
-        """Take a message of a channel."""
+    def add(self, key: Key, message: Message) -> bool:
+        """Take a message of a channel; returns whether one waited already, with which it is one now."""
+        book = self._waiting.get(key)
         if key[0] != FeedKind.BOOK:
             self._waiting[key] = message
-            return
-        book = self._waiting.get(key)
+            return book is not None
+        is_first = not isinstance(book, _MergedBook)
         if not isinstance(book, _MergedBook):
             book = self._waiting[key] = _MergedBook()
         book.add(message)
+        return not is_first
 
     def drop(self, key: Key) -> None:
         """Forget a channel."""

@@ -63,6 +63,7 @@ class Session:
         "_limits",
         "_merging",
         "_merging_on",
+        "_note_merge",
         "_nursery",
         "_queue",
         "_strikes",
@@ -99,8 +100,13 @@ class Session:
         address: str,
         binary: bool,
         batch: bool,
+        note_merge: Callable[[], None] = lambda: None,
     ) -> None:
-        """Begin without subscriptions. fetch_snapshot: gives a session the present book of a channel."""
+        """Begin without subscriptions.
+
+        fetch_snapshot: gives a session the present book of a channel. note_merge: called when a message is left out
+        because a newer one says it all.
+        """
         self.socket = socket
         self.address = address
         self.binary = binary
@@ -133,6 +139,7 @@ class Session:
         self._bytes = 0
         self._merging = Merging()
         self._merging_on = False
+        self._note_merge = note_merge
         self._draining = False
         self._all_out: trio.Event | None = None
         self._taken = trio.Event()
@@ -156,7 +163,8 @@ class Session:
         if self.closing is not None:
             return
         if self._merging_on and key is not None:
-            self._merging.add(key, message)
+            if self._merging.add(key, message):
+                self._note_merge()
             return
         waited = self._bytes
         self._queue.append(message)
