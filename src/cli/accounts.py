@@ -13,6 +13,7 @@ import psycopg
 from tradeengine.actors.data_dir import DataDirError, read_secret
 from tradeengine.cli.database import connect, one_line, require_engine
 from tradeengine.cli.errors import CommandError
+from tradeengine.cli.recorded import recorded
 from tradeengine.core.money import NumberError
 from tradeengine.core.symbols import AssetSpec
 from tradeengine.settings import Settings
@@ -54,7 +55,8 @@ def run_token(settings: Settings, user: str, role: str, *, two_factor: bool, key
         raise CommandError(str(error)) from None
     if isinstance(signer, SigningKey):
         _check_taken(settings, token, signer)
-    sys.stdout.write(token + "\n")
+    with recorded(settings, "issue_token", user, role=role, two_factor=two_factor, key_id=key_id or None):
+        sys.stdout.write(token + "\n")
 
 
 def _signer(settings: Settings) -> bytes:
@@ -80,7 +82,10 @@ def run_deposit(settings: Settings, user: str, asset_name: str, amount: str, ref
     if not SUBJECT_PATTERN.match(user):
         raise CommandError("a user name is 1 to 64 characters of A-Z a-z 0-9 _ . : @ -")
     require_engine(settings)
-    asset, settled = _deposit(settings, user, asset_name, amount, reference or f"cli:{uuid.uuid4()}")
+    reference = reference or f"cli:{uuid.uuid4()}"
+    with recorded(settings, "deposit", user, asset=asset_name, amount=amount, reference=reference) as known:
+        asset, settled = _deposit(settings, user, asset_name, amount, reference)
+        known.after = {"status": settled.status.value, "id": str(settled.id), "wallet_error": settled.wallet_error}
     if settled.status is FundingStatus.REFUSED:
         raise CommandError(f"deposit {settled.id} was refused: {settled.wallet_error or settled.status_reason}")
     if settled.status is FundingStatus.PENDING:

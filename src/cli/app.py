@@ -387,6 +387,44 @@ def discard_dead_letter(
     run_discard(read_settings(data_dir, config), letter_id, reason)
 
 
+audit = typer.Typer(no_args_is_help=True, help="What administrators did: list it, verify it; see docs/audit.md.")
+app.add_typer(audit, name="audit")
+
+
+@audit.command("list")
+def list_audit(
+    data_dir: DataDir = None,
+    config: Config = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Rows at most.")] = 50,
+    actor: Annotated[str | None, typer.Option(help="Exactly this user, or cli:NAME.")] = None,
+    action: Annotated[str | None, typer.Option(help="Exactly this action, for example suspend_user.")] = None,
+    start: Annotated[str | None, typer.Option(help="RFC 3339, inclusive.")] = None,
+    end: Annotated[str | None, typer.Option(help="RFC 3339, exclusive.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list with all that is known.")] = False,
+) -> None:
+    """List what administrators did, the newest first, refused actions too."""
+    from tradeengine.cli.audit import AuditFilter, run_list
+
+    run_list(read_settings(data_dir, config), AuditFilter(limit, actor, action, start, end), as_json=as_json)
+
+
+@audit.command("verify")
+def verify_audit(
+    data_dir: DataDir = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+) -> None:
+    """Find out whether a row of the log is missing or was altered, and name the first.
+
+    Ends with 0 when the log is whole, with 1 when something is wrong, with 2 when it could not be looked at.
+    """
+    from tradeengine.cli.audit import run_verify
+
+    status = run_verify(read_settings(data_dir, config), as_json=as_json)
+    if status:
+        raise typer.Exit(status)
+
+
 def read_settings(
     data_dir: Path | None, config: Path | None, overrides: Mapping[str, object] | None = None
 ) -> Settings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import psycopg
 
 from tradeengine.cli.database import connect, one_line
 from tradeengine.cli.errors import CommandError
+from tradeengine.cli.recorded import recorded, unix_actor
 from tradeengine.core.money import format_units
 from tradeengine.core.times import format_ms
 from tradeengine.settings import Settings
@@ -48,7 +48,9 @@ def run_show(settings: Settings, letter_id: int) -> None:
 
 def run_retry(settings: Settings, letter_id: int) -> None:
     """Let one be tried again. Raises CommandError."""
-    letter = _with_database(settings, lambda connection: retry_letter(connection, letter_id))
+    with recorded(settings, "retry_dead_letter", str(letter_id)) as known:
+        letter = _with_database(settings, lambda connection: retry_letter(connection, letter_id))
+        known.before, known.after = _view(letter), {"state": "retried"}
     sys.stdout.write(f"retried    {letter.kind} {letter.id}: the wallet is asked again\n")
 
 
@@ -57,8 +59,12 @@ def run_discard(settings: Settings, letter_id: int, reason: str) -> None:
     reason = reason.strip()
     if not 1 <= len(reason) <= REASON_LENGTH_MAX or not reason.isprintable():
         raise CommandError(f"--reason must be 1 to {REASON_LENGTH_MAX} printable characters")
-    by = f"cli:{getpass.getuser()}"
-    letter = _with_database(settings, lambda connection: discard_letter(connection, letter_id, reason=reason, by=by))
+    by = unix_actor()
+    with recorded(settings, "discard_dead_letter", str(letter_id), reason=reason) as known:
+        letter = _with_database(
+            settings, lambda connection: discard_letter(connection, letter_id, reason=reason, by=by)
+        )
+        known.before, known.after = _view(letter), {"state": "discarded"}
     sys.stdout.write(f"discarded  {letter.kind} {letter.id}: ledger and fill stay, the difference is written down\n")
 
 

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from tradeengine.cli.database import connect_or_start, one_line
 from tradeengine.cli.errors import CommandError
+from tradeengine.cli.recorded import recorded
 from tradeengine.cli.trade_file import (
     Columns,
     FileError,
@@ -58,8 +59,12 @@ def run_import(settings: Settings, file: Path, symbol: str) -> int:
     """
     counts = Counts()
     try:
-        with connect_or_start(settings) as connection:
+        with (
+            connect_or_start(settings) as connection,
+            recorded(settings, "import_trades", symbol, file=file.name) as known,
+        ):
             spec = _listed(connection, symbol)
+            known.after = vars(counts)  # as it is at the end, however that comes
             with open_import(connection, spec.symbol_id) as trades, _progress() as progress:
                 _Reader(spec, *_end_of_history(connection, spec), counts, progress).stage(file, trades)
                 task = progress.add_task("add", total=counts.read - counts.bad)

@@ -27,6 +27,7 @@ from rich.table import Table
 from tradeengine.cli.database import connect, one_line
 from tradeengine.cli.errors import CommandError
 from tradeengine.cli.lobster import LobsterError, read_messages, ticks_of, translate
+from tradeengine.cli.recorded import recorded
 from tradeengine.cli.replay_market import (
     Line,
     NewSymbol,
@@ -79,6 +80,7 @@ def run_replay(settings: Settings, options: ReplayOptions) -> None:
         flow = translate(read_messages(options.file, rows_max=options.rows_max), options.removals)
         with ExitStack() as stack:
             connection = stack.enter_context(connect(settings))
+            stack.enter_context(recorded(settings, "replay", options.symbol, file=options.file.name))
             line = Line(stack.enter_context(open_client(settings.data_dir)))
             report = _replay(line, connection, flow, options, stack)
     except OSError as error:
