@@ -5,10 +5,12 @@ It refuses to know how they came to be so.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tradeengine.core.records import TradingState
 from tradeengine.core.times import format_ms
+from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.web import schemas_overview as schemas
 
 if TYPE_CHECKING:
@@ -64,6 +66,17 @@ def open_symbols(pages: Pages) -> int:
     symbol_ids = list(pages.directory().symbols)
     rows = pages.touch.read_rows(symbol_ids)
     return int(((rows["listed"] == 1) & (rows["trading_state"] == TradingState.OPEN)).sum())
+
+
+def trading_states(pages: Pages) -> dict[str, TradingState]:
+    """Give the trading state of each symbol that its matcher knows; what is being written just now is left out."""
+    states = {}
+    for symbol_id, spec in pages.directory().symbols.items():
+        with suppress(SeqlockBusy):
+            touch = pages.touch.read(symbol_id)
+            if touch["listed"]:
+                states[spec.name] = TradingState(int(touch["trading_state"]))
+    return states
 
 
 def _add_up(row: Any) -> _Sides:

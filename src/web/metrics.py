@@ -1,4 +1,4 @@
-"""``/metrics``: every actor's metric page, what the supervisor knows of it, and every ring's cursors, for Prometheus.
+"""``/metrics``: every actor's metric page, what the supervisor knows of it, rings and symbols, for Prometheus.
 
 Rule 1: names say unit and meaning, in base units: ``ipc.metric_families`` says how a page's name is shown.
 Rule 2: nothing is kept here but words that never change: each scrape copies the pages as they are, and no actor does
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeengine import __version__
+from tradeengine.core.records import TradingState
 from tradeengine.core.tables import ActorState
 from tradeengine.ipc.metric_families import PREFIX, Family, Kind, family_of, has_role, split_labels
 from tradeengine.ipc.metrics import BUCKET_BOUNDS, Histogram, MetricPage, MetricSnapshot
@@ -65,14 +66,14 @@ _BUILD: Final = Family(f"{PREFIX}_build_info", "gauge", "1; the labels say what 
 _RING_RECORDS: Final = Family(
     f"{PREFIX}_ring_records_total",
     "counter",
-    "Sequence of the ring's next record: what it grows by was published.",
+    "Records published since the engine's start.",
     1,
 )
 _RING_CAPACITY: Final = Family(f"{PREFIX}_ring_capacity_records", "gauge", "Records that the ring holds.", 1)
 _RING_CURSOR: Final = Family(
     f"{PREFIX}_ring_cursor_records",
     "gauge",
-    "Sequence of the record that a reader, which holds the writer back, takes next.",
+    "Records, since the engine's start, that a reader which holds the writer back has passed.",
     1,
 )
 _RING_LAG: Final = Family(
@@ -88,9 +89,19 @@ _SETTLEMENT_LAG: Final = Family(
     1,
 )
 
+_trading = ", ".join(f"{int(state)} {state.name.lower()}" for state in TradingState)
+_TRADING_STATE: Final = Family(
+    f"{PREFIX}_symbol_trading_state", "gauge", f"Whether the symbol trades: {_trading}; not there: not listed.", 1
+)
 
-def render(pages: Iterable[MetricPage], actors: Iterable[ActorRow], rings: Mapping[str, Ring]) -> bytes:
-    """Show all pages, actors and rings as text."""
+
+def render(
+    pages: Iterable[MetricPage],
+    actors: Iterable[ActorRow],
+    rings: Mapping[str, Ring],
+    trading_states: Mapping[str, TradingState],
+) -> bytes:
+    """Show all pages, actors, rings and symbols as text."""
     exposition = Exposition()
     exposition.add(_BUILD, f'version="{__version__}",python="{platform.python_version()}"', 1)
     roles = {}
@@ -104,6 +115,8 @@ def render(pages: Iterable[MetricPage], actors: Iterable[ActorRow], rings: Mappi
         exposition.add_actor(actor, roles.get(actor.name, actor.name))
     for ring in rings.values():
         exposition.add_ring(ring)
+    for symbol, trading_state in trading_states.items():
+        exposition.add(_TRADING_STATE, f'symbol="{symbol}"', int(trading_state))
     return exposition.text()
 
 
@@ -156,12 +169,13 @@ class Exposition:
         """Add a ring's cursors."""
         statistics = ring.statistics()
         label = f'ring="{ring.name}"'
-        self.add(_RING_RECORDS, label, statistics.head)
+        # Some rings begin at a time in nanoseconds: counted from there, numbers are such that Prometheus keeps them exact.
+        self.add(_RING_RECORDS, label, statistics.head - ring.first_sequence)
         self.add(_RING_CAPACITY, label, statistics.capacity)
         for reader in statistics.readers:
             if reader.gating:
                 labels = f'{label},reader="{reader.name}"'
-                self.add(_RING_CURSOR, labels, reader.cursor)
+                self.add(_RING_CURSOR, labels, reader.cursor - ring.first_sequence)
                 self.add(_RING_LAG, labels, reader.lag)
         if ring.name.startswith("events."):
             self.add(_SETTLEMENT_LAG, label, unsettled_s(ring, statistics))

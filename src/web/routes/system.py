@@ -16,6 +16,7 @@ from quart_schema.openapi import OpenAPIProvider
 from tradeengine import __version__
 from tradeengine.web import metrics, schemas
 from tradeengine.web.access import Access, allow
+from tradeengine.web.books import trading_states
 from tradeengine.web.envelope import JSON_TYPE, failure, success
 from tradeengine.web.errors import ApiError
 from tradeengine.web.front import current_front
@@ -41,6 +42,7 @@ async def show_entry_points() -> Response:
             version=__version__,
             docs="/docs",
             openapi="/openapi.json",
+            admin="/admin",
             api="/api/v1",
             health="/health",
             ready="/ready",
@@ -76,7 +78,7 @@ async def show_metrics() -> Response:
     front = current_front()
     _check_metrics_token(front.settings.http.metrics_token)
     watch = front.watch
-    text = metrics.render(watch.pages.values(), watch.actors(), watch.rings)
+    text = metrics.render(watch.pages.values(), watch.actors(), watch.rings, trading_states(front.pages))
     return Response(text, content_type=metrics.CONTENT_TYPE)
 
 
