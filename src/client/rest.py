@@ -40,6 +40,7 @@ from tradeengine.client.models import (
     Ticker,
     Trade,
 )
+from tradeengine.client.overview import OverviewCalls
 from tradeengine.client.pages import Pages
 from tradeengine.client.repeating import repeat
 from tradeengine.client.transport import Transport
@@ -48,7 +49,7 @@ PAGE_SIZE: Final = 500
 TimeFrame: TypeAlias = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
 
 
-class Client(AccountCalls, AdminCalls, ApiKeyCalls, BatchCalls):
+class Client(AccountCalls, AdminCalls, ApiKeyCalls, BatchCalls, OverviewCalls):
     """The engine's HTTP calls; an asynchronous context manager.
 
     base_url: ``http://127.0.0.1:8000``. token or key: for everything that is not public; a key signs each request.

@@ -8,7 +8,6 @@ It refuses to know who asks, and what the clients are told.
 from __future__ import annotations
 
 import os
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -54,9 +53,11 @@ class Roll:
         self._show(self._next_turn(sessions))
 
     def _next_turn(self, sessions: set[Session]) -> list[Session]:
+        # In the order of their coming, so that their numbers are, too.
+        new = sorted((session for session in sessions if session not in self._rows), key=lambda new: new.since_ns)
         if len(sessions) <= ROWS_PER_TURN:
-            return list(sessions)
-        new = list(islice((session for session in sessions if session not in self._rows), ROWS_PER_TURN))
+            return [*new, *self._rows]
+        new = new[:ROWS_PER_TURN]
         known = list(self._rows)
         start = self._shown_count % max(len(known), 1)
         turn = (known + known)[start : start + min(ROWS_PER_TURN - len(new), len(known))]
@@ -78,7 +79,7 @@ class Roll:
         row = self._rows.get(session)
         if row is None and self._free:
             row = self._rows[session] = self._free.pop()
-            # In the order of their coming, and never twice.
+            # Never twice: of two who came in the same microsecond one is a little later.
             self._last_id = self._ids[session] = max(session.since_ns // 1000, self._last_id + 1)
         return row
 
