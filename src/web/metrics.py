@@ -169,7 +169,7 @@ class Exposition:
         """Add a ring's cursors."""
         statistics = ring.statistics()
         label = f'ring="{ring.name}"'
-        # Some rings begin at a time in nanoseconds: counted from there, numbers are such that Prometheus keeps them exact.
+        # Some rings begin at a time in nanoseconds, which Prometheus would not keep to the unit.
         self.add(_RING_RECORDS, label, statistics.head - ring.first_sequence)
         self.add(_RING_CAPACITY, label, statistics.capacity)
         for reader in statistics.readers:
