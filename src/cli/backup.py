@@ -67,7 +67,6 @@ def run_backup(settings: Settings, target: Path, *, base: Path | None, as_json: 
 
 def run_verify(target: Path, *, as_json: bool) -> None:
     """Look whether a backup is whole: every checksum, and its journals replayed. Raises CommandError."""
-    os.nice(_NICENESS)
     folder = target.expanduser().absolute()
     try:
         manifest = check_backup(folder).manifest

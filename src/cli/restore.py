@@ -97,7 +97,7 @@ def check_backup(folder: Path, *, replay: bool = True) -> Checked:
     return Checked(folder, manifest, {entry.shard: _replay(folder, manifest, entry) for entry in manifest.shards})
 
 
-def run_restore(settings: Settings, source: Path, *, only: str | None, as_json: bool) -> None:
+def run_restore(settings: Settings, source: Path, *, only: str | None, as_json: bool = False) -> None:
     """Restore a backup. only: ``database`` or ``files``; None: both. Raises CommandError."""
     try:
         checked = check_backup(source.expanduser().absolute())
