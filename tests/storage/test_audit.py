@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import threading
-import uuid
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import psycopg
 import pytest
+from tests.storage.audit_entries import make_entry
 
 from tradeengine.storage.audit import (
     GENESIS,
@@ -24,28 +24,6 @@ from tradeengine.storage.audit import (
     storable,
     storable_text,
 )
-
-
-def make_entry(**changes: object) -> Entry:
-    """Make an entry of an action that went well."""
-    fields: dict[str, object] = {
-        "action_id": uuid.uuid4().hex,
-        "time_us": 1_795_516_245_234_567,
-        "actor": "root",
-        "role": "admin",
-        "credential": "token",
-        "two_factor": True,
-        "action": "suspend_user",
-        "target": "alice",
-        "details": {"reason": "why"},
-        "before": {"suspended": False},
-        "after": {"suspended": True},
-        "reason": "why",
-        "request_id": "abc",
-        "address": "127.0.0.1",
-        "outcome": "ok",
-    }
-    return Entry(**(fields | changes))  # type: ignore[arg-type]
 
 
 def test_entries_become_a_chain(connection: psycopg.Connection) -> None:
