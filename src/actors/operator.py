@@ -23,7 +23,7 @@ from tradeengine.core.records import CommandKind, EventFlag, EventKind, Reason, 
 from tradeengine.ipc.directory import write_directory
 from tradeengine.ipc.ring_reader import Lapped, RingWatch
 from tradeengine.ipc.seqlock import SeqlockBusy
-from tradeengine.storage.directory import Directory, load_directory
+from tradeengine.storage.directory import Directory, SymbolRow, load_directory
 
 if TYPE_CHECKING:
     from tradeengine.core.symbols import SymbolSpec
@@ -66,14 +66,14 @@ class Operator:
 
     async def list_pending(self) -> None:
         """List every symbol that is pending, and wait until the matchers confirm. Raises ListingRefusedError."""
-        pending = [row.spec for row in self._directory.symbols.values() if not row.listed]
+        pending = [row for row in self._directory.symbols.values() if not row.listed]
         if not pending:
             return
         for reader in self._readers:
             reader.seek(reader.head)
         first = self._writer.head
-        self._writer.publish(np.concatenate([self._list_command(spec) for spec in pending]))
-        waiting = {first + place: spec for place, spec in enumerate(pending)}
+        self._writer.publish(np.concatenate([self._list_command(row) for row in pending]))
+        waiting = {first + place: row.spec for place, row in enumerate(pending)}
         with trio.move_on_after(LISTING_TIMEOUT_S):
             while waiting:
                 await self._wiring.doorbell.wait_trio(self._wiring.settings.wait.timeout_ms / 1000, self._watch)
@@ -101,8 +101,8 @@ class Operator:
                     reason = Reason(int(event["reason"])).name
                     raise ListingRefusedError(f"symbol {spec.name} was not listed: {reason}")
 
-    def _list_command(self, spec: SymbolSpec) -> np.ndarray[Any, np.dtype[np.void]]:
-        command = spec.to_command(CommandKind.LIST_SYMBOL)
+    def _list_command(self, row: SymbolRow) -> np.ndarray[Any, np.dtype[np.void]]:
+        command = row.spec.to_command(CommandKind.LIST_SYMBOL, row.trading_state)
         command["timestamp_ns"] = time.time_ns()
         command["ingress_ring"] = self._wiring.ingress_number
         return command.view(command_dtype)

@@ -126,10 +126,12 @@ def add_asset(connection: Connection, name: str, places: int, *, assets_max: int
         return asset
 
 
-def add_symbol(connection: Connection, spec: SymbolSpec, *, symbols_max: int) -> SymbolRow:
+def add_symbol(
+    connection: Connection, spec: SymbolSpec, *, symbols_max: int, state: TradingState = TradingState.OPEN
+) -> SymbolRow:
     """Add a symbol as pending unless one of that name exists; return what is then there.
 
-    spec: its ``symbol_id`` is ignored and given here. Raises DirectoryFullError.
+    spec: its ``symbol_id`` is ignored and given here. state: in which it is to be listed. Raises DirectoryFullError.
     """
     with connection.transaction():
         _lock_counter(connection, "symbol")
@@ -144,6 +146,7 @@ def add_symbol(connection: Connection, spec: SymbolSpec, *, symbols_max: int) ->
             "quote_asset_id": spec.quote.asset_id,
             "tick": spec.tick,
             "lot": spec.lot,
+            "trading_state": state.name.lower(),
         }
         connection.execute(_INSERT_SYMBOL, parameters)
     found = load_directory(connection).symbol(spec.name)
@@ -249,7 +252,7 @@ FROM symbols ORDER BY id
 """  # noqa: S608 - made of our own names
 
 _INSERT_SYMBOL: Final = f"""
-INSERT INTO symbols (id, name, base_asset_id, quote_asset_id, tick, lot, {", ".join(_PARAMETERS)})
-VALUES (%(id)s, %(name)s, %(base_asset_id)s, %(quote_asset_id)s, %(tick)s, %(lot)s,
+INSERT INTO symbols (id, name, base_asset_id, quote_asset_id, tick, lot, trading_state, {", ".join(_PARAMETERS)})
+VALUES (%(id)s, %(name)s, %(base_asset_id)s, %(quote_asset_id)s, %(tick)s, %(lot)s, %(trading_state)s,
         {", ".join(f"%({name})s" for name in _PARAMETERS)})
 """  # noqa: S608 - made of our own names

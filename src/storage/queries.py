@@ -222,6 +222,18 @@ def find_trade(connection: Connection, trade_id: int) -> TradeRow | None:
     return found[0] if found else None
 
 
+def live_order_ids(
+    connection: Connection, account_id: int | None, symbol_id: int | None, *, limit: int
+) -> tuple[int, list[int]]:
+    """Count the live orders of an account, of a symbol, or of both (None: of every one); list the oldest of them."""
+    parameters = {"account_id": account_id, "symbol_id": symbol_id, "limit": limit}
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        (total,) = connection.execute(f"SELECT count(*) {_LIVE_ORDERS}", parameters).fetchone() or (0,)  # noqa: S608
+        rows = connection.execute(f"SELECT id {_LIVE_ORDERS} ORDER BY id LIMIT %(limit)s", parameters)  # noqa: S608
+        return total, [order_id for (order_id,) in rows]
+
+
 def id_range(start_ns: int | None, end_ns: int | None, before_id: int | None) -> tuple[int, int]:
     """Turn a range of time and a place to go on from into ids: first (inclusive) and end (exclusive).
 
@@ -300,6 +312,9 @@ def _ceil_ms(timestamp_ns: int) -> int:
 
 
 _OF_ORDER: Final = "FROM trades WHERE {}_order_id = %(order_id)s AND id >= %(first_id)s AND id < %(end_id)s"
+_LIVE_ORDERS: Final = """FROM orders WHERE closed_at IS NULL
+    AND (%(account_id)s::integer IS NULL OR account_id = %(account_id)s)
+    AND (%(symbol_id)s::integer IS NULL OR symbol_id = %(symbol_id)s)"""
 _LIVE_STATUSES: Final = frozenset({"pending", "open", "partially_filled"})
 _SIDES: Final = {side.name.lower(): int(side) for side in Side}
 _TYPES: Final = {order_type.name.lower(): int(order_type) for order_type in OrderType}

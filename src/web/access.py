@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+import structlog
+import trio
 from quart import current_app, g, request
 
 from tradeengine.core.records import Reason
@@ -24,12 +26,16 @@ if TYPE_CHECKING:
 
     from tradeengine.web.app import FrontApp
     from tradeengine.web.auth import Identity
+    from tradeengine.web.front import Front
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 WRONG_TOKEN_WEIGHT: Final = 10
 """What a wrong token costs its address on top, so that guessing ends soon."""
 _ATTRIBUTE: Final = "tradeengine_access"
+_LOOKUP_S: Final = 0.5
+
+_log = structlog.get_logger()
 
 
 class Access(Enum):
@@ -56,17 +62,21 @@ class Terms:
     access: Access
     weight: int = 1
     cancels: bool = False
+    urgent: bool = False
+    """It must work while the database is away, too, and takes risk away: who cannot be looked up is let pass."""
 
 
 _UNKNOWN: Final = Terms(Access.PUBLIC)
 """Of what is no route."""
 
 
-def allow(access: Access, *, weight: int = 1, cancels: bool = False) -> Callable[[Handler], Handler]:
+def allow(
+    access: Access, *, weight: int = 1, cancels: bool = False, urgent: bool = False
+) -> Callable[[Handler], Handler]:
     """Say what a handler needs. weight: 0 for what must be answered however much is asked."""
 
     def mark(handler: Handler) -> Handler:
-        setattr(handler, _ATTRIBUTE, Terms(access, weight, cancels))
+        setattr(handler, _ATTRIBUTE, Terms(access, weight, cancels, urgent))
         return handler
 
     return mark
@@ -107,7 +117,7 @@ async def check_access() -> None:
     if terms.weight:
         limits.charge_user(caller.name, terms.weight, cancels=terms.cancels)
     if not (terms.cancels or needed is Access.PUBLIC):
-        await refuse_suspended(caller)
+        await refuse_suspended(caller, urgent=terms.urgent)
 
 
 def refuse_unless(needed: Access, caller: Identity) -> None:
@@ -129,13 +139,39 @@ def refuse_unless(needed: Access, caller: Identity) -> None:
                 raise _forbidden(needed, "This call is for super administrators.")
 
 
-async def refuse_suspended(caller: Identity) -> None:
-    """Let suspended users do nothing but cancel, whatever their credentials say. Raises ApiError ACCOUNT_SUSPENDED."""
+async def refuse_suspended(caller: Identity, *, urgent: bool = False) -> None:
+    """Let suspended users do nothing but cancel, whatever their credentials say. Raises ApiError ACCOUNT_SUSPENDED.
+
+    urgent: who cannot be looked up, because the database does not answer at once, passes.
+    """
     front = cast("FrontApp", current_app).front
     # Who had no account when nobody's settings were other than now is not suspended.
-    account_id = await front.accounts.find(caller.name, front.in_force.latest())
+    latest = front.in_force.latest()
+    if urgent:
+        account_id = await _find_soon(front, caller.name, latest)
+    else:
+        account_id = await front.accounts.find(caller.name, latest)
     if account_id is not None and front.in_force.is_suspended(account_id):
         raise reason_error(Reason.ACCOUNT_SUSPENDED)
+
+
+async def _find_soon(front: Front, name: str, latest: int) -> int | None:
+    """Account id of a name, or None when the database does not say so at once. A query cannot be broken off."""
+    found: list[int | None] = []
+    asked = trio.Event()
+
+    async def ask() -> None:
+        try:
+            found.append(await front.accounts.find(name, latest))
+        except Exception:  # noqa: BLE001 - whatever it was, nobody knows the account, and the call goes on
+            _log.warning("an urgent call's account cannot be looked up", user=name)
+        finally:
+            asked.set()
+
+    trio.lowlevel.spawn_system_task(ask)
+    with trio.move_on_after(_LOOKUP_S):
+        await asked.wait()
+    return found[0] if found else None
 
 
 def caller() -> Identity:

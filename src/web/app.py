@@ -20,10 +20,12 @@ from tradeengine.web.request_limits import tell_limits
 from tradeengine.web.routes import (
     account,
     admin_audit,
+    admin_listing,
     admin_money,
     admin_overview,
     admin_reconciliation,
     admin_symbols,
+    admin_trading,
     admin_users,
     api_keys,
     dead_letters,
@@ -84,6 +86,8 @@ def create_app(front: Front) -> FrontApp:
     for admin_routes in (
         admin_users,
         admin_symbols,
+        admin_trading,
+        admin_listing,
         admin_money,
         admin_reconciliation,
         admin_overview,

@@ -140,14 +140,15 @@ class Front:
         except OutcomeUnknown:
             raise self.outcome_unknown(details) from None
 
-    async def ask_as_administrator(self, command: Records, parts: int = 1) -> Waiting:
+    async def ask_as_administrator(self, command: Records, parts: int, timeout_s: float | None = None) -> Waiting:
         """Send a command of an administrator; how it ended, ``lost`` too, is for the caller to say.
 
         Raises ApiError ENGINE_OVERLOADED.
         """
         self.refuse_when_stopping()
+        usual_s = self.command_timeout_ms / 1000 + ANSWER_GRACE_S
         try:
-            return await self.admin_gateway.ask_whole(command, self.command_timeout_ms / 1000 + ANSWER_GRACE_S, parts)
+            return await self.admin_gateway.ask_whole(command, timeout_s or usual_s, parts)
         except NoRoom:
             raise overloaded() from None
 

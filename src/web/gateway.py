@@ -199,6 +199,10 @@ class Gateway:
         self._metrics.add(self._in, passed)
         return passed
 
+    def is_taken(self, sequence: int) -> bool:
+        """Whether risk has passed the command of that number in the ring."""
+        return all(reader.cursor > sequence for reader in self._commands.ring.statistics().readers)
+
     def expire(self) -> None:
         """Tell those whose time is over that their outcome is unknown."""
         now_s = time.monotonic()

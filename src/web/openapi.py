@@ -24,6 +24,7 @@ from tradeengine.web.schemas import AmendOrder, ErrorAnswer, PlaceOrder
 from tradeengine.web.schemas_admin import MoveMoney, Reference, Suspend, UserName
 from tradeengine.web.schemas_api_keys import CreateApiKey
 from tradeengine.web.schemas_orders import CancelAllAfter, PlaceBatch
+from tradeengine.web.schemas_trading import ListSymbol, Why
 from tradeengine.web.signed_requests import (
     KEY_HEADER,
     SIGNATURE_HEADER,
@@ -59,6 +60,20 @@ _EXAMPLES: Final[dict[type[msgspec.Struct], Schema]] = {
     MoveMoney: {"user": "alice", "asset": "USDT", "amount": "1000", "reference": "wire-1"},
     Suspend: {"reason": "asked for by the user"},
     CreateApiKey: {"name": "market maker", "permissions": ["read", "trade"]},
+    Why: {"reason": "the feed of the index is wrong"},
+    ListSymbol: {
+        "symbol": "DOT/USDT",
+        "base_places": 8,
+        "tick": "0.001",
+        "lot": "0.01",
+        "price_max": "10000",
+        "quantity_min": "0.01",
+        "quantity_max": "500000",
+        "min_notional": "5",
+        "maker_fee": "0.0005",
+        "taker_fee": "0.001",
+        "max_price_deviation": "0.10",
+    },
 }
 """Bodies to begin with: of what is needed always alone no order can be made."""
 _PATH_PARAMETERS: Final[dict[str, Any]] = {
@@ -122,6 +137,7 @@ def describe(
     access: Access,
     weight: int = 1,
     cancels: bool = False,
+    urgent: bool = False,
 ) -> Callable[[Handler], Handler]:
     """Say what a handler takes and gives, who may call it, and what it weighs (see ``access.Terms``).
 
@@ -137,7 +153,7 @@ def describe(
             handler = document_querystring(query)(handler)
         setattr(handler, _TAKES_QUERY, query is not None)
         setattr(handler, _BODY, body)
-        handler = allow(access, weight=weight, cancels=cancels)(handler)
+        handler = allow(access, weight=weight, cancels=cancels, urgent=urgent)(handler)
         if access is not Access.PUBLIC:
             handler = security_scheme(_KEY_OR_TOKEN if access in _FOR_KEYS else [{_BEARER: []}])(handler)
         return tag([tags])(handler)

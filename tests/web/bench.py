@@ -16,11 +16,13 @@ from quart_trio.testing import TrioClient
 from tests.web.fake_database import FakeDatabase
 
 from tradeengine.actors.memory import Memory
+from tradeengine.actors.publishing.trading_states import TradingStates
 from tradeengine.actors.topology import plan
 from tradeengine.core.feed import TimeFrame
-from tradeengine.core.records import EventFlag, EventKind, Reason, event_dtype
+from tradeengine.core.records import EventFlag, EventKind, Reason, TradingState, event_dtype
 from tradeengine.core.symbols import AssetSpec, SymbolSpec
-from tradeengine.core.tables import ActorState
+from tradeengine.core.tables import ActorState, touch_dtype
+from tradeengine.core.trading import Trading
 from tradeengine.ipc.directory import write_directory
 from tradeengine.ipc.handoff import close_descriptors
 from tradeengine.ipc.ring import Ring
@@ -212,6 +214,14 @@ class Bench:
     def client(self) -> TrioClient:
         """A client without a token."""
         return self.app.test_client()  # type: ignore[return-value]
+
+    def show_state(self, state: TradingState, reason: str = "", sequence: int = 0) -> None:
+        """Write what matcher and publisher show of BTC/USDT's trading state."""
+        touch = np.zeros(1, touch_dtype)[0]
+        touch["sequence"], touch["trading_state"], touch["listed"] = sequence, state, 1
+        self.memory.tables["touch"].write(0, touch)
+        trading = Trading(state, sequence, 10**18, reason or None, None)
+        TradingStates(self.memory.tables["trading_states"]).put(0, trading)
 
     @asynccontextmanager
     async def engine(self, answer: Callable[[np.void], list[tuple[str, Records]]]) -> AsyncIterator[None]:

@@ -10,7 +10,9 @@ from typing import Any
 
 import trio
 
+from tradeengine.core.records import TradingState
 from tradeengine.core.symbols import SymbolSpec
+from tradeengine.core.trading import Trading
 from tradeengine.storage.account_settings import AccountSettings
 from tradeengine.storage.api_keys import KeyIdTakenError, StoredKey, TooManyKeysError
 from tradeengine.storage.audit import Entry, Link, Row
@@ -18,7 +20,9 @@ from tradeengine.storage.audit_anchors import Anchors
 from tradeengine.storage.audit_delivery import Delivered
 from tradeengine.storage.audit_spool import Spool
 from tradeengine.storage.dead_letters import DeadLetter, Leg, LetterKind, NoSuchLetterError
+from tradeengine.storage.directory import SymbolRow
 from tradeengine.storage.funding import Funding, FundingKind, FundingStatus, ReferenceReusedError
+from tradeengine.storage.listing import Room, Wanted
 from tradeengine.storage.reconciliations import Reconciliation
 
 LETTER_ID = 1 << 50
@@ -77,6 +81,18 @@ class FakeDatabase:
         """List the audit log: one row of it."""
         self.filters = filters
         return [Row(Link(1, bytes(32)), bytes(32), self.audit[-1])] if self.audit else []
+
+    def request_listing(self, wanted: Wanted, _room: Room, *, dry_run: bool) -> tuple[SymbolRow, bool]:
+        """Find the one symbol that there is, listed as it is wanted."""
+        assert not dry_run or wanted.shard is None
+        trading = Trading(TradingState.OPEN, 0, 0, None, None)
+        return SymbolRow(self.symbols[0], listed=True, trading=trading), False
+
+    def live_order_ids(
+        self, _account_id: int | None, _symbol_id: int | None, *, limit: int
+    ) -> tuple[int, list[int]]:
+        """List two live orders."""
+        return 2, [1 << 40, 2 << 40][:limit]
 
     def read_settings(self, account_id: int) -> AccountSettings:
         """Read an account's settings."""

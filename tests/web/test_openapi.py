@@ -15,12 +15,23 @@ from tests.web.fake_database import LETTER_ID
 from tests.web.test_market import TRADE_ID, make_trade
 from tests.web.test_orders import LIMIT, ORDER_ID, content
 
-from tradeengine.core.records import CommandKind, EventKind, Reason
+from tradeengine.core.records import CommandKind, EventKind, Reason, TradingState
 from tradeengine.storage.depth_snapshots import StoredDepth
 from tradeengine.storage.funding import FundingKind
 from tradeengine.storage.statement import StatementRow
 
 MOVE = {"user": "alice", "asset": "USDT", "amount": "10.5", "reference": "wire-1"}
+LISTING = {
+    "symbol": "BTC/USDT",
+    "tick": "0.01",
+    "lot": "0.0001",
+    "price_max": "1000000.00",
+    "quantity_min": "0.0001",
+    "quantity_max": "1000",
+    "min_notional": "5",
+    "maker_fee": "0.0005",
+    "taker_fee": "0.001",
+}
 REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("POST", "/api/v1/orders", LIMIT),
     ("POST", "/api/v1/orders/test", LIMIT),
@@ -58,6 +69,15 @@ REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("POST", "/api/v1/admin/withdrawals", MOVE),
     ("GET", "/api/v1/admin/withdrawals", None),
     ("GET", "/api/v1/admin/withdrawals/wire-1", None),
+    ("GET", "/api/v1/admin/symbols", None),
+    ("POST", "/api/v1/admin/symbols", LISTING),
+    ("POST", "/api/v1/admin/trading/halt/BTC-USDT", {"reason": "a fault"}),
+    ("POST", "/api/v1/admin/trading/cancel-only/BTC-USDT", {"reason": "a fault"}),
+    ("POST", "/api/v1/admin/trading/resume/BTC-USDT", {"reason": "a fault"}),
+    ("POST", "/api/v1/admin/trading/halt-all", {"reason": "a fault"}),
+    ("POST", "/api/v1/admin/trading/resume-all?dry_run=true", {"reason": "a fault"}),
+    ("POST", "/api/v1/admin/orders/cancel-all/alice", {"reason": "a fault"}),
+    ("POST", "/api/v1/admin/orders/cancel-symbol/BTC-USDT?dry_run=true", {"reason": "a fault"}),
     ("GET", "/api/v1/admin/audit", None),
     ("GET", "/api/v1/admin/dead-letters", None),
     ("GET", f"/api/v1/admin/dead-letters/{LETTER_ID}", None),
@@ -129,15 +149,18 @@ async def test_answers_are_as_described(bench: Bench, method: str, path: str, bo
         bench.database.request_funding(
             kind, reference="wire-1", account_id=ACCOUNT_ID, asset_id=1, amount_units=10_500_000
         )
-    headers = bearer(role="admin" if "/admin/" in path else "user")
+    headers = bearer(role="super_admin" if "/admin/" in path else "user")
+    bench.show_state(TradingState.OPEN)
     kinds = {1: EventKind.ACCEPTED, 2: EventKind.CANCELLED, 3: EventKind.CANCELLED_ALL, 4: EventKind.AMENDED}
     kinds[int(CommandKind.SET_PARAMETERS)] = EventKind.PARAMETERS_SET
     kinds[int(CommandKind.CANCEL_ALL_AFTER)] = EventKind.TIMER_SET
+    kinds[int(CommandKind.SET_TRADING_STATE)] = EventKind.TRADING_STATE_SET
 
     def answer(command: Any) -> list[tuple[str, Records]]:
         command = command.copy()
         for name in ("order_type", "time_in_force", "self_trade_prevention"):
             command[name] = 1
+        command["symbol_id"] = 0
         return [("events.0", make_order_event(command, kinds[int(command["kind"])], ring, ORDER_ID))]
 
     ring = bench.memory.rings["events.0"]

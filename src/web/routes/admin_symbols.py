@@ -6,7 +6,6 @@ made of what PostgreSQL has, and changes of one symbol wait for each other, so n
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import Any, Final
 
@@ -16,14 +15,15 @@ from msgspec import UNSET
 from quart import Blueprint, Response
 
 from tradeengine.core.money import PPM_PLACES, NumberError, format_units, parse_units
-from tradeengine.core.records import CommandKind, EventKind, Reason, command_dtype
+from tradeengine.core.records import CommandKind, command_dtype
 from tradeengine.core.symbols import COLLAR_PPM_MAX, ListingError, SymbolSpec
 from tradeengine.storage.directory import change_symbol
+from tradeengine.web import commanding
 from tradeengine.web import schemas_admin as schemas
 from tradeengine.web.access import Access, caller
 from tradeengine.web.audit import audited
 from tradeengine.web.envelope import success
-from tradeengine.web.errors import ApiError, invalid_field, reason_error
+from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.front import Front, current_front, read_json
 from tradeengine.web.openapi import describe
 
@@ -89,12 +89,7 @@ async def change_symbol_limits(symbol: str) -> Response:
 
 async def _set_parameters(front: Front, spec: SymbolSpec) -> None:
     """Have the matcher take parameters over; return when PostgreSQL and the directory have them. Raises ApiError."""
-    command = spec.to_command(CommandKind.SET_PARAMETERS)
-    command["timestamp_ns"] = time.time_ns()
-    command["deadline_ms"] = front.command_timeout_ms
-    events = await front.ask(command.view(command_dtype))
-    if events[0]["kind"] == EventKind.REFUSED:
-        raise reason_error(Reason(events[0]["reason"]))
+    await commanding.carry_out(front, spec.to_command(CommandKind.SET_PARAMETERS).view(command_dtype), spec)
     await front.history.wait_settled()
     # The page follows the database in a moment; should it not, the engine has the parameters all the same.
     with trio.move_on_after(_PAGE_TIMEOUT_S):

@@ -38,7 +38,7 @@ async def list_symbols() -> Response:
     """List what may be traded, with ticks, lots, bounds, fees and state."""
     front = current_front()
     specs = sorted(front.pages.directory().symbols.values(), key=lambda spec: spec.symbol_id)
-    return success([_symbol_view(spec, _status(front, spec)) for spec in specs])
+    return success([symbol_view(spec, _status(front, spec)) for spec in specs])
 
 
 @blueprint.get("/time")
@@ -157,7 +157,8 @@ def _status(front: Front, spec: SymbolSpec) -> Literal["open", "cancel_only", "h
     return names[int(touch["trading_state"])]
 
 
-def _symbol_view(spec: SymbolSpec, status: Literal["open", "cancel_only", "halted", "unlisted"]) -> schemas.Symbol:
+def symbol_view(spec: SymbolSpec, status: Literal["open", "cancel_only", "halted", "unlisted"]) -> schemas.Symbol:
+    """Show a symbol with its bounds."""
     return schemas.Symbol(
         symbol=spec.name,
         base_asset=spec.base.name,
