@@ -86,7 +86,7 @@ def recover(
         _check_commands(journal, commands)
         matching, skipped = starting_point(place, settled_sequence)
         from_command, from_event = matching.command_sequence, matching.event_sequence
-        published = _replay(place, matching, settled_sequence, outlet, alive)
+        published = _replay(place, matching, settled_sequence, outlet, alive, skipped)
         _check_end(journal, matching, settled_sequence, outlet)
     except BaseException:
         journal.close()
@@ -131,7 +131,12 @@ def check_opening(header: SegmentHeader, matching: Matching) -> None:
 
 
 def _replay(
-    place: Place, matching: Matching, settled_sequence: int, outlet: EventOutlet, alive: Callable[[], None]
+    place: Place,
+    matching: Matching,
+    settled_sequence: int,
+    outlet: EventOutlet,
+    alive: Callable[[], None],
+    skipped: list[Skipped],
 ) -> int:
     openings = {segment.header.first_command_sequence: segment.header for segment in list_segments(place.journal_dir)}
     published = 0
@@ -143,7 +148,8 @@ def _replay(
     except SequenceNotHeld as error:
         raise RecoveryRefused(
             f"the settled cursor {settled_sequence} of shard {place.limits.shard} lies before what the journal holds, "
-            f"and no snapshot is that old: {error}"
+            f"and no usable snapshot is that old: {error}"
+            + "".join(f"; {skip.path}: {skip.reason}" for skip in skipped)
         ) from error
     if matching.command_sequence in openings:
         check_opening(openings[matching.command_sequence], matching)

@@ -69,6 +69,7 @@ HEADER_END_HALF: Final = 15
 # magic, format version, shard, kernel version, epoch, first command, event and ring sequence, event hash, state hash,
 # hash of the group before, time created; then the CRC of all this
 _SEGMENT: Final = struct.Struct("<QHHIIIqqqQQQq")
+_FORMAT: Final = struct.Struct("<QH")
 _CRC: Final = struct.Struct("<I")
 
 assert SEGMENT_HEADER_BYTES % SECTOR_BYTES == 0
@@ -99,6 +100,17 @@ class JournalDamaged(JournalError):  # noqa: N818 - says what is the case, and t
 
 class JournalFailed(JournalError):  # noqa: N818 - a past fact: the file must not be touched again
     """A write or sync failed. What is on the disk is unknown, so the process must stop; the next start finds out."""
+
+
+class OtherFormat(ValueError):  # noqa: N818 - says what is the case
+    """A file of a format that this program does not read. surely: False where it may be damaged instead."""
+
+    def __init__(self, what: str, found: int, expected: int, *, surely: bool = True) -> None:
+        self.surely = surely
+        doubt = (
+            "" if surely else " unless it is damaged (the header does not match the checksum of the format read here)"
+        )
+        super().__init__(f"{what} of format {found}{doubt}; this program reads format {expected}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +153,20 @@ class SegmentHeader:
         if len(block) < SEGMENT_HEADER_BYTES:
             raise ValueError("the segment header is cut short")
         body = block[: _SEGMENT.size]
-        if _CRC.unpack_from(block, _SEGMENT.size)[0] != zlib.crc32(body) or any(block[_SEGMENT.size + _CRC.size :]):
+        whole = _CRC.unpack_from(block, _SEGMENT.size)[0] == zlib.crc32(body) and not any(
+            block[_SEGMENT.size + _CRC.size :]
+        )
+        # Magic and version stand here in every format, whatever follows them and however it is checked.
+        magic, version = _FORMAT.unpack_from(block)
+        if magic == SEGMENT_MAGIC and version not in (0, FORMAT_VERSION):
+            raise OtherFormat("a journal segment", version, FORMAT_VERSION, surely=whole)
+        if not whole:
             raise ValueError("the segment header does not match its checksum")
         magic, version, shard, kernel, epoch, _, command, event, ring, event_hash, state_hash, previous, created = (
             _SEGMENT.unpack(body)
         )
         if magic != SEGMENT_MAGIC or version != FORMAT_VERSION:
-            raise ValueError(f"not a journal segment of format {FORMAT_VERSION}")
+            raise ValueError("it is not a journal segment")
         return SegmentHeader(shard, kernel, epoch, command, event, ring, event_hash, state_hash, previous, created)
 
 

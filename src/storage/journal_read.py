@@ -25,6 +25,7 @@ from tradeengine.storage.journal_format import (
     TRAILER,
     JournalDamaged,
     JournalError,
+    OtherFormat,
     SegmentHeader,
     tail_damage,
     unpack_group,
@@ -44,6 +45,10 @@ BATCH_COMMANDS: Final = 1 << 16
 
 _NAME: Final = re.compile(r"(\d{20})\.journal")
 _RESTORE: Final = "restore the file from a copy of the journal"
+_OTHER_PROGRAM: Final = (
+    "start the version of the program that wrote it, or a newer one; to stay with this version, restore a backup that "
+    "it made into a new data directory and a new database"
+)
 
 
 class SequenceNotHeld(JournalError):  # noqa: N818 - says what is the case
@@ -252,6 +257,10 @@ def _open_segment(path: Path) -> SegmentFile:
     sequence = int(match[1]) if match else -1
     try:
         header = read_header(path)
+    except OtherFormat as error:
+        if error.surely:
+            raise JournalError(f"{path}: {error}. Remedy: {_OTHER_PROGRAM}") from error
+        raise JournalDamaged(path, sequence, str(error), f"{_OTHER_PROGRAM}; or {_RESTORE}") from error
     except ValueError as error:
         raise JournalDamaged(path, sequence, str(error), _RESTORE) from error
     if header.first_command_sequence != sequence:

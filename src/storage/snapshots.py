@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from tradeengine.storage.journal_files import FileOperations, create_file, rename_durably
+from tradeengine.storage.journal_format import OtherFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,7 @@ _TEMPORARY_SUFFIX: Final = ".snapshot.new"
 # bytes of payload, CRC of the payload; then the CRC of all this
 _HEADER: Final = struct.Struct("<QHHIqqqQQqQI")
 _CRC: Final = struct.Struct("<I")
+_FORMAT: Final = struct.Struct("<QH")
 _HEADER_BYTES: Final = _HEADER.size + _CRC.size
 _NAME: Final = re.compile(r"(\d{20})-(\d{20})\.snapshot")
 
@@ -114,13 +116,21 @@ def write_snapshot(
 def read_snapshot(path: Path) -> Snapshot:
     """Read and check one. Raises ValueError, saying what is wrong with it, and OSError."""
     block = path.read_bytes()
-    if len(block) < _HEADER_BYTES or _CRC.unpack_from(block, _HEADER.size)[0] != zlib.crc32(block[: _HEADER.size]):
+    whole = len(block) >= _HEADER_BYTES and _CRC.unpack_from(block, _HEADER.size)[0] == zlib.crc32(
+        block[: _HEADER.size]
+    )
+    if len(block) >= _FORMAT.size:
+        # Magic and version stand here in every format.
+        magic, version = _FORMAT.unpack_from(block)
+        if magic == _MAGIC and version not in (0, FORMAT_VERSION):
+            raise OtherFormat("a snapshot", version, FORMAT_VERSION, surely=whole)
+    if not whole:
         raise ValueError("the header does not match its checksum")
     magic, version, shard, kernel, command, event, ring, event_hash, state_hash, created_ns, size, crc = (
         _HEADER.unpack_from(block)
     )
     if magic != _MAGIC or version != FORMAT_VERSION:
-        raise ValueError(f"not a snapshot of format {FORMAT_VERSION}")
+        raise ValueError("it is not a snapshot")
     payload = block[_HEADER_BYTES:]
     if len(payload) != size or zlib.crc32(payload) != crc:
         raise ValueError("the payload does not match its checksum")
