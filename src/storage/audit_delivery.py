@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import psycopg
 
+from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.storage.audit import Entry, Link, append_entries
 from tradeengine.storage.audit_anchors import Anchors
 from tradeengine.storage.audit_spool import Spool, left_over_spools
@@ -28,6 +29,7 @@ def deliver(connection: Connection, spool: Spool, anchors: Anchors) -> Delivered
     """
     entries, position = spool.read_ended(BATCH_ENTRIES)
     links = append_entries(connection, entries) if entries else []
+    crash_point("front.before_anchor")
     if links:
         anchors.add(max(links, key=lambda link: link.id))
     spool.mark_read(position)

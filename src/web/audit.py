@@ -5,7 +5,8 @@ happens unrecorded, whoever is killed in between, and whether the database is th
 Rule 2: a handler adds what it knows by ``audited``: what was before and after, and whom it was about.
 Rule 3: secrets never get in. Of a body only the fields that the call has are kept, and what looks like a token or is
 one of the engine's secrets is blotted out, wherever it stands.
-Not written down are reads, calls of nobody known (401) and those beyond the limits on requests (429).
+Not written down are reads, calls of nobody known (401), those beyond the limits on requests (429), and what somebody
+tries far too often (``web.tries``).
 It refuses to know what calls do.
 """
 
@@ -83,7 +84,7 @@ async def end(response: Response) -> Response:
     if action is None:
         # It never got to its handler: nothing was done, and one record says all.
         caller = cast("Identity | None", g.get("caller"))
-        if caller is None or response.status_code in _UNRECORDED:
+        if caller is None or response.status_code in _UNRECORDED or not front.tries.allows(caller.name):
             return response
         action = _Action(_entry(front, caller))
     await front.audit.end(_ended(action, response, front.audit.redaction))

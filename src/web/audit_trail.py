@@ -15,6 +15,7 @@ import psycopg
 import structlog
 import trio
 
+from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.storage.audit import Entry
 from tradeengine.storage.audit_anchors import Anchors
@@ -56,6 +57,7 @@ class AuditTrail:
         assert entry.outcome is None
         try:
             await self._write(entry)
+            crash_point("front.after_audit_begin")
         except SpoolError as error:
             self._metrics.add(self._failures)
             _log.error("an action is refused because it cannot be recorded", action=entry.action, error=str(error))
@@ -66,6 +68,7 @@ class AuditTrail:
     async def end(self, entry: Entry) -> None:
         """Write down how an action ended, and wait until that is in the log, unless the database is away."""
         assert entry.outcome is not None
+        crash_point("front.before_audit_end")
         delivered = self._delivered[entry.action_id] = trio.Event()
         try:
             await self._write(entry)

@@ -39,6 +39,7 @@ from tradeengine.web.request_limits import RequestLimits
 from tradeengine.web.signed_requests import KEY_HEADER, read_signed_request, sent_target
 from tradeengine.web.streams import standing
 from tradeengine.web.streams.tasks import Tasks
+from tradeengine.web.tries import Tries
 from tradeengine.web.validation import read_body
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Front:
     """Which stream clients there are, by front."""
     metrics: MetricPage
     shard_count: int
+    tries: Tries = field(default_factory=Tries)
     started_s: float = field(default_factory=time.monotonic)
 
     async def run(self) -> None:
