@@ -78,7 +78,7 @@ Average: TypeAlias = Annotated[float, Meta(description="In the window, in millis
 class MatchingPerformance(Struct, frozen=True, kw_only=True):
     """Matching, all shards together. Latency: from risk's time stamp on a command to its published events."""
 
-    orders_placed: Annotated[int, Meta(description="Since the start: taken into a book or filled at once.")]
+    orders_placed: Annotated[int, Meta(description="Since the start: that reached a book, rejected ones included.")]
     trades_executed: Annotated[int, Meta(description="Since the start.")]
     throughput_per_sec: Annotated[float, Meta(description="Commands per second, in the window.")]
     avg_latency_ms: Average
@@ -160,7 +160,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     restarts: Annotated[int, Meta(description="How often an actor was started again.")]
     commands: Annotated[int, Meta(description="Taken by risk: orders, cancels, amends, deposits, settings.")]
     commands_refused: int
-    orders_placed: int
+    orders_placed: Annotated[int, Meta(description="That reached a book, rejected ones included.")]
     orders_active: int
     trades_executed: int
     events_settled: int
