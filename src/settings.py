@@ -183,9 +183,24 @@ class Database(Section, frozen=True):
     """PostgreSQL."""
 
     dsn: str
+    session_dsn: str
     pool_size: Annotated[int, Meta(ge=1, le=256)]
-    statement_timeout_ms: Annotated[int, Meta(ge=1)]
+    connection_lifetime_s: Annotated[int, Meta(ge=0, le=604_800)]
+    statement_timeout_ms: Annotated[int, Meta(ge=1, le=3_600_000)]
+    lock_timeout_ms: Annotated[int, Meta(ge=1, le=3_600_000)]
+    idle_in_transaction_timeout_ms: Annotated[int, Meta(ge=100, le=3_600_000)]
     connect_timeout_s: Annotated[int, Meta(ge=1, le=600)]
+    keepalive_s: Annotated[int, Meta(ge=1, le=3600)]
+
+    @property
+    def direct_dsn(self) -> str:
+        """The address for who needs a session that stays."""
+        return self.session_dsn or self.dsn
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether a pooler stands before the database, which gives each transaction a session of its own."""
+        return self.session_dsn not in {"", self.dsn}
 
 
 class Supervisor(Section, frozen=True):

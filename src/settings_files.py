@@ -108,6 +108,9 @@ def _check(settings: Settings) -> None:
         _refuse("wallet.url", settings.wallet.url, "an address such as http://127.0.0.1:8090")
     if settings.wallet.backoff_ms_max < settings.wallet.backoff_ms_min:
         _refuse("wallet.backoff_ms_max", settings.wallet.backoff_ms_max, "at least wallet.backoff_ms_min")
+    if settings.database.idle_in_transaction_timeout_ms < settings.http.command_timeout_ms:
+        idle_ms = settings.database.idle_in_transaction_timeout_ms
+        _refuse("database.idle_in_transaction_timeout_ms", idle_ms, "at least http.command_timeout_ms")
     if bool(settings.http.tls_certificate) != bool(settings.http.tls_key):
         _refuse("http.tls_key", settings.http.tls_key, "set together with http.tls_certificate, or both empty")
 

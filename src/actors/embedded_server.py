@@ -22,7 +22,7 @@ import trio
 from tradeengine.actors.deaths import Deaths
 from tradeengine.actors.topology import DATABASE, Actor
 from tradeengine.core.tables import ActorState
-from tradeengine.storage.embedded import EmbeddedError, start_embedded, stop_embedded
+from tradeengine.storage.embedded import SETTINGS, EmbeddedError, start_embedded, stop_embedded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,12 +46,15 @@ class EmbeddedServer:
     restart_count: int = 0
     started_ns: int = 0
     pid: int = 0
+    connections_min: int = 0
+    """So many connections it must allow at least."""
     _keeping: trio.CancelScope = field(default_factory=trio.CancelScope)
     _kept: trio.Lock = field(default_factory=trio.Lock)
 
     def start(self) -> str:
         """Start the server, or adopt the one that runs; returns the connection string. Raises EmbeddedError."""
-        server = start_embedded(self.data_dir)
+        connections = max(self.connections_min, int(SETTINGS["max_connections"]))
+        server = start_embedded(self.data_dir, {"max_connections": str(connections)})
         self.started_ns = time.time_ns()
         self.pid = server.pid
         return server.dsn

@@ -166,7 +166,7 @@ class Keeper:
         """Do one round on a connection of its own; runs in a thread."""
         database = self._settings.database
         with PatientConnection.open(
-            database.dsn,
+            database.direct_dsn,
             _nothing,
             connect_timeout_s=database.connect_timeout_s,
             silence_s_max=SILENCE_S_MAX,

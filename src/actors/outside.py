@@ -14,17 +14,25 @@ from typing import TYPE_CHECKING, NoReturn
 from tradeengine.settings import SettingsError
 
 if TYPE_CHECKING:
-    from tradeengine.settings import Settings
+    from tradeengine.settings import Database, Settings
 
 
 def check_outside(settings: Settings) -> None:
     """Check all that an engine needs. Raises SettingsError."""
-    check_dsn(settings.database.dsn)
+    check_addresses(settings.database)
     if settings.http.tls_certificate:
         check_tls(settings.http.tls_certificate, settings.http.tls_key)
 
 
-def check_dsn(dsn: str) -> None:
+def check_addresses(database: Database) -> None:
+    """Check the two addresses of the database. Raises SettingsError."""
+    check_dsn(database.dsn)
+    check_dsn(database.session_dsn, "database.session_dsn")
+    if database.session_dsn and not database.dsn:
+        raise SettingsError("setting database.session_dsn is not allowed: must be empty where database.dsn is")
+
+
+def check_dsn(dsn: str, name: str = "database.dsn (--dsn)") -> None:
     """Refuse what is no connection string to PostgreSQL's library; empty is allowed. Raises SettingsError."""
     if not dsn:
         return
@@ -37,7 +45,7 @@ def check_dsn(dsn: str) -> None:
     except psycopg.ProgrammingError as error:
         # Its value is not shown: it may hold a password.
         raise SettingsError(
-            "setting database.dsn (--dsn) is not allowed: must be a URL such as postgresql://user@host:5432/name, or "
+            f"setting {name} is not allowed: must be a URL such as postgresql://user@host:5432/name, or "
             f"key=value pairs such as host=/run/postgresql dbname=name: {' '.join(str(error).split())}"
         ) from None
 

@@ -18,6 +18,7 @@ import structlog
 from tradeengine.actors.errors import StartError
 from tradeengine.core.symbols import ListingError
 from tradeengine.settings_files import load_seeds
+from tradeengine.storage.connections import UnfitDatabaseError, check_server_fits
 from tradeengine.storage.directory import Directory, DirectoryFullError, load_directory, seed_directory
 from tradeengine.storage.journal_format import JournalError
 from tradeengine.storage.journal_read import journal_end
@@ -48,6 +49,7 @@ class Prepared:
 def prepare(settings: Settings, dsn: str, ingress_rings: tuple[str, ...]) -> Prepared:
     """Bring the database to the schema, seed it, and read where everything stands. Raises StartError."""
     try:
+        _see_that_it_fits(settings)
         migrate(dsn)
         with psycopg.connect(
             dsn, autocommit=True, connect_timeout=settings.database.connect_timeout_s, application_name="supervisor"
@@ -60,11 +62,17 @@ def prepare(settings: Settings, dsn: str, ingress_rings: tuple[str, ...]) -> Pre
         raise StartError(f"the database cannot be reached: {' '.join(str(error).split())}") from None
     except psycopg.errors.InsufficientPrivilege as error:
         raise StartError(f"the database refuses: {' '.join(str(error).split())}") from None
-    except (MigrationError, WalletKindError) as error:
+    except (MigrationError, WalletKindError, UnfitDatabaseError) as error:
         raise StartError(str(error)) from None
     except (ListingError, DirectoryFullError) as error:
         raise StartError(f"symbols.toml: {error}") from None
     return Prepared(dsn, directory, _first_sequences(settings, cursors, ingress_rings))
+
+
+def _see_that_it_fits(settings: Settings) -> None:
+    free = check_server_fits(settings)
+    if free is not None:
+        logger.warning("the database has few connections left: others have the rest", free=free)
 
 
 def _refuse_second_engine(connection: psycopg.Connection[Any]) -> None:
@@ -80,6 +88,7 @@ def _seed(connection: psycopg.Connection[Any], settings: Settings) -> Directory:
     directory = load_directory(connection)
     # Seeds are for a new database: a symbol that was taken off later shall not come back by itself.
     if not directory.symbols:
+        _refuse_lost_database(settings)
         directory = seed_directory(
             connection, load_seeds(), shards=shards, assets_max=limits.assets_max, symbols_max=limits.symbols_max
         )
@@ -97,6 +106,21 @@ def _seed(connection: psycopg.Connection[Any], settings: Settings) -> Directory:
             raise StartError(f"setting {name} = {limit} is not allowed: the database has more, at least {max(ids) + 1}")
     _tell_idle_shards(directory, shards)
     return directory
+
+
+def _refuse_lost_database(settings: Settings) -> None:
+    """Refuse to begin anew beside journals: their accounts would have no names, and new users would get their ids."""
+    for shard in range(settings.engine.shards):
+        try:
+            end = journal_end(settings.journal_dir(shard))
+        except JournalError as error:
+            raise StartError(str(error)) from None
+        if end.next_command_sequence:
+            raise StartError(
+                f"the database is empty, but {settings.journal_dir(shard)} has {end.next_command_sequence} commands: if the "
+                "database was lost, bring it back with `tradeengine restore FOLDER --only database`; for a new engine "
+                "give another --data-dir"
+            )
 
 
 def _tell_idle_shards(directory: Directory, shards: int) -> None:

@@ -303,7 +303,7 @@ def _recover(wiring: Wiring, rings: RiskRings) -> tuple[RiskState, Taken]:
         while True:
             try:
                 return load_risk_recovery(
-                    settings.database.dsn, settings.limits.client_ids_max, connect_timeout_s=_CONNECT_TIMEOUT_S
+                    settings.database.direct_dsn, settings.limits.client_ids_max, connect_timeout_s=_CONNECT_TIMEOUT_S
                 )
             except psycopg.OperationalError as error:
                 if not told:

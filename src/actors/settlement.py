@@ -70,7 +70,7 @@ def main(wiring: Wiring) -> None:
 
     def connect() -> Settler:
         connection = PatientConnection.open(
-            settings.database.dsn,
+            settings.database.direct_dsn,
             metrics.heartbeat,
             connect_timeout_s=settings.database.connect_timeout_s,
             silence_s_max=SILENCE_S_MAX,

@@ -179,6 +179,7 @@ class Supervisor:
         """Bring everything up. Raises StartError."""
         dsn = await trio.to_thread.run_sync(self._open_database)
         self.settings = with_database(self.settings, dsn)
+        dsn = self.settings.database.direct_dsn
         # Here and not above: by now another thread has imported them, while the database started.
         from tradeengine.actors.demo_accounts import fund_demo_accounts
         from tradeengine.actors.lookout import Lookout
@@ -317,9 +318,15 @@ class Supervisor:
             if settings.database.dsn:
                 return settings.database.dsn
             from tradeengine.actors.embedded_server import EmbeddedServer
+            from tradeengine.storage.connections import CONNECTIONS_SPARE, connections_needed
             from tradeengine.storage.embedded import EmbeddedError
 
-            self.database = EmbeddedServer(settings.data_dir, settings.supervisor, self.child_changed)
+            self.database = EmbeddedServer(
+                settings.data_dir,
+                settings.supervisor,
+                self.child_changed,
+                connections_min=sum(connections_needed(settings).values()) + CONNECTIONS_SPARE,
+            )
             try:
                 return self.database.start()
             except EmbeddedError as error:
@@ -347,8 +354,13 @@ def _import_parts() -> None:
 
 
 def with_database(settings: Settings, dsn: str) -> Settings:
-    """Give settings that name the database in use, whichever it is."""
-    return msgspec.structs.replace(settings, database=msgspec.structs.replace(settings.database, dsn=dsn))
+    """Give settings that name the database in use, whichever it is, by addresses that are complete."""
+    from tradeengine.storage.connections import complete_dsn
+
+    database = settings.database
+    addresses = {"dsn": dsn, "session_dsn": database.session_dsn or dsn}
+    completed = {name: complete_dsn(address, database) for name, address in addresses.items()}
+    return msgspec.structs.replace(settings, database=msgspec.structs.replace(database, **completed))
 
 
 def _with_secrets(settings: Settings) -> Settings:

@@ -48,7 +48,7 @@ async def main(wiring: Wiring) -> None:
     def connect() -> Connection:
         database = wiring.settings.database
         return PatientConnection.open(
-            database.dsn,
+            database.direct_dsn,
             lambda: None,
             connect_timeout_s=database.connect_timeout_s,
             silence_s_max=SILENCE_S_MAX,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 
 from tradeengine.actors.data_dir import DataDirError, open_data_dir, owner_pid
-from tradeengine.actors.outside import check_dsn
+from tradeengine.actors.outside import check_addresses
 from tradeengine.cli.errors import CommandError
 from tradeengine.storage.embedded import EmbeddedError, open_embedded, running_embedded
 from tradeengine.storage.migrate import MigrationError, check_schema, migrate
@@ -31,10 +31,10 @@ def run_migrate(settings: Settings) -> None:
 
     Raises CommandError, SettingsError.
     """
-    check_dsn(settings.database.dsn)
+    check_addresses(settings.database)
     with ExitStack() as stack:
         try:
-            applied = migrate(settings.database.dsn or _embedded_dsn(settings, stack))
+            applied = migrate(settings.database.direct_dsn or _embedded_dsn(settings, stack))
         except (MigrationError, DataDirError, EmbeddedError) as error:
             raise CommandError(str(error)) from None
         except psycopg.OperationalError as error:
@@ -52,11 +52,11 @@ def require_engine(settings: Settings) -> None:
 @contextmanager
 def connect(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
     """Connect to the database of a running engine, which may be starting. Raises CommandError, SettingsError."""
-    check_dsn(settings.database.dsn)
+    check_addresses(settings.database)
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            connection = _open(settings, settings.database.dsn or _running_dsn(settings))
+            connection = _open(settings, settings.database.direct_dsn or _running_dsn(settings))
         except (EmbeddedError, CommandError) as error:
             if owner_pid(settings.data_dir) is None or time.monotonic() > deadline_s:
                 raise CommandError(str(error)) from None
@@ -90,7 +90,7 @@ def database_dsn(settings: Settings, stack: ExitStack) -> str:
     EmbeddedError.
     """
     if settings.database.dsn:
-        return settings.database.dsn
+        return settings.database.direct_dsn
     if not (settings.data_dir / "postgres" / "PG_VERSION").exists():
         where = settings.data_dir
         raise CommandError(f"no engine was ever started in {where}: run `tradeengine up --data-dir {where}` first")

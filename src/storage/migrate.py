@@ -68,7 +68,8 @@ def _backend(dsn: str, folder: Path | None, schema: str = "public") -> Iterator[
         from yoyo.connections import DatabaseURI
         from yoyo.migrations import default_migration_table
 
-    connection = psycopg.connect(dsn, autocommit=True, options="-c client_min_messages=warning")
+    connection = psycopg.connect(dsn, autocommit=True, application_name="tradeengine-migrate")
+    connection.execute("SET client_min_messages = warning")
 
     class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo is untyped
         """yoyo on a connection that psycopg opened (it would parse only URLs), a migration and its record as one."""

@@ -1,26 +1,46 @@
 """PostgreSQL from a trio program: synchronous queries in worker threads, on a few connections that are kept.
 
-Rule 1: at most ``size`` queries run at a time, each bounded by the server's statement timeout.
+Rule 1: at most ``size`` queries run at a time, each bounded by the server's statement timeout, and a little later by
+ours: a server that hangs times nothing out.
 Rule 2: a connection that failed is closed; a read is tried once more on a fresh one, because a restarted server leaves
-dead connections behind.
+dead connections behind. One that took too long, or waited too long for a lock, would again, and is not.
+Rule 3: through a pooler that gives each transaction another session nothing is left in a session: no prepared
+statement, no setting. The pooler's own settings bound the server then.
 It refuses to know SQL.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from contextlib import suppress
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import psycopg
 import trio
 
+from tradeengine.storage.patient import PatientConnection, ServerSilent
 from tradeengine.web.errors import ApiError
+from tradeengine.web.pool_metrics import PoolMetrics
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
 Connection = psycopg.Connection[Any]
+
+
+SILENCE_SLACK_S: Final = 2.0
+"""So much longer than its own time-out a server is waited for."""
+
+
+class FrontConnection(PatientConnection):
+    """A connection that knows its age."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Begin its life."""
+        super().__init__(*args, **kwargs)
+        self.opened_s = time.monotonic()
 
 
 class Database:
@@ -33,39 +53,72 @@ class Database:
         size: int,
         statement_timeout_ms: int,
         connect_timeout_s: int,
-        note_latency_us: Callable[[int], None] = lambda _: None,
+        lock_timeout_ms: int = 3000,
+        idle_in_transaction_timeout_ms: int = 30_000,
+        lifetime_s: float = 0,
+        is_pooled: bool = False,
+        name: str = "tradeengine-front",
+        metrics: PoolMetrics | None = None,
     ) -> None:
-        """Nothing is opened before it is needed. note_latency_us: told how long each question took, wait included."""
+        """Nothing is opened before it is needed.
+
+        lifetime_s: an idle connection that is older is replaced; 0: never. is_pooled: ``dsn`` leads to a pooler that
+        gives each transaction another session. name: as which the server shows the connections.
+        """
         self._dsn = dsn
-        self._statement_timeout_ms = statement_timeout_ms
+        self._session = {
+            "statement_timeout": statement_timeout_ms,
+            "lock_timeout": lock_timeout_ms,
+            "idle_in_transaction_session_timeout": idle_in_transaction_timeout_ms,
+        }
+        self._silence_s_max = statement_timeout_ms / 1000 + (0 if is_pooled else SILENCE_SLACK_S)
         self._connect_timeout_s = connect_timeout_s
+        self._lifetime_s = lifetime_s
+        self._is_pooled = is_pooled
+        self._name = name
         self._limiter = trio.CapacityLimiter(size)
-        self._note_latency_us = note_latency_us
-        self._idle: deque[Connection] = deque()
+        self._metrics = metrics
+        self._connect_count = 0
+        self._counting = threading.Lock()
+        self._idle: deque[FrontConnection] = deque()
 
     async def run(
         self, query: Callable[Concatenate[Connection, P], Result], *args: P.args, **kwargs: P.kwargs
     ) -> Result:
         """Run ``query(connection, …)`` in a worker thread. Raises ApiError DATABASE_UNAVAILABLE."""
+        asked_ns = began_ns = time.perf_counter_ns()
 
         def work() -> Result:
+            nonlocal began_ns
+            began_ns = time.perf_counter_ns()
             try:
                 return self._attempt(lambda connection: query(connection, *args, **kwargs))
-            except psycopg.errors.QueryCanceled:
+            except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable, ServerSilent):
                 raise  # it took too long, and would again
             except psycopg.OperationalError:
                 return self._attempt(lambda connection: query(connection, *args, **kwargs), fresh=True)
 
-        started_ns = time.perf_counter_ns()
+        failed = True
         try:
             # A query ends by its own timeout; a caller who goes away must not leave a connection half used.
-            return await trio.to_thread.run_sync(work, limiter=self._limiter)
-        except psycopg.OperationalError as error:
+            result = await trio.to_thread.run_sync(work, limiter=self._limiter)
+            failed = False
+        except (psycopg.OperationalError, psycopg.errors.IdleInTransactionSessionTimeout) as error:
             raise ApiError(
                 "DATABASE_UNAVAILABLE", "The database does not answer; try again.", {"reason": type(error).__name__}
             ) from error
         finally:
-            self._note_latency_us((time.perf_counter_ns() - started_ns) // 1000)
+            if self._metrics is not None:
+                self._metrics.count(asked_ns, began_ns, failed=failed)
+        return result
+
+    def measure(self) -> None:
+        """Show on the metric page how many queries run, how many wait, and how many connections were opened."""
+        if self._metrics is not None:
+            limiter = self._limiter.statistics()
+            self._metrics.show(
+                int(limiter.total_tokens), int(limiter.borrowed_tokens), limiter.tasks_waiting, self._connect_count
+            )
 
     def close(self) -> None:
         """Close the connections that are idle; call it when no query runs any more."""
@@ -82,19 +135,33 @@ class Database:
         self._idle.append(connection)
         return result
 
-    def _take(self) -> Connection:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self._connect()
+    def _take(self) -> FrontConnection:
+        with suppress(IndexError):
+            while True:
+                connection = self._idle.pop()
+                if not self._lifetime_s or time.monotonic() - connection.opened_s < self._lifetime_s:
+                    return connection
+                connection.close()
+        return self._connect()
 
-    def _connect(self) -> Connection:
-        connection = psycopg.connect(
+    def _connect(self) -> FrontConnection:
+        connection = FrontConnection.open(
             self._dsn,
-            autocommit=True,
-            connect_timeout=self._connect_timeout_s,
-            application_name="tradeengine-front",
+            _nothing,
+            connect_timeout_s=self._connect_timeout_s,
+            silence_s_max=self._silence_s_max,
+            name=self._name,
         )
-        # Not as a start-up option: poolers in between refuse those.
-        connection.execute("SELECT set_config('statement_timeout', %s, false)", (str(self._statement_timeout_ms),))
+        with self._counting:
+            self._connect_count += 1
+        if self._is_pooled:
+            connection.prepare_threshold = None
+        else:
+            # Not as a start-up option: poolers in between refuse those.
+            query = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS u (name, value)"
+            connection.execute(query, (list(self._session), list(map(str, self._session.values()))))
         return connection
+
+
+def _nothing() -> None:
+    """Wait for the server without a beat: the front's heart beats in another thread."""

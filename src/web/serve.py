@@ -95,7 +95,12 @@ def assemble(wiring: Wiring) -> Front:
         size=settings.database.pool_size,
         statement_timeout_ms=settings.database.statement_timeout_ms,
         connect_timeout_s=settings.database.connect_timeout_s,
-        note_latency_us=partial(wiring.metrics.record, wiring.metrics.histogram("query_latency_us")),
+        lock_timeout_ms=settings.database.lock_timeout_ms,
+        idle_in_transaction_timeout_ms=settings.database.idle_in_transaction_timeout_ms,
+        lifetime_s=settings.database.connection_lifetime_s,
+        is_pooled=settings.database.is_pooled,
+        name=f"tradeengine-{wiring.name}",
+        metrics=PoolMetrics(wiring.metrics),
     )
     inbox = Inbox(wiring.doorbell)
     pages = Pages(

@@ -19,7 +19,8 @@ def test_shards_without_symbols_are_told(make_database: Callable[[str], str], tm
     dsn = make_database("template1")
 
     def start(shards: int) -> tuple[Prepared, list[object]]:
-        settings = load_settings(overrides={"engine.data_dir": str(tmp_path), "engine.shards": shards}, environ={})
+        overrides = {"engine.data_dir": str(tmp_path), "engine.shards": shards, "database.dsn": dsn}
+        settings = load_settings(overrides=overrides, environ={})
         with structlog.testing.capture_logs() as logs:
             prepared = prepare(settings, dsn, ())
         return prepared, [line["shards"] for line in logs if "shards without symbols" in line["event"]]

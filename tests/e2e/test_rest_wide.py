@@ -138,7 +138,7 @@ def test_lost_database_connections_cost_nothing(wide: Engine, rich: NewUser) -> 
             assert client.get("/orders").status_code == 200
     with connect_database(wide) as connection:
         connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tradeengine-front'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tradeengine-front-%'"
         )
     for _ in range(4):
         with fresh(user) as client:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import trio
+from tests.pgbouncer import needs_pgbouncer, running_pgbouncer
 from tests.postgres import dsn, make_database, postgres
 
 from tradeengine.web.database import Database
@@ -19,9 +23,9 @@ __all__ = ["dsn", "make_database", "postgres"]
 Connection = psycopg.Connection[Any]
 
 
-def open_database(dsn: str, size: int = 2, statement_timeout_ms: int = 5000) -> Database:
+def open_database(dsn: str, size: int = 2, statement_timeout_ms: int = 5000, **options: Any) -> Database:
     """Open a front's database."""
-    return Database(dsn, size=size, statement_timeout_ms=statement_timeout_ms, connect_timeout_s=5)
+    return Database(dsn, size=size, statement_timeout_ms=statement_timeout_ms, connect_timeout_s=5, **options)
 
 
 def backend_pid(connection: Connection) -> int:
@@ -133,3 +137,88 @@ async def test_name_of_who_gets_the_fees_is_nobody_elses(dsn: str) -> None:
     assert await accounts.find("exchange") is None
     assert await accounts.id_of("exchanges") == 16
     accounts._database.close()
+
+
+async def test_old_connection_is_replaced(dsn: str) -> None:
+    """An idle connection that has reached its age is closed, and the next question opens another one."""
+    database = open_database(dsn, lifetime_s=0.001)
+    first = await database.run(backend_pid)
+    await trio.sleep(0.002)
+    assert await database.run(backend_pid) != first
+    database.close()
+
+
+async def test_who_waits_for_a_lock_waits_so_long(dsn: str) -> None:
+    """A question that waits for a lock beyond the time allowed is refused, not tried again, and holds nothing."""
+    database = open_database(dsn, lock_timeout_ms=50)
+    asked = 0
+
+    def change(connection: Connection) -> None:
+        nonlocal asked
+        asked += 1
+        connection.execute("UPDATE counters SET value = value")
+
+    with psycopg.connect(dsn) as other:
+        other.execute("LOCK TABLE counters")
+        with pytest.raises(ApiError) as refusal:
+            await database.run(change)
+    assert (refusal.value.code, asked) == ("DATABASE_UNAVAILABLE", 1)
+    await database.run(change)
+    database.close()
+
+
+async def test_transaction_that_stands_still_is_ended(dsn: str) -> None:
+    """A front that stands still in a transaction loses it, and the locks that others wait for."""
+    database = open_database(dsn, idle_in_transaction_timeout_ms=100)
+
+    def stand_still(connection: Connection) -> None:
+        with connection.transaction(), psycopg.connect(dsn, autocommit=True) as other:
+            connection.execute("LOCK TABLE counters")
+            other.execute("UPDATE counters SET value = value")
+            connection.execute("SELECT 1")
+
+    with pytest.raises(ApiError) as refusal:
+        await database.run(stand_still)
+    assert refusal.value.code == "DATABASE_UNAVAILABLE"
+    database.close()
+
+
+async def test_server_that_hangs_is_given_up(dsn: str) -> None:
+    """A server that says nothing, not even that it was too long, is given up by our own clock and not asked twice."""
+    database = open_database(dsn, size=1, statement_timeout_ms=100)
+    pid = await database.run(backend_pid)
+    asked = 0
+
+    def ask(connection: Connection) -> int:
+        nonlocal asked
+        asked += 1
+        return one(connection)
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(ApiError) as refusal:
+            await database.run(ask)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert (refusal.value.code, asked) == ("DATABASE_UNAVAILABLE", 1)
+    assert await database.run(one) == 1
+    database.close()
+
+
+@needs_pgbouncer
+async def test_pooled_connection_leaves_nothing_behind(dsn: str, tmp_path: Path) -> None:
+    """Through PgBouncer a question that comes often is no prepared statement, and one that is too long is cancelled."""
+    with running_pgbouncer(dsn, tmp_path) as pooler:
+        database = open_database(pooler.dsn, statement_timeout_ms=300, is_pooled=True)
+        for _ in range(12):
+            assert await database.run(one) == 1
+        with pytest.raises(ApiError):
+            await database.run(lambda connection: connection.execute("SELECT pg_sleep(30)"))
+        with psycopg.connect(dsn, autocommit=True) as direct:
+            left = direct.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(30)' AND state = 'active'"
+            ).fetchone()
+        assert left == (0,)
+        settings = await database.run(lambda c: c.execute("SHOW statement_timeout").fetchone())
+        assert settings == ("5s",), "what config/pgbouncer sets"
+        database.close()

@@ -90,7 +90,7 @@ class Desk:
         if self._connection is None:
             database = self._wiring.settings.database
             self._connection = PatientConnection.open(
-                database.dsn,
+                database.direct_dsn,
                 _nothing,
                 connect_timeout_s=database.connect_timeout_s,
                 silence_s_max=SILENCE_S_MAX,

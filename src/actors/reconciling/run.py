@@ -62,7 +62,7 @@ def _try(settings: Settings, census: CensusTaker) -> Outcome:
     with ExitStack() as pause:
         if wallet is not None:
             pause.enter_context(wallet.paused())
-        with open_snapshot(database.dsn, connect_timeout_s=database.connect_timeout_s) as snapshot:
+        with open_snapshot(database.direct_dsn, connect_timeout_s=database.connect_timeout_s) as snapshot:
             lock_ledger(snapshot)
             cut = census.take_cut(read_cursors(snapshot), CENSUS_TIMEOUT_S)
             count = wallet.look() if wallet is not None else None

@@ -41,7 +41,9 @@ class WalletSide:
     def paused(self) -> Iterator[None]:
         """Keep deliveries from going on while the block runs; where that cannot be had the wallet is not looked at."""
         database = self._settings.database
-        pause = deliveries_paused(database.dsn, connect_timeout_s=database.connect_timeout_s, timeout_s=PAUSE_TIMEOUT_S)
+        pause = deliveries_paused(
+            database.direct_dsn, connect_timeout_s=database.connect_timeout_s, timeout_s=PAUSE_TIMEOUT_S
+        )
         with ExitStack() as held:
             try:
                 held.enter_context(pause)
