@@ -117,9 +117,9 @@ def _refuse_lost_database(settings: Settings) -> None:
             raise StartError(str(error)) from None
         if end.next_command_sequence:
             raise StartError(
-                f"the database is empty, but {settings.journal_dir(shard)} has {end.next_command_sequence} commands: if the "
-                "database was lost, bring it back with `tradeengine restore FOLDER --only database`; for a new engine "
-                "give another --data-dir"
+                f"the database is empty, but {settings.journal_dir(shard)} has {end.next_command_sequence} commands: "
+                "if the database was lost, bring it back with `tradeengine restore FOLDER --only database`; for a new "
+                "engine give another --data-dir"
             )
 
 
