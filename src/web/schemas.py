@@ -231,6 +231,7 @@ class EntryPoints(Struct, frozen=True, kw_only=True):
     version: str
     docs: Annotated[str, Meta(description="The API for people, with calls to try out.")]
     openapi: Annotated[str, Meta(description="The API for programs.")]
+    admin: Annotated[str, Meta(description="The operators' page.")]
     api: Annotated[str, Meta(description="What all its calls begin with.")]
     health: str
     ready: str

@@ -39,6 +39,8 @@ ARGUMENTS: Final = (
     "--no-proxy-server",
     "--remote-debugging-port=0",
 )
+KEYS: Final = {"Tab": (9, ""), "Enter": (13, "\r"), "Escape": (27, "")}
+"""Keys by name: the code of each, and the text that it writes."""
 
 needs_chromium: Final = pytest.mark.skipif(
     shutil.which("chromium") is None, reason="chromium is not installed: apt-get install chromium"
@@ -51,17 +53,36 @@ class Page:
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._numbers = itertools.count(1)
+        self.told: list[tuple[str, Any]] = []
+        """What DevTools told unasked, since the page is watched: names of events, and what they say."""
+
+    async def watch(self) -> None:
+        """Have DevTools tell of requests, of what is written to the console, and of what goes wrong."""
+        for domain in ("Network", "Runtime", "Log"):
+            await self.ask(f"{domain}.enable")
 
     async def navigate(self, url: str) -> None:
         """Go to a page; returns when it is loaded."""
-        await self._ask("Page.enable")
-        await self._ask("Page.navigate", url=url)
+        await self.ask("Page.enable")
+        await self.ask("Page.navigate", url=url)
         # The document before it may still be the one that answers, or go in the middle of an answer: so not asked.
         with trio.move_on_after(ANSWER_S):
-            while msgspec.json.decode(await self._socket.recv()).get("method") != "Page.loadEventFired":
+            while (await self._read()).get("method") != "Page.loadEventFired":
                 pass
             return
         raise AssertionError(f"{url} is not loaded")
+
+    async def press(self, *keys: str) -> None:
+        """Press keys one after the other, by what a keyboard calls them: ``Tab``, ``Enter``, ``Escape``."""
+        for key in keys:
+            code, text = KEYS[key]
+            what = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+            await self.ask("Input.dispatchKeyEvent", type="keyDown", text=text, **what)
+            await self.ask("Input.dispatchKeyEvent", type="keyUp", **what)
+
+    async def write(self, text: str) -> None:
+        """Write into whatever has the focus."""
+        await self.ask("Input.insertText", text=text)
 
     async def evaluate(self, expression: str) -> Any:
         """Give the value of an expression in the page, awaited if it is a promise.
@@ -69,7 +90,7 @@ class Page:
         Raises AssertionError when it fails, or takes too long.
         """
         parameters = {"expression": expression, "awaitPromise": True, "returnByValue": True}
-        answer = await self._ask("Runtime.evaluate", **parameters)
+        answer = await self.ask("Runtime.evaluate", **parameters)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -80,16 +101,23 @@ class Page:
             f"new Promise(done => {{ const look = () => ({condition}) ? done() : setTimeout(look, 10); look(); }})"
         )
 
-    async def _ask(self, method: str, **parameters: Any) -> Any:
+    async def ask(self, method: str, **parameters: Any) -> Any:
+        """Ask DevTools; returns the result. Raises AssertionError for an error, or when there is none in time."""
         number = next(self._numbers)
         await self._socket.send(msgspec.json.encode({"id": number, "method": method, "params": parameters}), text=True)
         with trio.move_on_after(ANSWER_S):
             while True:
-                answer = msgspec.json.decode(await self._socket.recv())
+                answer = await self._read()
                 if answer.get("id") == number:
                     assert "error" not in answer, answer
                     return answer["result"]
         raise AssertionError(f"no answer to {method} {parameters}")
+
+    async def _read(self) -> Any:
+        message = msgspec.json.decode(await self._socket.recv())
+        if "method" in message:
+            self.told.append((message["method"], message["params"]))
+        return message
 
 
 @asynccontextmanager

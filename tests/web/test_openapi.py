@@ -275,7 +275,7 @@ async def test_root_says_what_is_where(bench: Bench) -> None:
     """Each path that the root names is answered."""
     told = (await (await bench.client.get("/")).get_json())["data"]
     paths = [value for name, value in told.items() if value.startswith("/") and name != "api"]
-    assert len(paths) == 5
+    assert len(paths) == 6
     for path in paths:
         assert (await bench.client.get(path)).status_code == 200, path
 

@@ -1,11 +1,11 @@
 // The audit log: who did what, newest first, a page at a time. What was written down is shown as it was, as text.
 
-import { announce, make, setText } from "./dom.js";
+import { announce, keyed, make, setText } from "./dom.js";
 import { count, moment, none, plain, words } from "./format.js";
 import { createBadge, createTable, troubleLine, updateBadge } from "./table.js";
 
 const PAGE = 50;
-const TONES = { ok: "ok", refused: "warn", failed: "bad" };
+const TONES = { ok: "ok", refused: "warn", failed: "bad", unknown: "bad" };
 const FILTERS = [
   ["actor", "Who", "text"],
   ["action", "Action", "text"],
@@ -15,7 +15,8 @@ const FILTERS = [
 
 /** Make the view. */
 export function createAudit({ api }) {
-  const inputs = new Map(FILTERS.map(([name, , type]) => [name, make("input", { id: `audit-${name}`, type, autocomplete: "off", spellcheck: "false", step: type === "text" ? null : "1" })]));
+  const inputs = new Map(FILTERS.map(([name, , type]) => [name, inputOf(name, type)]));
+  const actions = make("datalist", { id: "audit-actions" });
   const trouble = make("p", { class: "trouble", role: "alert" });
   const table = createTable("Audit log", COLUMNS, (row) => row.id);
   const older = make("button", { type: "button", onclick: () => load(true), hidden: true }, "Older");
@@ -29,10 +30,12 @@ export function createAudit({ api }) {
       ...FILTERS.map(([name, label]) => make("div", { class: "field inline" }, make("label", { for: `audit-${name}` }, label), inputs.get(name))),
       make("button", { type: "submit", class: "strong" }, "Show"),
     ),
+    actions,
     trouble,
     table.node,
     make("div", { class: "buttons more" }, older),
   );
+  const seen = new Set();
   let rows = [];
   let cursor = null;
   let asked = 0;
@@ -45,13 +48,14 @@ export function createAudit({ api }) {
       const { data, meta } = await api.get("/admin/audit", { ...filters(), limit: PAGE, cursor: goesOn ? cursor : null });
       // Of two questions the later one counts, in whatever order they are answered.
       if (number !== asked) return;
-      const first = goesOn ? data[0] : null;
       rows = goesOn ? [...rows, ...data] : data;
       cursor = meta.next_cursor ?? null;
       table.update(rows, "Nothing like this was done.");
+      for (const row of data) seen.add(row.action);
+      keyed(actions, [...seen].sort(), (action) => action, (action) => make("option", { value: action }), () => {});
       older.hidden = cursor === null;
       announce(`${count(rows.length)} entries of the audit log are shown${cursor === null ? ", which are all" : ""}.`);
-      if (first && older.hidden) node.querySelector("tbody tr:last-child summary")?.focus();
+      if (goesOn && older.hidden) node.querySelector("tbody tr:last-child summary")?.focus();
     } catch (error) {
       if (number !== asked) return;
       setText(trouble, troubleLine({ error, data: rows.length ? rows : null }, "Audit log"));
@@ -68,7 +72,7 @@ export function createAudit({ api }) {
 const COLUMNS = [
   { title: "Time (UTC)", text: (row) => moment(row.time) },
   { title: "Who", create: () => [make("span", { class: "prose" }), make("span", { class: "hint" })], update: (cell, row) => tell(cell, row.actor, row.role) },
-  { title: "Action", text: (row) => row.action },
+  { title: "Action", create: () => [make("span", { class: "prose" }), make("span", { class: "hint" })], update: (cell, row) => tell(cell, row.action, row.details?.dry_run ? "dry run" : null) },
   { title: "Target", text: (row) => row.target ?? none },
   { title: "Outcome", create: () => [createBadge(), make("span", { class: "hint" })], update: updateOutcome },
   { title: "Reason", text: (row) => row.reason ?? none },
@@ -91,6 +95,11 @@ function updateMore(cell, row) {
   const known = new Set(["time", "actor", "role", "action", "target", "outcome", "reason"]);
   const rest = Object.entries(row).filter(([name, value]) => !known.has(name) && value !== null);
   details.lastChild.replaceChildren(...rest.map(([name, value]) => make("div", {}, make("dt", {}, words(name)), make("dd", {}, plain(value)))));
+}
+
+function inputOf(name, type) {
+  const isText = type === "text";
+  return make("input", { id: `audit-${name}`, type, list: name === "action" ? "audit-actions" : null, autocomplete: "off", spellcheck: "false", placeholder: isText ? "exactly" : null, step: isText ? null : "1" });
 }
 
 /** What a field for date and time has, as a time in UTC. */

@@ -112,6 +112,7 @@ export function openDesk(api, claims, left) {
       window.addEventListener("hashchange", show);
       ticker = setInterval(tick, TICK_MS);
       show();
+      tick();
     },
     close() {
       clearInterval(ticker);

@@ -97,7 +97,7 @@ function createLetters(context) {
       verb: what === "retry" ? "Try again" : "Discard it",
       tone: what === "retry" ? "ok" : "bad",
       hasReason: what === "discard",
-      dryRun: what === "discard",
+      dryRun: false,
       bodyOf: (values) => (what === "discard" ? values : undefined),
       outcome: (data) => facts({ id: data.id, kind: data.kind, error: data.error }),
       done: () => load(),

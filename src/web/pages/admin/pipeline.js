@@ -46,12 +46,12 @@ function drawPlan(plan, opened) {
     pipes.set(key, made);
     return made;
   };
-  const fronts = plan.entries.filter((entry) => entry.actor !== null);
-  const others = plan.entries.filter((entry) => entry.actor === null && !entry.isLocal);
   const locals = plan.entries.filter((entry) => entry.isLocal);
+  const ownPipes = (name) => plan.entries.filter((entry) => entry.name === name).map((entry) => pipe(entry.ring.name, entry.ring.name));
+  const others = new Set(plan.entries.filter((entry) => entry.actor === null && !entry.isLocal).map((entry) => entry.name));
   const entryLanes = [
-    ...fronts.map((entry) => make("li", { class: "lane" }, card(entry.name), pipe(entry.ring.name, entry.ring.name))),
-    ...others.map((entry) => make("li", { class: "lane" }, stub(entry.name, purposeOf(entry.name)), pipe(entry.ring.name, entry.ring.name))),
+    ...plan.fronts.map((front) => make("li", { class: "lane" }, card(front.name), make("div", { class: "pipes" }, ...ownPipes(front.name)))),
+    ...[...others].map((name) => make("li", { class: "lane" }, stub(name, purposeOf(name)), make("div", { class: "pipes" }, ...ownPipes(name)))),
     ...(locals.length ? [make("li", { class: "lane" }, stub("local clients", `${locals.length} places`), pipe("locals", "ingress.client-…"))] : []),
   ];
   const shardLanes = plan.lanes.map((lane) =>
@@ -100,13 +100,14 @@ function wiresOf(plan, groups, cards, pipes) {
   const at = (key) => pipes.get(key) ?? cards.get(key);
   const fronts = groups.readers.querySelector(".stub");
   const inside = [
-    ...plan.entries.map((entry) => [entry.isLocal ? "locals" : entry.ring.name, "risk", entry.isLocal ? ingress.filter((name) => name.startsWith("ingress.client")) : [entry.ring.name]]),
+    ...plan.entries.filter((entry) => !entry.isLocal).map((entry) => [entry.ring.name, "risk", [entry.ring.name]]),
+    ["locals", "risk", plan.entries.filter((entry) => entry.isLocal).map((entry) => entry.ring.name)],
     ...plan.lanes.flatMap((lane) => {
       const [command, matcher, event] = [`commands.${lane.shard}`, `matcher-${lane.shard}`, `events.${lane.shard}`];
       return [["risk", command, [command]], [command, matcher, [command]], [matcher, event, [event]]];
     }),
     ...(plan.refusals ? [["risk", "events.risk", ["events.risk"]]] : []),
-    ...plan.fronts.map((front) => [front.name, `ingress.${front.name}`, [`ingress.${front.name}`]]),
+    ...plan.entries.filter((entry) => entry.actor !== null).map((entry) => [entry.name, entry.ring.name, [entry.ring.name]]),
   ].map(([from, to, rings]) => ({ from: at(from), to: at(to), rings, kind: "lane" }));
   return [
     ...inside.filter((wire) => wire.from && wire.to),

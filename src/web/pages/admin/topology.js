@@ -92,7 +92,7 @@ export function planOf(actors) {
 /** What the plan consists of, without figures: when this is another text, the picture is drawn anew. */
 export function shapeOf(plan) {
   return JSON.stringify([
-    plan.entries.map((entry) => entry.name),
+    plan.entries.map((entry) => entry.ring.name),
     plan.lanes.map((lane) => lane.shard),
     plan.fronts.map((front) => front.name),
     plan.aside.map((actor) => actor.name),
@@ -102,9 +102,8 @@ export function shapeOf(plan) {
 
 /** Who asks through an ingress ring: a front, or somebody who has another place in the picture, or a local program. */
 function entryOf(ring, byName) {
-  const name = ring.name.slice("ingress.".length);
-  const writer = byName.get(name) ?? null;
-  return { name, ring, actor: writer?.role === "front" ? writer : null, isLocal: writer === null };
+  const writer = byName.get(ring.writer) ?? null;
+  return { name: ring.writer ?? ring.name, ring, actor: writer?.role === "front" ? writer : null, isLocal: writer === null };
 }
 
 function rank(entry) {
@@ -117,5 +116,5 @@ function shardOf(name) {
 }
 
 function byNumber(one, other) {
-  return one.name.localeCompare(other.name, "en", { numeric: true });
+  return one.name.localeCompare(other.name, "en", { numeric: true }) || one.ring?.name.localeCompare(other.ring.name, "en", { numeric: true }) || 0;
 }

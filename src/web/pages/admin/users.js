@@ -69,6 +69,7 @@ export function createUsers(context) {
       path: `/admin/users/${inPath(name)}/${what}`,
       verb: suspends ? "Suspend" : "Resume",
       tone: suspends ? "bad" : "ok",
+      dryRun: false,
       outcome: (data) => [["User", data.user], ["Suspended", data.suspended ? "yes" : "no"]],
       done,
     });
@@ -82,6 +83,7 @@ export function createUsers(context) {
       verb: "Change limits",
       tone: "warn",
       hasReason: false,
+      dryRun: false,
       fields: LIMITS.map(([name, label, hint]) => ({ name, label, hint, value: limits[name] ?? "", inputmode: "decimal" })),
       bodyOf: limitsOf,
       outcome: (data) => LIMITS.map(([key, label]) => [label, data[key] ?? "no limit"]),

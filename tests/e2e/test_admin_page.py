@@ -1,0 +1,493 @@
+"""The operator's page in a real browser: who may come in, what it shows, and what it does by the keyboard alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import httpx2
+import pytest
+import trio
+from tests.e2e.browser import Page, needs_chromium, open_page, running_browser
+from tests.e2e.users import User, make_user
+from tests.engines import Engine, running_engine, wait_restarted
+
+from tradeengine.actors.data_dir import read_secret
+from tradeengine.actors.topology import plan
+from tradeengine.settings_files import load_settings
+from tradeengine.web.auth import issue_token
+
+pytestmark = needs_chromium
+
+HALTED: Final = "DOGE/USDT"
+NARROW_PX: Final = 360
+VIEWS: Final = ("pipeline", "symbols", "health", "money", "users", "audit")
+HOSTILE: Final = '<img src=x onerror="window.harmed=1"><script>window.harmed=2</script>&amp;\'`'
+REQUEST: Final = "Network.requestWillBeSent"
+LAGS: Final = {"write": None, "gate": 1, "follow": None}
+KEPT: Final = """JSON.stringify([
+    Object.entries(localStorage), Object.entries(sessionStorage), document.cookie, location.href, history.state,
+    name, document.documentElement.outerHTML, [...document.querySelectorAll("input")].map(input => input.value),
+])"""
+"""Wherever a page could keep something, but for its memory."""
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Run an engine of two fronts and two shards, where tokens end in time and whoever is silent is left alone."""
+    environment = {"TRADEENGINE_AUTH_LEEWAY_S": "0", "TRADEENGINE_SUPERVISOR_HEARTBEAT_TIMEOUT_S": "60"}
+    with running_engine(tmp_path_factory.mktemp("watched"), ["--fronts", "2", "--shards", "2"], environment) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def devtools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a browser; gives where its DevTools are."""
+    with running_browser(tmp_path_factory.mktemp("operator")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def trader(watched: Engine) -> Iterator[User]:
+    """Give somebody who trades."""
+    user = make_user(watched, "trader", {"USDT": "100000", "DOGE": "100000"})
+    yield user
+    user.call("DELETE", "/orders")
+    user.http.close()
+
+
+@pytest.fixture(scope="module")
+def root(watched: Engine) -> Iterator[httpx2.Client]:
+    """Give a client of a super administrator, to look at what the page has done."""
+    with watched.client("root", "super_admin") as client:
+        yield client
+
+
+def token_of(engine: Engine, name: str = "olga", role: str = "admin", lifetime_s: float = 3600) -> str:
+    """Make a token."""
+    return issue_token(read_secret(engine.data_dir).encode(), name, role, lifetime_s)
+
+
+@asynccontextmanager
+async def visiting(devtools: str, engine: Engine, *refused: int) -> AsyncIterator[Page]:
+    """Open the page, not signed in; in the end nothing has left the origin and nothing has gone wrong in the browser.
+
+    refused: statuses that this story's calls are answered on purpose, which a browser writes to its console.
+    """
+    async with open_page(devtools, "about:blank") as page:
+        await page.watch()
+        await page.navigate(f"{engine.url}/admin")
+        await page.wait_until("document.querySelector('form.sign-in-form')")
+        yield page
+        await page.evaluate("1")
+    asked = [event["request"]["url"] for name, event in page.told if name == REQUEST]
+    assert len(asked) > 10
+    assert [url for url in asked if not url.startswith((f"{engine.url}/", "data:"))] == []
+    assert [told for told in page.told if is_trouble(*told, refused)] == []
+
+
+def is_trouble(name: str, event: Any, refused: tuple[int, ...]) -> bool:
+    """Whether an event is one that no page of ours should cause."""
+    if name == "Log.entryAdded":
+        entry = event["entry"]
+        if entry["source"] == "network" and any(f"status of {status} " in entry["text"] for status in refused):
+            return False
+        return entry["level"] in {"error", "warning"}
+    return name == "Runtime.exceptionThrown" or (name == "Runtime.consoleAPICalled" and event["type"] != "log")
+
+
+async def sign_in(page: Page, token: str) -> None:
+    """Write a token into the field that has the focus, and send it."""
+    await page.write(token)
+    await page.press("Enter")
+
+
+@asynccontextmanager
+async def desk(devtools: str, engine: Engine, *refused: int, role: str = "admin") -> AsyncIterator[Page]:
+    """Open the page signed in as an administrator of a name of its own."""
+    async with visiting(devtools, engine, *refused) as page:
+        await sign_in(page, token_of(engine, f"olga-{next(_numbers)}", role))
+        await page.wait_until("document.querySelectorAll('.card[data-tone=ok]').length >= 9")
+        yield page
+
+
+async def text_of(page: Page, selector: str) -> str:
+    """Give the visible text of one element, blanks as one."""
+    found = await page.evaluate(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''")
+    return " ".join(str(found).split())
+
+
+async def shows(page: Page, selector: str, *parts: str) -> None:
+    """Wait until an element is there and its text has all parts."""
+    text = f"(document.querySelector({json.dumps(selector)})?.innerText ?? '').replace(/\\s+/g, ' ')"
+    condition = " && ".join(f"{text}.includes({json.dumps(part)})" for part in parts)
+    await page.wait_until(condition)
+
+
+async def go_by_tab(page: Page, name: str) -> None:
+    """Press Tab until something of this accessible name has the focus."""
+    for _ in range(120):
+        await page.press("Tab")
+        if await page.evaluate(FOCUSED) == name:
+            return
+    raise AssertionError(f"{name} cannot be reached by Tab")
+
+
+FOCUSED: Final = """(() => {
+    const it = document.activeElement;
+    return (it.getAttribute("aria-label") ?? it.labels?.[0]?.textContent ?? it.textContent).trim();
+})()"""
+
+
+@contextmanager
+def standing_still(engine: Engine, *names: str) -> Iterator[None]:
+    """Let actors hang while the block runs."""
+    pids = [engine.actors()[name] for name in names]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+async def test_strangers_are_told_why_they_may_not_come_in(devtools: str, watched: Engine) -> None:
+    """Nonsense, an ended token and a plain user's are refused in words, and the field is empty afterwards."""
+    for token, told in (
+        ("nonsense", "The engine does not take this token."),
+        (token_of(watched, lifetime_s=-60), "has expired"),
+        (token_of(watched, "ulla", "user"), "is ulla’s, with the role user. This page is for administrators."),
+    ):
+        async with visiting(devtools, watched, 401, 403) as page:
+            await sign_in(page, token)
+            await shows(page, "#sign-in-trouble", told)
+            assert await page.evaluate("document.querySelector('input').value") == ""
+            assert await page.evaluate("document.querySelector('.desk')") is None
+            await sign_in(page, token_of(watched))
+            await page.wait_until("document.querySelector('.desk')")
+
+
+async def test_token_is_kept_in_memory_only(devtools: str, watched: Engine) -> None:
+    """The token is in no storage, cookie, address or markup; signing out leaves nothing, and a reload asks again."""
+    token = token_of(watched)
+    async with visiting(devtools, watched) as page:
+        await sign_in(page, f"Bearer {token}")
+        await page.wait_until("document.querySelector('.desk')")
+        assert token not in await page.evaluate(KEPT)
+        assert (await page.ask("Network.getCookies"))["cookies"] == []
+        assert await page.evaluate("indexedDB.databases().then(all => all.length)") == 0
+        assert all(token not in event["request"]["url"] for name, event in page.told if name == REQUEST)
+        await page.evaluate("[...document.querySelectorAll('button')].find(b => b.textContent === 'Sign out').click()")
+        await page.wait_until("document.querySelector('form.sign-in-form')")
+        assert "matcher" not in await page.evaluate("document.documentElement.outerHTML")
+        await sign_in(page, token)
+        await page.wait_until("document.querySelector('.desk')")
+        await page.navigate(f"{watched.url}/admin")
+        await page.wait_until("document.querySelector('form.sign-in-form')")
+        assert token not in await page.evaluate(KEPT)
+
+
+async def test_ended_token_signs_out(devtools: str, watched: Engine) -> None:
+    """When a token ends the page goes back to the sign-in by itself and says why; nothing of the engine stays shown."""
+    async with visiting(devtools, watched, 401) as page:
+        await sign_in(page, token_of(watched, lifetime_s=6))
+        await page.wait_until("document.querySelector('.desk')")
+        await shows(page, "#sign-in-trouble", "Signed out.", "expired")
+        assert "matcher" not in await page.evaluate("document.documentElement.outerHTML")
+
+
+async def test_picture_has_every_actor_and_ring(
+    devtools: str, watched: Engine, root: httpx2.Client, trader: User
+) -> None:
+    """Each actor has a card with its state, each ring a pipe, and orders are seen to pass through them."""
+    actors = root.get("/admin/actors").json()["data"]
+    rings = {ring["name"] for actor in actors for ring in actor["rings"] if ".client-" not in ring["name"]}
+    async with desk(devtools, watched) as page:
+        cards = await page.evaluate("[...document.querySelectorAll('.card')].map(card => card.dataset.actor)")
+        assert sorted(cards) == sorted(actor["name"] for actor in actors)
+        pipes = await page.evaluate("[...document.querySelectorAll('.pipe-name')].map(pipe => pipe.textContent)")
+        assert set(pipes) == rings | {"ingress.client-…"}
+        for actor in actors:
+            await shows(page, f"[data-actor='{actor['name']}']", "ready")
+        symbols = root.get("/admin/symbols").json()["data"]
+        shard = next(symbol["shard"] for symbol in symbols if symbol["symbol"] == HALTED)
+        moving = f"!/in 0\\/s/.test(document.querySelector('[data-actor=matcher-{shard}]').innerText)"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trade_on, trader)
+            await page.wait_until(f"{moving} && document.querySelector('.dots[data-moving]')")
+            await shows(page, "[data-actor=settlement]", "p50", "p99", "busy")
+            nursery.cancel_scope.cancel()
+
+
+async def trade_on(trader: User) -> None:
+    """Place orders and cancel them, some in a second."""
+
+    def once() -> None:
+        order = trader.place(symbol=HALTED, quantity="200", price="0.05")["order"]
+        trader.call("DELETE", f"/orders/{order['id']}")
+
+    while True:
+        await trio.to_thread.run_sync(once)
+        await trio.sleep(0.05)
+
+
+async def test_actor_that_hangs_or_died_leaps_to_the_eye(devtools: str, watched: Engine) -> None:
+    """A hanging actor is named above every view, and marked on its card in words; a killed one's restart is counted."""
+    async with desk(devtools, watched) as page:
+        with standing_still(watched, "matcher-1"):
+            await shows(page, ".attention", "matcher-1 is silent", "no heartbeat for")
+            await shows(page, "[data-actor=matcher-1]", "silent", "no heartbeat for")
+            assert await page.evaluate("document.querySelector('[data-actor=matcher-1]').dataset.tone") == "warn"
+            assert "matcher-1 is silent" in await page.evaluate("document.getElementById('announcer').textContent")
+            await page.evaluate("location.hash = 'audit'")
+            await shows(page, ".attention", "matcher-1")
+            await page.evaluate("location.hash = 'pipeline'")
+        await page.wait_until("document.querySelector('.attention').hidden")
+        pid = watched.actors()["matcher-0"]
+        watched.kill_actor("matcher-0")
+        await trio.to_thread.run_sync(wait_restarted, watched, "matcher-0", pid)
+        await shows(page, "[data-actor=matcher-0]", "ready", "1 restart")
+
+
+async def test_old_picture_is_marked_old(devtools: str, watched: Engine) -> None:
+    """When no front answers the page says how old its picture is and greys it; when one does it is live again."""
+    async with desk(devtools, watched) as page:
+        assert await text_of(page, ".age") == "live"
+        with standing_still(watched, "front-0", "front-1"):
+            await page.wait_until("document.querySelector('.desk[data-stale]')")
+            await shows(page, ".age", "as of", "ago")
+        await page.wait_until("!document.querySelector('.desk[data-stale]')")
+        await shows(page, ".age", "live")
+
+
+async def test_page_that_nobody_sees_asks_nothing(devtools: str, watched: Engine) -> None:
+    """While the page is hidden it makes no call; shown again it asks at once."""
+    calls = "performance.getEntriesByType('resource').filter(entry => entry.name.includes('/api/')).length"
+    hide = "Object.defineProperty(document, 'hidden', {{ get: () => {}, configurable: true }}); "
+    changed = "document.dispatchEvent(new Event('visibilitychange'))"
+    async with desk(devtools, watched) as page:
+        await page.evaluate(f"performance.setResourceTimingBufferSize(10000); {hide.format('true')}{changed}")
+        # What was under way comes to its end; two rounds would follow in this time.
+        await trio.sleep(1.5)
+        before = await page.evaluate(calls)
+        await trio.sleep(2.5)
+        assert await page.evaluate(calls) == before
+        await page.evaluate(f"{hide.format('false')}{changed}")
+        await page.wait_until(f"{calls} > {before}")
+
+
+async def test_halt_and_resume_by_keyboard_alone(
+    devtools: str, watched: Engine, root: httpx2.Client, trader: User
+) -> None:
+    """By keys alone: find a symbol, halt it after a look at what would happen, and resume it. The matcher obeys."""
+    async with desk(devtools, watched) as page:
+        await go_by_tab(page, "Symbols")
+        await page.press("Enter")
+        await shows(page, ".view:not([hidden])", HALTED)
+        await go_by_tab(page, "Filter")
+        await page.write("doge")
+        await page.wait_until("document.querySelectorAll('.view:not([hidden]) tbody tr').length === 1")
+        await go_by_tab(page, f"Halt {HALTED}")
+        await page.press("Enter")
+        await shows(page, "dialog", f"Halt {HALTED}")
+        await page.press("Enter")
+        await shows(page, "dialog [role=alert]", "Reason is needed.")
+        await page.write("a rumour")
+        await page.press("Enter")
+        await shows(page, "dialog .outcome", "This would happen", "Now open", "Then halted")
+        order = trader.place(symbol=HALTED, quantity="200", price="0.05")["order"]
+        await page.press("Enter")
+        await shows(page, "dialog .outcome", "Done", "Before open", "Now halted", "Since sequence")
+        refused = trader.place(409, symbol=HALTED, quantity="200", price="0.05")
+        assert refused["code"] == "SYMBOL_HALTED"
+        assert trader.call("DELETE", f"/orders/{order['id']}")["order"]["status"] == "cancelled"
+        await page.press("Enter")
+        await page.wait_until("!document.querySelector('dialog')")
+        await shows(page, "tbody tr", HALTED, "halted", "a rumour")
+        assert await page.evaluate(FOCUSED) != ""
+        await go_by_tab(page, f"Resume {HALTED}")
+        await page.press("Enter")
+        await page.write("it was none")
+        await page.press("Enter")
+        await shows(page, "dialog .outcome", "Then open")
+        await page.press("Enter")
+        await shows(page, "dialog .outcome", "Now open")
+        await page.press("Escape")
+        await shows(page, "tbody tr", HALTED, "open")
+    trader.call("DELETE", f"/orders/{trader.place(symbol=HALTED, quantity='200', price='0.05')['order']['id']}")
+    actions = root.get("/admin/audit", params={"limit": 4}).json()["data"]
+    assert [row["reason"] for row in actions] == ["it was none"] * 2 + ["a rumour"] * 2
+
+
+async def test_escape_leaves_everything_as_it_is(devtools: str, watched: Engine, root: httpx2.Client) -> None:
+    """A dialog that is left by Escape, also after the look at what would happen, has changed nothing."""
+    async with desk(devtools, watched) as page:
+        await page.evaluate("location.hash = 'symbols'")
+        await go_by_tab(page, "Halt all")
+        await page.press("Enter")
+        await page.write("for a look")
+        await page.press("Enter")
+        await shows(page, "dialog .outcome", "Would become halted", HALTED)
+        await page.write("; no, another reason")
+        await page.press("Escape")
+        await page.wait_until("!document.querySelector('dialog')")
+        assert await page.evaluate(FOCUSED) == "Halt all"
+    assert {symbol["status"] for symbol in root.get("/admin/symbols").json()["data"]} == {"open"}
+
+
+async def test_what_people_wrote_is_text(devtools: str, watched: Engine, root: httpx2.Client) -> None:
+    """Markup in reasons is shown letter for letter, in symbols, the audit log and dialogs, and runs nowhere."""
+    path = f"/admin/trading/cancel-only/{HALTED.replace('/', '-')}"
+    assert root.post(path, json={"reason": HOSTILE}).status_code == 200
+    try:
+        async with desk(devtools, watched) as page:
+            await page.evaluate("location.hash = 'symbols'")
+            await shows(page, ".view:not([hidden])", HOSTILE)
+            await page.evaluate("location.hash = 'audit'")
+            await shows(page, ".view:not([hidden]) tbody tr", HOSTILE)
+            assert await page.evaluate("window.harmed") is None
+            assert await page.evaluate("document.querySelectorAll('img[src=x], #root script').length") == 0
+            # And were it tried: the browser makes no markup of text on this page, and says so.
+            tried = "try { document.createElement('p').innerHTML = '<b>'; 'made' } catch (error) { error.name }"
+            assert await page.evaluate(tried) == "TypeError"
+            page.told = [told for told in page.told if "TrustedHTML" not in str(told)]
+    finally:
+        root.post(path.replace("cancel-only", "resume"), json={"reason": "over"})
+
+
+async def test_audit_log_is_filtered_and_paged(devtools: str, watched: Engine, root: httpx2.Client) -> None:
+    """The log shows fifty entries, then the older ones on request, and by a filter only those that fit."""
+    for number in range(60):
+        assert root.post("/admin/limits/user/audited", json={"max_open_orders": number}).status_code == 200
+    rows = "document.querySelectorAll('.view:not([hidden]) tbody tr').length"
+    async with desk(devtools, watched) as page:
+        await page.evaluate("location.hash = 'audit'")
+        await page.wait_until(f"{rows} === 50")
+        await page.evaluate("document.querySelector('.more button').click()")
+        await page.wait_until(f"{rows} > 50")
+        assert await page.evaluate("document.getElementById('audit-actions').options.length") > 0
+        await go_by_tab(page, "Who")
+        await page.write("nobody of this name")
+        await page.press("Enter")
+        await shows(page, ".view:not([hidden])", "Nothing like this was done.")
+
+
+async def test_money_is_reconciled_from_the_page(devtools: str, watched: Engine) -> None:
+    """A reconciliation asked for on the page tells its result and what was compared."""
+    async with desk(devtools, watched) as page:
+        await page.evaluate("location.hash = 'money'")
+        await shows(page, ".view:not([hidden])", "events.0", "events.1", "events.risk")
+        await go_by_tab(page, "Reconcile now")
+        await page.press("Enter")
+        await shows(page, "[role=status].headline", "No difference")
+        await shows(page, ".view:not([hidden])", "postings", "balances")
+
+
+async def test_user_is_suspended_and_resumed(devtools: str, watched: Engine, trader: User) -> None:
+    """A user who is looked up can be suspended, which counts at once, and resumed."""
+    async with desk(devtools, watched, 404) as page:
+        await page.evaluate("location.hash = 'users'")
+        await page.wait_until("document.activeElement.id === 'user-name'")
+        await page.write("nobody")
+        await page.press("Enter")
+        await shows(page, ".view:not([hidden]) [role=alert]", "There is no user “nobody”.")
+        await page.evaluate("document.activeElement.select()")
+        await page.write(trader.name)
+        await page.press("Enter")
+        await shows(page, ".user", trader.name, "active")
+        for button, is_suspended in (("Suspend", True), ("Resume", False)):
+            await go_by_tab(page, button)
+            await page.press("Enter")
+            await page.write("a story")
+            await page.press("Enter")
+            await shows(page, "dialog .outcome", "Done", f"Suspended {'yes' if is_suspended else 'no'}")
+            assert trader.http.get("/orders").status_code == (403 if is_suspended else 200)
+            await page.press("Enter")
+            await shows(page, ".user", "suspended" if is_suspended else "active")
+
+
+async def test_super_administrators_list_a_symbol(devtools: str, watched: Engine, root: httpx2.Client) -> None:
+    """Only super administrators are offered to list a symbol; what they list can be traded when the page says so."""
+    offered = "[...document.querySelectorAll('button')].some(button => button.textContent === 'List a symbol')"
+    async with desk(devtools, watched) as page:
+        assert await page.evaluate(offered) is False
+    async with desk(devtools, watched, role="super_admin") as page:
+        await page.evaluate("location.hash = 'symbols'")
+        await go_by_tab(page, "List a symbol")
+        await page.press("Enter")
+        for value in ("PAGE/USDT", "0.01", "0.1", "1000", "0.1", "10000", "1", "0.001", "0.002", "", "4"):
+            await page.write(value)
+            await page.press("Tab")
+        await page.press("Enter")
+        await shows(page, "dialog .outcome", "This would happen", "Listed anew")
+        await page.press("Enter")
+        await shows(page, "dialog .outcome", "Done", "PAGE/USDT")
+        await page.press("Enter")
+        await shows(page, ".view:not([hidden])", "PAGE/USDT")
+    assert root.get("/orderbook/PAGE-USDT").status_code == 200
+
+
+async def test_every_view_fits_a_narrow_screen(devtools: str, watched: Engine) -> None:
+    """At 360 pixels nothing is cut off sideways; every control has a name; with less motion nothing is animated."""
+    unnamed = """[...document.querySelectorAll("button, input, select, a")].filter(it =>
+        !(it.getAttribute("aria-label") ?? it.labels?.[0]?.textContent ?? it.textContent).trim()).length"""
+    async with desk(devtools, watched, role="super_admin") as page:
+        await page.ask(
+            "Emulation.setDeviceMetricsOverride", width=NARROW_PX, height=700, deviceScaleFactor=1, mobile=False
+        )
+        for view in VIEWS:
+            await page.evaluate(f"location.hash = '{view}'")
+            await page.wait_until(f"document.querySelector('nav [aria-current]').hash === '#{view}'")
+            await page.wait_until(f"document.documentElement.scrollWidth <= {NARROW_PX}")
+            assert await page.evaluate(unnamed) == 0, view
+        await page.evaluate("location.hash = 'pipeline'")
+        await page.wait_until("document.getAnimations().length > 0")
+        await page.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
+        await page.wait_until("document.getAnimations().length === 0")
+
+
+@pytest.mark.parametrize(("shards", "fronts"), [(1, 1), (3, 2), (8, 4)])
+async def test_any_topology_is_placed(devtools: str, watched: Engine, shards: int, fronts: int) -> None:
+    """Whatever shards, fronts and wallet there are, every actor and ring has exactly one place in the picture."""
+    actors, rings = some_topology(shards, fronts)
+    plan_it = f"import('/admin/topology.js').then(({{ planOf }}) => planOf({json.dumps(actors)}))"
+    async with visiting(devtools, watched) as page:
+        plan = await page.evaluate(f"{plan_it}.then(plan => ({{ ...plan, rings: [...plan.rings.keys()] }}))")
+    assert [lane["matcher"]["name"] for lane in plan["lanes"]] == [f"matcher-{shard}" for shard in range(shards)]
+    assert [front["name"] for front in plan["fronts"]] == [f"front-{number}" for number in range(fronts)]
+    placed = [plan["risk"], plan["settlement"], plan["publisher"], *plan["fronts"], *plan["aside"]]
+    placed += [lane["matcher"] for lane in plan["lanes"]]
+    assert sorted(actor["name"] for actor in placed) == sorted(actor["name"] for actor in actors)
+    drawn = [entry["ring"]["name"] for entry in plan["entries"]] + [plan["feed"]["name"], plan["refusals"]["name"]]
+    drawn += [ring["name"] for lane in plan["lanes"] for ring in (lane["commands"], lane["events"])]
+    assert sorted(drawn) == sorted(rings) == sorted(plan["rings"])
+
+
+def some_topology(shards: int, fronts: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Make an answer of /admin/actors out of the engine's own plan; gives also the names of all rings."""
+    engine = {"TRADEENGINE_ENGINE_SHARDS": str(shards), "TRADEENGINE_ENGINE_FRONTS": str(fronts)}
+    topology = plan(load_settings(environ=engine))
+    actors = [
+        {
+            "name": actor.name,
+            "role": actor.role,
+            "state": "ready",
+            "heartbeat_age_seconds": 0.1,
+            "message": "",
+            "rings": [
+                {"name": ring.name, "access": access, "capacity": ring.slots, "head": 5, "lag": LAGS[access]}
+                for ring in topology.rings
+                if (access := ring.access_of(actor.name)) is not None
+            ],
+        }
+        for actor in (*topology.actors, topology.operator)
+    ]
+    return actors, [ring.name for ring in topology.rings]
