@@ -38,6 +38,7 @@ from tradeengine.web.history import Accounts, History
 from tradeengine.web.in_force import InForce
 from tradeengine.web.inbox import Inbox
 from tradeengine.web.key_vault import KeyVault
+from tradeengine.web.pool_metrics import PoolMetrics
 from tradeengine.web.probes import Probes
 from tradeengine.web.redaction import redaction_of
 from tradeengine.web.request_limits import RequestLimits
@@ -220,4 +221,5 @@ async def _beat(wiring: Wiring, front: Front, server: Server) -> None:
         wiring.metrics.heartbeat()
         wiring.metrics.set(connections, server.connection_count)
         front.gateway.measure()
+        front.database.measure()
         await trio.sleep(_HEARTBEAT_S)

@@ -23,6 +23,7 @@ from tests.web.raw_websocket import connected
 
 from tradeengine.core.records import CommandKind, command_dtype
 from tradeengine.ipc.client import LocalClient, open_client
+from tradeengine.settings_files import load_settings
 
 FUNDS = {"USDT": "1000000", "BTC": "10", "ETH": "100"}
 BTC, ETH = "BTC/USDT", "ETH/USDT"
@@ -182,6 +183,27 @@ def test_commands_of_a_local_client_are_counted(counted: Engine) -> None:
                 "tradeengine_settlement_events_total": 500,
             },
         )
+
+
+def test_queries_are_counted(counted: Engine, alice: User) -> None:
+    """Each question to the database is counted with how long it waited for a connection, and the pool is told."""
+    before = scrape(counted)
+    for _ in range(5):
+        alice.call("GET", "/orders")
+    expect_growth(
+        counted,
+        before,
+        {
+            "tradeengine_front_query_latency_seconds_count": 5,
+            "tradeengine_front_pool_wait_seconds_count": 5,
+            "tradeengine_front_pool_failures_total": 0,
+            "tradeengine_front_pool_size": 0,
+            "tradeengine_front_pool_in_use": 0,
+            "tradeengine_front_pool_waiting": 0,
+        },
+    )
+    assert scrape(counted).sum("tradeengine_front_pool_size") == 2 * load_settings().database.pool_size
+    assert scrape(counted).sum("tradeengine_front_pool_connects_total") >= 1
 
 
 async def test_streams_are_counted(counted: Engine, alice: User, bob: User) -> None:

@@ -117,6 +117,28 @@ def test_unknown_name_and_foreign_segment() -> None:
         MetricPage.attach(os.dup(other.fd), writable=True)
 
 
+def test_spare_places_are_named_once_and_for_all() -> None:
+    """A name has one place, for readers too and after a restart; when all are taken, others share the one given."""
+    page = MetricPage.create("front-0", "front", ["other"], [], ["rest_us"], spare_counters=2, spare_histograms=1)
+    reader = MetricPage.attach(page.segment.read_only_descriptor(), writable=False)
+    assert reader.snapshot().counters == {"other": 0}
+    first = page.name_counter('requests{code="200"}', 0)
+    assert page.name_counter('requests{code="200"}', 0) == first
+    page.add(first, 3)
+    next_process = MetricPage.attach(os.dup(page.fd), writable=True)
+    next_process.add(next_process.name_counter('requests{code="200"}', 0))
+    next_process.add(next_process.name_counter('requests{code="404"}', 0))
+    assert next_process.name_counter('requests{code="500"}', 0) == 0
+    assert next_process.name_counter("other", 0) == 0
+    assert reader.snapshot().counters == {"other": 0, 'requests{code="200"}': 4, 'requests{code="404"}': 1}
+    page.record(page.name_histogram('took_us{route="/"}', 0), 7)
+    page.record(page.name_histogram('took_us{route="/orders"}', 0), 9)
+    assert {name: found.sum for name, found in reader.snapshot().histograms.items()} == {
+        "rest_us": 9,
+        'took_us{route="/"}': 7,
+    }
+
+
 def work(fd: Given) -> None:
     """Be an actor for ten orders."""
     page = MetricPage.attach(fd(), writable=True)

@@ -1,0 +1,92 @@
+"""What operators and their tools ask all the time: how soon ``/health``, ``/ready`` and ``/metrics`` answer.
+
+An engine with eight shards and two fronts is started as a user would start it, and left alone but for these calls. Each
+route of the API is asked for once before, so that all of them are in the metrics. One kept connection asks at a steady
+rate, each call in turn, and waits for the answer; a connection is one front's. ``python -m perf.operations
+[--seconds N] [--shards N]``; the last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from perf.engine import DEFAULT_DIR, filesystem, machine, running_engine
+
+PATHS: Final = ("/health", "/ready", "/metrics")
+GOALS: Final = {"health_p99_ms": 5.0, "ready_p99_ms": 20.0, "metrics_p99_ms": 50.0}
+INTERVAL_S: Final = 0.02
+SETTLE_S: Final = 3.0
+"""After the start the keeper makes partitions, and the first journals are laid out."""
+
+
+def main() -> int:
+    """Ask, print and compare with the goals."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=30.0, help="how long to ask, all calls together")
+    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--directory", type=Path, default=DEFAULT_DIR)
+    arguments = parser.parse_args()
+    print(f"machine    {machine()}")
+    print(f"topology   {arguments.shards} shards, 2 fronts, idle; journal on {filesystem(arguments.directory)}")
+    with running_engine(arguments.directory, {"ENGINE_FRONTS": 2}, shards=arguments.shards) as engine:
+        address = urlsplit(engine.url)
+        assert address.hostname is not None
+        with closing(http.client.HTTPConnection(address.hostname, address.port or 80, timeout=30)) as connection:
+            route_count = ask_for_every_route(connection)
+            time.sleep(SETTLE_S)
+            figures = measure(connection, arguments.seconds)
+            lines = len(ask(connection, "GET", "/metrics")[1].splitlines())
+    print(f"metrics    {lines} lines, with {route_count} routes")
+    met = {name: figures[name] <= goal for name, goal in GOALS.items()}
+    print(json.dumps({**figures, "metrics_lines": lines, "machine": machine(), "goals_met": met}))
+    return 0
+
+
+def ask_for_every_route(connection: http.client.HTTPConnection) -> int:
+    """Make each call of the API once, with nobody's token; returns how many there are."""
+    described = json.loads(ask(connection, "GET", "/openapi.json")[1])
+    calls = [(method.upper(), path) for path, methods in described["paths"].items() for method in methods]
+    for method, path in calls:
+        ask(connection, method, path.replace("{", "").replace("}", ""))
+    return len(calls)
+
+
+def measure(connection: http.client.HTTPConnection, seconds: float) -> dict[str, float]:
+    """Make the calls in turn; returns percentiles in milliseconds."""
+    took_ms: dict[str, list[float]] = {path: [] for path in PATHS}
+    due_s = time.perf_counter()
+    for count in range(int(seconds / INTERVAL_S)):
+        path = PATHS[count % len(PATHS)]
+        due_s += INTERVAL_S
+        time.sleep(max(due_s - time.perf_counter(), 0))
+        began_s = time.perf_counter()
+        status, _ = ask(connection, "GET", path)
+        took_ms[path].append((time.perf_counter() - began_s) * 1000)
+        assert status == 200, f"{path}: {status}"
+    figures = {}
+    for path, durations_ms in took_ms.items():
+        durations_ms.sort()
+        for share, name in ((0.5, "p50"), (0.99, "p99"), (1.0, "max")):
+            place = min(int(len(durations_ms) * share), len(durations_ms) - 1)
+            figures[f"{path[1:]}_{name}_ms"] = round(durations_ms[place], 2)
+        shown = ", ".join(f"{name} {figures[f'{path[1:]}_{name}_ms']:.2f} ms" for name in ("p50", "p99", "max"))
+        print(f"{path:10} {len(durations_ms)} calls: {shown}")
+    return figures
+
+
+def ask(connection: http.client.HTTPConnection, method: str, path: str) -> tuple[int, bytes]:
+    """Make one call; returns its status and body."""
+    connection.request(method, path)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
