@@ -44,21 +44,21 @@ class Lookout:
         self._page = page
         self._processes = processes
         self._directory = settings.data_dir
-        self._next_look_s = 0.0
+        self.next_look_s = 0.0
         roles = {process.actor.name: process.actor.role for process in processes} | {OPERATOR: OPERATOR}
         self._cpu = {name: page.counter(process_cpu(name, role)) for name, role in roles.items()}
         self._resident = {name: page.gauge(process_resident(name, role)) for name, role in roles.items()}
         self._seen: dict[str, tuple[int, int]] = {}
         self._steps = page.counter("clock_steps")
-        self._lead_ns = _clock_lead_ns()
+        self._lead_ns = clock_lead_ns()
         page.set(page.gauge("disk_low_water_bytes"), settings.journal.free_disk_bytes_min)
 
     def look(self) -> None:
         """Look at everything, unless that was done a moment ago."""
         now_s = time.monotonic()
-        if now_s < self._next_look_s:
+        if now_s < self.next_look_s:
             return
-        self._next_look_s = now_s + LOOK_INTERVAL_S
+        self.next_look_s = now_s + LOOK_INTERVAL_S
         pids = {process.actor.name: process.pid for process in self._processes} | {OPERATOR: os.getpid()}
         for name, pid in pids.items():
             if pid:
@@ -85,7 +85,7 @@ class Lookout:
         page.set(page.gauge("disk_size_bytes"), disk.f_blocks * disk.f_frsize)
 
     def _look_at_clock(self) -> None:
-        page, lead_ns = self._page, _clock_lead_ns()
+        page, lead_ns = self._page, clock_lead_ns()
         step_ns, self._lead_ns = lead_ns - self._lead_ns, lead_ns
         if abs(step_ns) >= CLOCK_STEP_NS_MIN:
             page.add(self._steps)
@@ -111,7 +111,7 @@ def _children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _clock_lead_ns() -> int:
+def clock_lead_ns() -> int:
     """Tell by how much the clock of days is ahead of the one that only runs on: it changes when the first is set."""
     before_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     wall_ns = time.time_ns()
