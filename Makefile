@@ -2,7 +2,8 @@
 #
 #   make up        start the engine (ARGS="--demo --port 9000" go to `tradeengine up`)
 #   make test      lint, types, layers, then the whole test suite
-#   make perf      all benchmarks
+#   make perf      all benchmarks; what they measure is stored in perf/results
+#   make perf-check  whether the kernel is as fast as stored there (ARGS="rest pipeline": these benchmarks too)
 #   make install   the environment alone: .venv/bin/tradeengine is the command afterwards
 #   make coverage  the test suite with a coverage report
 
@@ -18,7 +19,7 @@ PROGRAMS := chromium:chromium promtool:prometheus amtool:prometheus-alertmanager
 
 KERNEL_SOURCES := $(shell grep -l njit src/*/*.py) src/kernels.py
 
-.PHONY: up test lint perf install coverage programs clean
+.PHONY: up test lint perf perf-check install coverage programs clean
 .DELETE_ON_ERROR:
 
 up: install
@@ -35,6 +36,9 @@ lint: install
 
 perf: install
 	@$(BIN)/python -m perf
+
+perf-check: install
+	@$(BIN)/python -m perf.check $(ARGS)
 
 coverage: install programs
 	@$(BIN)/coverage run -m pytest $(TESTS)

@@ -1,14 +1,15 @@
 """All benchmarks, one after the other, as ``python -m perf.NAME`` would run each: ``make perf``.
 
-Each prints its topology, percentiles and the machine, and as its last line one JSON object. The first that fails ends
-the run with its exit status.
+Each prints its topology, percentiles and the machine, and as its last line one JSON object, which is stored in
+``perf/results`` to compare later ones with. The first that fails ends the run with its exit status.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Final
+
+from perf.check import measure_kernel, run_benchmark
+from perf.results import store
 
 BENCHMARKS: Final = (
     "book",
@@ -25,15 +26,13 @@ BENCHMARKS: Final = (
 )
 
 
-def main() -> int:
-    """Run them in order; give the exit status of the first that fails, else 0."""
+def main() -> None:
+    """Run and store them in order. Raises SystemExit with the status of the first that fails."""
+    store(measure_kernel())
     for name in BENCHMARKS:
         print(f"== {name}", flush=True)
-        status = subprocess.run([sys.executable, "-m", f"perf.{name}"], check=False).returncode
-        if status:
-            return status
-    return 0
+        store(run_benchmark(name))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
