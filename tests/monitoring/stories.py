@@ -81,12 +81,12 @@ def latencies(metric: str, labels: str, buckets: Mapping[str, float]) -> Series:
 
 
 def _orders(quick: float) -> Series:
-    buckets = {"0.032768": quick, "0.065536": 100.0, "+Inf": 100.0}
+    buckets = {"0.032767": quick, "0.065535": 100.0, "+Inf": 100.0}
     return latencies("tradeengine_front_command_latency_seconds", 'actor="front-0"', buckets)
 
 
 def _syncs(quick: float) -> Series:
-    buckets = {"0.016384": quick, "0.032768": 100.0, "+Inf": 100.0}
+    buckets = {"0.016383": quick, "0.032767": 100.0, "+Inf": 100.0}
     return latencies("tradeengine_matcher_sync_latency_seconds", 'actor="matcher-0"', buckets)
 
 
@@ -131,8 +131,8 @@ STORIES: Final = (
         *_one(
             'tradeengine_actor_heartbeat_timestamp_seconds{actor="shadow",role="shadow"}',
             Moment(1),
-            Moment(30),
-            Moment(31),
+            Moment(60),
+            Moment(61),
         ),
         {"actor": "shadow"},
     ),
@@ -171,7 +171,7 @@ STORIES: Final = (
     ),
     Story(
         "SettlementLagSeconds",
-        *_one('tradeengine_settlement_lag_seconds{ring="events.0"}', Gauge(0), Gauge(30), Gauge(31)),
+        *_one('tradeengine_settlement_lag_seconds{ring="events.0"}', Gauge(0), Gauge(60), Gauge(61)),
     ),
     Story(
         "ReconciliationDifference",
@@ -216,6 +216,11 @@ STORIES: Final = (
         "DatabasePoolExhausted",
         *_one('tradeengine_front_pool_waiting{actor="front-0"}', Gauge(0), Gauge(0), Gauge(1)),
         {"actor": "front-0"},
+    ),
+    Story(
+        "AuditSpooled",
+        *_one('tradeengine_front_audit_waiting_bytes{actor="front-1"}', Gauge(0), Gauge(0), Gauge(1)),
+        {"actor": "front-1"},
     ),
     Story("ClockUnsynchronised", *_one("tradeengine_operator_clock_synchronised", Gauge(1), Gauge(1), Gauge(0))),
     Story("ClockStepped", *_one("tradeengine_operator_clock_steps_total", Counter(0), Counter(0), Counter(1))),

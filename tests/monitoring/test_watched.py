@@ -1,0 +1,297 @@
+"""What a real Prometheus makes of a real engine: silence, data for every panel, and each alert at its own fault.
+
+Faults are those that happen: processes that are stopped or killed, a database or wallet that is away, money that
+somebody changes in a table. What cannot be done to the machine that tests run on (its disk, its clock) the operating
+system says to the engine, see ``faulty/sitecustomize.py``. The rules are the project's; a minute lasts a second.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import httpx2
+import psycopg
+import pytest
+from tests.e2e.users import connect_database
+from tests.engines import database_away, wait_restarted
+from tests.monitoring.prometheus import RULE_FILES, needs_prometheus, read_rules
+from tests.monitoring.test_dashboards import DASHBOARDS, queries
+from tests.monitoring.watched import Watched, watched
+from tests.postgres import postgres
+
+from tradeengine.storage.journal_format import SEGMENT_HEADER_BYTES, SegmentHeader
+from tradeengine.storage.journal_read import list_segments
+
+__all__ = ["postgres", "watched"]
+
+pytestmark = [needs_prometheus, pytest.mark.timeout(240)]
+
+OTHER_SYMBOL = "ADA/USDT"
+SCRAPES_OF_A_NORMAL_RUN = 30
+SLOW_MACHINE = {"OrderLatencyHigh", "JournalSyncSlow"}
+SERIES = re.compile(r"\b(?:\w+:)?tradeengine_\w+(?::\w+)?")
+EMPTY = {
+    "ALERTS{": "no alert fires",
+    "sum by (reason) (rate(tradeengine_matcher_rejections_total": "nothing was rejected",
+    "sum by (reason) (rate(tradeengine_risk_refusals_total": "nothing was refused",
+    "sum by (code) (rate(tradeengine_front_stream_closed_total": "no stream was closed",
+    "sum by (error) (rate(tradeengine_http_refusals_total": "nothing was refused",
+}
+"""Beginnings of queries that may find nothing, and why. All of them show only what is above zero."""
+
+Labels = Mapping[str, str]
+
+
+def test_normal_run_is_silent(watched: Watched) -> None:
+    """While two users trade and nothing is wrong, no alert fires, for what is a quarter of an hour to the rules."""
+    prometheus = watched.prometheus
+    prometheus.wait_for(
+        lambda: prometheus.value('count_over_time(up{job="tradeengine"}[1h])') >= SCRAPES_OF_A_NORMAL_RUN, "no scrapes"
+    )
+    # That orders are slow is true on a machine that has more to do than processors.
+    true = SLOW_MACHINE if os.getloadavg()[0] > (os.cpu_count() or 1) else set()
+    assert prometheus.fired() - true == set()
+    assert prometheus.value("sum(increase(tradeengine_matcher_trades_total[10s]))") > 10
+
+
+def test_every_query_finds_what_it_asks_for(watched: Watched) -> None:
+    """Each query of each panel, and each variable's question, has an answer at an engine that trades."""
+    (instance,) = {found["metric"]["instance"] for found in watched.prometheus.query("up")}
+    empty = [
+        (name, query)
+        for name, dashboard in DASHBOARDS.items()
+        for query in queries(dashboard)
+        if not query.startswith(tuple(EMPTY)) and not watched.prometheus.query(_filled(query, instance))
+    ]
+    assert empty == []
+
+
+def test_every_series_exists(watched: Watched) -> None:
+    """Every series that an alert, a recorded series or a panel asks for is one that the engine has: none is asleep."""
+    known = set(watched.prometheus.ask("label/__name__/values"))
+    rules = [rule["expr"] for file in RULE_FILES for rule in read_rules(file)]
+    panels = [query for dashboard in DASHBOARDS.values() for query in queries(dashboard)]
+    asked = {series for query in (*rules, *panels) for series in SERIES.findall(query)}
+    assert len(asked) > 100
+    assert asked - known == set()
+
+
+def _filled(query: str, instance: str) -> str:
+    """Put values in the places of variables, as Grafana does."""
+    values = {"instance": instance, "__rate_interval": "5s", "__range": "30s"}
+    return re.sub(r"\$([a-z_]\w*)", lambda found: values.get(found[1], ".*"), query)
+
+
+@contextmanager
+def settlement_stopped(watched: Watched) -> Iterator[None]:
+    """Let settlement hang while orders come, until they are refused."""
+    with watched.stopped("settlement"):
+        while watched.place_hundred():
+            pass
+        yield
+    with connect_database(watched.venue.engine) as connection:
+        watched.venue.until(lambda: connection.execute("SELECT 1").fetchone() is not None)
+
+
+@contextmanager
+def pool_in_use(watched: Watched) -> Iterator[None]:
+    """Lock a table that every question about orders reads, and go on asking."""
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx2.Client(base_url=watched.venue.engine.url, headers=watched.buyer.http.headers) as client:
+            while not stop.is_set():
+                with suppress(httpx2.TransportError):
+                    client.get("/api/v1/orders", timeout=10)
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
+    with connect_database(watched.venue.engine) as connection, connection.transaction():
+        connection.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        for thread in threads:
+            thread.start()
+        yield
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+
+
+@contextmanager
+def database_gone(watched: Watched) -> Iterator[None]:
+    """Let PostgreSQL be away, and not come back, while an administrator halts a symbol."""
+    with ExitStack() as stack:
+        stack.enter_context(database_away(watched.venue.engine))
+        root = watched.venue.sign_in_as("root", "admin")
+        stack.callback(root.http.close)
+        root.call("POST", f"/admin/trading/halt/{OTHER_SYMBOL}", json={"reason": "a test"})
+        yield
+        root.call("POST", f"/admin/trading/resume/{OTHER_SYMBOL}", json={"reason": "a test"})
+    watched.prometheus.wait_for(lambda: watched.prometheus.value('tradeengine_actor_up{actor="database"}') == 1, "away")
+
+
+@contextmanager
+def shadow_dies(watched: Watched) -> Iterator[None]:
+    """Let the shadow die three times."""
+    for _ in range(3):
+        first_pid = watched.venue.engine.actors()["shadow"]
+        watched.venue.engine.kill_actor("shadow")
+        wait_restarted(watched.venue.engine, "shadow", first_pid)
+    yield
+
+
+@contextmanager
+def wallet_gone(watched: Watched) -> Iterator[None]:
+    """Let the wallet service die."""
+    watched.venue.service.kill()
+    yield
+    watched.venue.service.start()
+
+
+@contextmanager
+def wallet_refuses(watched: Watched) -> Iterator[None]:
+    """Take a user's money away at the wallet, behind the engine's back: it refuses transfers until that is mended."""
+    whose = "WHERE user_name = 'seller' AND asset = 'BTC' AND part = 'reserved'"
+    with psycopg.connect(watched.venue.service.dsn) as connection:
+        taken = connection.execute(f"SELECT amount FROM wallet.balances {whose} FOR UPDATE").fetchone()
+        assert taken is not None
+        connection.execute(f"UPDATE wallet.balances SET amount = 0 {whose}")
+    yield
+    with psycopg.connect(watched.venue.service.dsn) as connection:
+        connection.execute(f"UPDATE wallet.balances SET amount = amount + %s {whose}", taken)
+    root = watched.venue.sign_in_as("root", "admin")
+    while letters := root.call("GET", "/admin/dead-letters", params={"limit": "1000"}):
+        for letter in letters:
+            root.call("POST", f"/admin/dead-letters/{letter['id']}/retry")
+    root.http.close()
+
+
+@contextmanager
+def ledger_changed(watched: Watched) -> Iterator[None]:
+    """Give a user a unit by hand."""
+    give = """UPDATE balances SET total_units = total_units + %s
+        WHERE account_id = (SELECT id FROM accounts WHERE name = 'buyer')"""
+    with connect_database(watched.venue.engine) as connection:
+        connection.execute(give, (1,))
+        yield
+        connection.execute(give, (-1,))
+
+
+@contextmanager
+def journal_changed(watched: Watched) -> Iterator[None]:
+    """Let a journal say that the matcher did something else than it did; the shadow never believes it again."""
+    with watched.stopped("shadow"):
+        segment = list_segments(watched.venue.engine.data_dir / "journal" / "shard-0")[-1]
+        with segment.path.open("r+b") as file:
+            header = SegmentHeader.unpack(file.read(SEGMENT_HEADER_BYTES))
+            file.seek(0)
+            file.write(_with_other_hash(header).pack())
+        while list_segments(watched.venue.engine.data_dir / "journal" / "shard-0")[-1].path == segment.path:
+            assert watched.place_hundred()
+    yield
+
+
+def _with_other_hash(header: SegmentHeader) -> SegmentHeader:
+    values = {name: getattr(header, name) for name in SegmentHeader.__slots__}
+    return SegmentHeader(**{**values, "event_hash": header.event_hash ^ 1})
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is made wrong, and which alerts that must set off, with what labels."""
+
+    make: Callable[[Watched], object]
+    alerts: Mapping[str, Labels]
+
+
+FAULTS = {
+    "settlement is stopped": Fault(
+        settlement_stopped,
+        {
+            "SettlementLagRecords": {"ring": "events.0"},
+            "RingNearlyFull": {"ring": "events.0", "reader": "settlement"},
+            "SettlementLagSeconds": {},
+            "OrdersNotAccepted": {},
+            "HttpErrorRate": {},
+            "ActorSilent": {"actor": "settlement"},
+        },
+    ),
+    "a matcher is stopped": Fault(lambda watched: watched.stopped("matcher-0"), {"OutcomesUnknown": {}}),
+    "the pool is in use": Fault(pool_in_use, {"DatabasePoolExhausted": {"actor": "front-0"}}),
+    "the database is away": Fault(
+        database_gone,
+        {
+            "ActorDown": {"actor": "database"},
+            "SymbolHalted": {"symbol": OTHER_SYMBOL},
+            "AuditSpooled": {"actor": "front-0"},
+        },
+    ),
+    "the shadow dies": Fault(
+        shadow_dies, {"ActorRestarting": {"actor": "shadow"}, "ActorErrors": {"actor": "operator"}}
+    ),
+    "the disk is full": Fault(lambda watched: watched.fault("full_disk"), {"DiskLow": {}, "OrdersNotAccepted": {}}),
+    "the wallet refuses": Fault(wallet_refuses, {"WalletDeadLetters": {}}),
+    "the ledger was changed": Fault(ledger_changed, {"ReconciliationDifference": {}}),
+    "fronts are stopped": Fault(lambda watched: watched.stopped("front-0"), {"EngineDown": {}}),
+}
+TOGETHER = {
+    "the disk is slow": Fault(
+        lambda watched: watched.fault("slow_disk"), {"OrderLatencyHigh": {}, "JournalSyncSlow": {"actor": "matcher-0"}}
+    ),
+    "the keeper is stopped": Fault(
+        lambda watched: watched.stopped("keeper"), {"ReconciliationStale": {}, "MaintenanceStale": {}}
+    ),
+    "the clock is nobody's": Fault(lambda watched: watched.fault("clock_unsynchronised"), {"ClockUnsynchronised": {}}),
+    "the clock was set": Fault(lambda watched: watched.fault("clock_ahead"), {"ClockStepped": {}}),
+    "memory leaks": Fault(lambda watched: watched.fault("memory"), {"ActorMemoryGrows": {"actor": "risk"}}),
+    "the wallet is gone": Fault(wallet_gone, {"WalletBreakerOpen": {}, "WalletLag": {}}),
+}
+LAST = {
+    "the journal was changed": Fault(journal_changed, {"ShadowMismatch": {}}),
+}
+"""What cannot be mended."""
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_sets_off_its_alerts(watched: Watched, name: str) -> None:
+    """A fault sets off the alerts that are about it, and each says in whole sentences where and how much."""
+    expect(watched, {name: FAULTS[name]})
+
+
+def test_faults_that_take_long(watched: Watched) -> None:
+    """So do these; they have nothing to do with each other, so all are made at once."""
+    expect(watched, TOGETHER)
+
+
+def test_alerts_end_with_their_faults(watched: Watched) -> None:
+    """Once every fault is mended, no alert is left."""
+    watched.prometheus.wait_silent()
+
+
+def test_fault_that_cannot_be_mended(watched: Watched) -> None:
+    """A replay that differs stays so."""
+    expect(watched, LAST)
+
+
+def test_each_alert_has_a_fault() -> None:
+    """There is no alert that no fault here sets off."""
+    named = {alert for faults in (FAULTS, TOGETHER, LAST) for fault in faults.values() for alert in fault.alerts}
+    assert named == {rule["alert"] for rule in read_rules("alerts.yml")}
+
+
+def expect(watched: Watched, faults: Mapping[str, Fault]) -> None:
+    """Make faults, and wait until each has set off its alerts."""
+    since = datetime.now(UTC).replace(microsecond=0, tzinfo=None)
+    with ExitStack() as stack:
+        for fault in faults.values():
+            stack.enter_context(fault.make(watched))  # type: ignore[arg-type]
+        for fault in faults.values():
+            for alert, labels in fault.alerts.items():
+                said = watched.prometheus.wait_firing(alert, labels, since)["annotations"]
+                assert said["runbook_url"].endswith(f"/{alert}.md")
+                words = said["summary"] + said["description"]
+                assert "<" not in words, words
