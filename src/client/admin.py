@@ -105,6 +105,29 @@ class Reconciliation(Struct, frozen=True, kw_only=True):
     differences: list[Difference]
 
 
+class AuditRow(Struct, frozen=True, kw_only=True):
+    """What somebody did, and how it ended: ok, refused, failed or unknown."""
+
+    id: str
+    time: datetime
+    actor: str
+    role: str
+    credential: str
+    two_factor: bool
+    action: str
+    target: str | None
+    details: dict[str, Any] | None
+    before: Any
+    after: Any
+    reason: str | None
+    request_id: str
+    address: str
+    outcome: str
+    code: str | None
+    previous_hash: str
+    hash: str
+
+
 class AdminCalls:
     """A part of ``Client``. Each call may be repeated: done twice it is as done once."""
 
@@ -161,6 +184,19 @@ class AdminCalls:
         """List withdrawals, newest first."""
         query = {"user": user, "status": status, "limit": page_size}
         return self._transport.pages(list[Funding], "/admin/withdrawals", query)
+
+    def audit(
+        self,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        page_size: int = 500,
+    ) -> Pages[AuditRow]:
+        """List what administrators did, newest first."""
+        query = {"actor": actor, "action": action, "start": start, "end": end, "limit": page_size}
+        return self._transport.pages(list[AuditRow], "/admin/audit", query)
 
     async def reconcile(self) -> Reconciliation:
         """Compare ledger, balances, holds and live orders wherever they are kept; trading goes on meanwhile.

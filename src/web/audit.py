@@ -104,7 +104,7 @@ def _entry(front: Front, caller: Identity) -> Entry:
     redacted = front.audit.redaction
     details = _details()
     reason = details.pop("reason", None)
-    target = "/".join(str(part) for part in (request.view_args or {}).values())
+    target = "/".join(_part(name, str(part)) for name, part in (request.view_args or {}).items())
     return Entry(
         action_id=uuid.uuid4().hex,
         time_us=time.time_ns() // 1000,
@@ -159,6 +159,11 @@ def _details() -> dict[str, Any]:
     if dry_run is not None:
         details["dry_run"] = dry_run.lower() == "true"
     return details
+
+
+def _part(name: str, text: str) -> str:
+    """Write a part of a path; a symbol as it is called, in whatever form it came."""
+    return text.upper().replace("-", "/", 1) if name == "symbol" else text
 
 
 def _credential(caller: Identity) -> str:

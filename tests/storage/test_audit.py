@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -177,3 +179,14 @@ def test_filters_choose_rows(connection: psycopg.Connection) -> None:
     assert ids(actor="a", action="x") == [1]
     assert ids(before_id=3) == [2, 1]
     assert ids(start=datetime.fromtimestamp(2, UTC), end=datetime.fromtimestamp(3, UTC)) == [2]
+
+
+def test_documented_hash_is_the_hash() -> None:
+    """The example of the document is in the canonical form, and its hash is the one that stands there."""
+    document = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    (line,) = (line for line in document.splitlines() if line.startswith('{"action":'))
+    said = json.loads(line)
+    row_id, previous_hash = said.pop("id"), bytes.fromhex(said.pop("previous_hash"))
+    entry = Entry(time_us=said.pop("time"), **said)
+    assert canonical(row_id, previous_hash, entry).decode() == line
+    assert f"`{seal(row_id, previous_hash, entry).hex()}`" in document
