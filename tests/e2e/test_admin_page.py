@@ -140,6 +140,29 @@ async def go_by_tab(page: Page, name: str) -> None:
     raise AssertionError(f"{name} cannot be reached by Tab")
 
 
+FAINT: Final = """(() => {
+    const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+    const pen = canvas.getContext("2d", { willReadFrequently: true });
+    const over = (ground, colour) => {
+        pen.fillStyle = `rgb(${ground})`; pen.fillRect(0, 0, 1, 1);
+        pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1);
+        return [...pen.getImageData(0, 0, 1, 1).data.slice(0, 3)];
+    };
+    const style = (node) => getComputedStyle(node);
+    const ground = (node) => node ? over(ground(node.parentElement), style(node).backgroundColor) : [255, 255, 255];
+    const light = (rgb) => {
+        const [r, g, b] = rgb.map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const isShown = (node) => node.checkVisibility() && !node.closest(".unseen, .skip, :disabled");
+    return [...document.querySelectorAll("#root *")].filter(isShown).filter(node =>
+        [...node.childNodes].some(child => child.nodeType === 3 && child.data.trim())).map(node => {
+            const behind = ground(node), before = over(behind, style(node).color);
+            const [one, other] = [light(behind), light(before)].sort((a, b) => b - a);
+            return [(one + 0.05) / (other + 0.05), `${node.className} ${node.textContent}`.slice(0, 60)];
+        }).filter(([contrast]) => contrast < 4.5);
+})()"""
+"""Texts that stand out too little from what is behind them: the contrast of WCAG, and which."""
 FOCUSED: Final = """(() => {
     const it = document.activeElement;
     return (it.getAttribute("aria-label") ?? it.labels?.[0]?.textContent ?? it.textContent).trim();
@@ -452,6 +475,46 @@ async def test_every_view_fits_a_narrow_screen(devtools: str, watched: Engine) -
         await page.wait_until("document.getAnimations().length > 0")
         await page.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
         await page.wait_until("document.getAnimations().length === 0")
+
+
+async def test_text_has_contrast_in_light_and_dark(devtools: str, watched: Engine) -> None:
+    """Every text on every view stands out from its ground by 4.5 to 1 at least, in both colour schemes."""
+    async with desk(devtools, watched, role="super_admin") as page:
+        for scheme in ("light", "dark"):
+            await page.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            for view in VIEWS:
+                await page.evaluate(f"location.hash = '{view}'")
+                await page.wait_until(f"document.querySelector('nav [aria-current]').hash === '#{view}'")
+                # Changes of colour are spread over a moment, at whose end they are what they are.
+                await page.evaluate(
+                    "document.getAnimations().filter(it => it.transitionProperty).forEach(it => it.finish())"
+                )
+                assert await page.evaluate(FAINT) == [], (scheme, view)
+
+
+async def test_figures_are_worded_and_rated(devtools: str, watched: Engine) -> None:
+    """Numbers are short and right, none is made up, and a rate is what two totals say of the engine's own time."""
+    worded = """import('/admin/format.js').then(f => [
+        f.count(9999), f.count(12345), f.count(1500000), f.count(null), f.rate(0), f.rate(0.01), f.rate(2.345),
+        f.rate(1234), f.rate(null), f.percent(0.001), f.percent(0.5), f.milliseconds(0.0312), f.milliseconds(12.34),
+        f.milliseconds(2500), f.milliseconds(null), f.duration(3.21), f.duration(90061), f.duration(3600),
+        f.moment('2026-11-24T10:30:45.234Z'), f.moment(null)])"""
+    rated = """import('/admin/rates.js').then(({ Rates }) => {
+        const rates = new Rates(), told = [];
+        for (const [at, total] of [[0, 10], [1000, 30], [1000, 30], [2000, 60], [3000, 5], [5000, 9]]) {
+            rates.add(at, new Map([["a", total]]));
+            told.push(rates.of("a"));
+        }
+        return [...told, rates.of("b")];
+    })"""
+    async with visiting(devtools, watched) as page:
+        assert await page.evaluate(worded) == [
+            *("9,999", "12.3k", "1.5M", "–", "0/s", "<0.1/s", "2.3/s", "1,234/s", "–/s"),
+            *("<1 %", "50 %", "31.2 µs", "12.3 ms", "2.5 s", "–"),
+            *("3.2 s", "1 d 1 h", "1 h", "2026-11-24 10:30:45", "–"),
+        ]
+        # What goes back has begun anew; the same moment twice says nothing.
+        assert await page.evaluate(rated) == [None, 20, 20, 25, None, 2, None]
 
 
 @pytest.mark.parametrize(("shards", "fronts"), [(1, 1), (3, 2), (8, 4)])
