@@ -237,7 +237,7 @@ def backup(
     if verifying:
         run_verify(Path(words[1]), as_json=as_json)
     else:
-        settings = read_settings(data_dir, config, {"database.dsn": dsn})
+        settings = read_settings(data_dir, config, _database(dsn))
         run_backup(settings, Path(words[0]), base=base, as_json=as_json)
 
 
@@ -258,7 +258,7 @@ def restore(
     """Restore a backup into an empty data directory and an empty database; the next start brings them forward."""
     from tradeengine.cli.restore import run_restore
 
-    settings = read_settings(data_dir, config, {"database.dsn": dsn})
+    settings = read_settings(data_dir, config, _database(dsn))
     run_restore(settings, folder, only=None if only is None else only.value, as_json=as_json)
 
 
@@ -423,6 +423,11 @@ def verify_audit(
     status = run_verify(read_settings(data_dir, config), as_json=as_json)
     if status:
         raise typer.Exit(status)
+
+
+def _database(dsn: str | None) -> dict[str, object]:
+    """Name a database by one address, whatever the settings say of a second way to theirs."""
+    return {} if dsn is None else {"database.dsn": dsn, "database.session_dsn": ""}
 
 
 def read_settings(

@@ -13,7 +13,8 @@ import json
 import os
 import shutil
 import sys
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -22,7 +23,7 @@ import psycopg
 from tradeengine import __version__
 from tradeengine.actors.data_dir import MASTER_NAME, SECRET_NAME, DataDirError
 from tradeengine.actors.matching import KERNEL_VERSION
-from tradeengine.actors.outside import check_dsn
+from tradeengine.actors.outside import check_addresses
 from tradeengine.cli.database import database_dsn, one_line
 from tradeengine.cli.errors import CommandError
 from tradeengine.cli.restore import check_backup
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 _KEPT: Final = (SECRET_NAME, MASTER_NAME, f"wallet/{SECRET_NAME}", "audit")
 """What is copied of the data directory beside journals, snapshots and the database."""
 _NICENESS: Final = 10
+_AHEAD_S_MAX: Final = 60.0
 _DUMP_SHARE: Final = 4
 """A dump is at most about so many times smaller than its database; free disk is asked for by this."""
 
@@ -76,7 +78,7 @@ def run_verify(target: Path, *, as_json: bool) -> None:
 
 
 def _make(settings: Settings, target: Path, base: Path | None) -> Manifest:
-    check_dsn(settings.database.dsn)
+    check_addresses(settings.database)
     earlier = check_backup(base.expanduser().absolute(), replay=False).manifest if base else None
     with ExitStack() as stack:
         dsn = database_dsn(settings, stack)
@@ -85,17 +87,12 @@ def _make(settings: Settings, target: Path, base: Path | None) -> Manifest:
         with open_view(dsn, settings.database.connect_timeout_s) as view:
             began = dt.datetime.now(dt.UTC)
             manifest = _begin(settings, view, began) if earlier is None else _begin_on(earlier, base, began)
-            _check_room(settings, partial, view, earlier)
             if earlier is None:
+                _refuse_full(partial, view.byte_count // _DUMP_SHARE, "the dump of the database")
                 dump_database(dsn, view, partial / layout.DUMP)
         if base is not None:
             _link(base.expanduser().absolute() / layout.DUMP, partial / layout.DUMP)
-        manifest = _copy_journals(settings, partial, manifest, base)
-        # Before the rows that follow: the audit log's anchors may not name a row that the copy does not have.
-        _copy_kept(settings, partial)
-        with open_view(dsn, settings.database.connect_timeout_s) as view:
-            lines = "".join(read_late(view.connection, manifest.marks))
-            layout.write_file(partial / layout.LATE, lines.encode())
+        manifest = _copy_journals(settings, partial, manifest, base, dsn)
         manifest = msgspec.structs.replace(manifest, ended_at=_text(dt.datetime.now(dt.UTC)))
         block = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
         layout.write_file(partial / layout.MANIFEST, block + b"\n")
@@ -146,11 +143,10 @@ def _begin_on(earlier: Manifest, base: Path | None, began: dt.datetime) -> Manif
     )
 
 
-def _copy_journals(settings: Settings, partial: Path, manifest: Manifest, base: Path | None) -> Manifest:
-    """Copy all journals up to one moment, and of each shard the snapshot from which they are replayed."""
+def _copy_journals(settings: Settings, partial: Path, manifest: Manifest, base: Path | None, dsn: str) -> Manifest:
+    """Copy all journals up to one moment, what is new in the database by then, and the snapshots to replay from."""
     shards = sorted({int(shard) for shard in manifest.cursors if int(shard) >= 0} | set(range(settings.engine.shards)))
-    seen = [look_at_end(settings.journal_dir(shard)) for shard in shards]
-    cut_ns = moment_of(seen)
+    seen, cut_ns = _look(settings, shards)
     with ExitStack() as stack:
         plans = []
         for shard, end in zip(shards, seen, strict=True):
@@ -159,10 +155,29 @@ def _copy_journals(settings: Settings, partial: Path, manifest: Manifest, base: 
                 plans.append(plan_shard(shard, end, settings.snapshot_dir(shard), settled, cut_ns, stack))
             else:
                 plans.append(_plan_on(manifest, base, shard, end, cut_ns, stack))
+        # At once, and not behind the copying: what is younger than the cut would be there without its trades.
+        _copy_late(settings, partial, manifest, dsn)
         _refuse_full(partial, sum(plan.byte_count for plan in plans), "the journals")
         found = [_copy_shard(partial, plan, manifest.cursors.get(str(plan.shard), 0)) for plan in plans]
     cut = dt.datetime.fromtimestamp(cut_ns // 1000 / 1e6, dt.UTC)
     return msgspec.structs.replace(manifest, shards=tuple(found), cut_ns=cut_ns, cut_at=_text(cut))
+
+
+def _look(settings: Settings, shards: list[int]) -> tuple[list[ShardEnd], int]:
+    """Look at the ends of all journals, and find the moment of the cut. Raises BackupError."""
+    while True:
+        seen = [look_at_end(settings.journal_dir(shard)) for shard in shards]
+        cut_ns = moment_of(seen)
+        ahead_s = (cut_ns - time.time_ns()) / 1e9
+        if ahead_s <= 0:
+            return seen, cut_ns
+        # The clock was set back: until it has caught up, all commands get one time stamp, and nothing can be cut by it.
+        if ahead_s > _AHEAD_S_MAX:
+            raise BackupError(
+                f"the engine's time stamps are {ahead_s:.0f} s ahead of this machine's clock, which was set back: "
+                "try again when it has caught up"
+            )
+        time.sleep(ahead_s)
 
 
 def _plan_on(manifest: Manifest, base: Path, shard: int, end: ShardEnd, cut_ns: int, stack: ExitStack) -> ShardPlan:
@@ -190,20 +205,18 @@ def _copy_shard(partial: Path, plan: ShardPlan, settled: int) -> ShardManifest:
     )
 
 
-def _copy_kept(settings: Settings, partial: Path) -> None:
+def _copy_late(settings: Settings, partial: Path, manifest: Manifest, dsn: str) -> None:
+    # Before the rows: the audit log's anchors may not name one that the copy does not have.
     for name in _KEPT:
         place = settings.data_dir / name
         for path in [place] if place.is_file() else sorted(place.rglob("*")):
-            if path.is_file():
+            # What waits for the audit log may be delivered, and gone, by now.
+            with suppress(FileNotFoundError, IsADirectoryError):
                 copy = partial / layout.FILES / path.relative_to(settings.data_dir)
                 layout.write_file(copy, path.read_bytes())
-
-
-def _check_room(settings: Settings, partial: Path, view: DatabaseView, earlier: Manifest | None) -> None:
-    journals = sum(path.stat().st_size for path in (settings.data_dir / "journal").glob("*/*.journal"))
-    _refuse_full(partial, 0 if earlier else view.byte_count // _DUMP_SHARE, "the dump of the database")
-    if earlier is None and shutil.disk_usage(partial).free < view.byte_count // _DUMP_SHARE + journals // 8:
-        sys.stderr.write(f"tradeengine: there is little room at {partial.parent}; the backup may not fit\n")
+    with open_view(dsn, settings.database.connect_timeout_s) as view:
+        lines = "".join(read_late(view.connection, manifest.marks))
+    layout.write_file(partial / layout.LATE, lines.encode())
 
 
 def _refuse_full(partial: Path, needed: int, what: str) -> None:

@@ -30,7 +30,7 @@ from tradeengine.actors.data_dir import LOCK_NAME, MAKING, DataDirError, open_da
 from tradeengine.actors.matcher_events import ReplayDiffers
 from tradeengine.actors.matcher_recovery import Place, check_opening, starting_point
 from tradeengine.actors.matching import KERNEL_VERSION, KERNEL_VERSIONS_REPLAYED
-from tradeengine.actors.outside import check_dsn
+from tradeengine.actors.outside import check_addresses
 from tradeengine.cli.database import one_line
 from tradeengine.cli.errors import CommandError
 from tradeengine.core.book import BookLimits
@@ -101,7 +101,7 @@ def run_restore(settings: Settings, source: Path, *, only: str | None, as_json: 
     """Restore a backup. only: ``database`` or ``files``; None: both. Raises CommandError."""
     try:
         checked = check_backup(source.expanduser().absolute())
-        check_dsn(settings.database.dsn)
+        check_addresses(settings.database)
         report = _restore(settings, checked, only)
     except (BackupError, JournalError, DataDirError, EmbeddedError, MigrationError, DatabaseInUse) as error:
         raise CommandError(str(error)) from None
@@ -241,7 +241,7 @@ def place_in(folder: Path, manifest: Manifest, shard: int) -> Place:
 
 def _check_target(settings: Settings, only: str | None) -> None:
     """Refuse a target that has anything in it. Raises BackupError."""
-    data_dir, dsn = settings.data_dir, settings.database.dsn
+    data_dir, dsn = settings.data_dir, settings.database.direct_dsn
     found = {path.name for path in data_dir.iterdir()} - {LOCK_NAME, MAKING} if data_dir.is_dir() else set()
     if only == DATABASE:
         if not {"journal"} & found:
@@ -276,7 +276,9 @@ def _refuse_newer_database(settings: Settings, checked: Checked) -> None:
             f"restore the whole backup, without --only {FILES}"
         )
     try:
-        with psycopg.connect(settings.database.dsn, connect_timeout=settings.database.connect_timeout_s) as connection:
+        with psycopg.connect(
+            settings.database.direct_dsn, connect_timeout=settings.database.connect_timeout_s
+        ) as connection:
             cursors = settled_cursors(connection)
     except psycopg.OperationalError as error:
         raise BackupError(f"the database cannot be reached: {one_line(error)}") from None
@@ -340,7 +342,7 @@ def _copy_files(checked: Checked, making: Path) -> None:
 def _empty_database(settings: Settings, making: Path) -> Iterator[str]:
     """Give the connection string of an empty database: the one that is set, or an embedded one that is made."""
     with ExitStack() as stack:
-        yield settings.database.dsn or stack.enter_context(open_embedded(making)).dsn
+        yield settings.database.direct_dsn or stack.enter_context(open_embedded(making)).dsn
 
 
 def _put_in_place(settings: Settings, checked: Checked, making: Path) -> None:

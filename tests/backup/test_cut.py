@@ -143,6 +143,41 @@ def test_journal_that_does_not_reach_back_is_refused(tmp_path: Path) -> None:
         plan_shard(0, look_at_end(source), tmp_path / "snapshots", 0, 59, stack)
 
 
+def test_copies_of_two_shards_have_no_gap(tmp_path: Path) -> None:
+    """While each command rests on one of the other shard, copies of both have everything up to one command, no hole."""
+    sources = [tmp_path / "0", tmp_path / "1"]
+    stop, started = threading.Event(), threading.Event()
+
+    def write() -> None:
+        chance = np.random.default_rng(7)
+        with open_journal(sources[0], 0) as first, open_journal(sources[1], 1) as second:
+            stamp = 0
+            while not stop.is_set():
+                count = int(chance.integers(1, 5))
+                append((first, second)[int(chance.integers(0, 2))], range(stamp + 1, stamp + count + 1))
+                stamp += count
+                if stamp > 100:
+                    started.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert started.wait(60)
+        for number in range(15):
+            seen = [look_at_end(source) for source in sources]
+            moment_ns = moment_of(seen)
+            found = []
+            with ExitStack() as stack:
+                for shard in (1, 0):
+                    plan = plan_shard(shard, seen[shard], tmp_path / "none", NEVER_SETTLED, moment_ns, stack)
+                    copy_segments(plan, tmp_path / f"copy-{number}-{shard}")
+                    found += stamps_in(tmp_path / f"copy-{number}-{shard}").tolist()
+            assert sorted(found) == list(range(1, moment_ns + 1))
+    finally:
+        stop.set()
+        writer.join()
+
+
 def test_copies_while_it_is_written(tmp_path: Path) -> None:
     """A journal that grows and rolls all the time: each copy is a whole journal, and has what was synced before."""
     source = tmp_path / "journal"

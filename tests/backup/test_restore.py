@@ -26,7 +26,7 @@ from tradeengine.cli.restore import run_restore
 from tradeengine.settings_files import load_settings
 from tradeengine.storage.backup.folder import seal
 from tradeengine.storage.directory import find_account, resolve_account
-from tradeengine.storage.embedded import stop_embedded
+from tradeengine.storage.embedded import open_embedded, stop_embedded
 from tradeengine.storage.funding import FundingKind, request_funding, wait_funding
 
 ENVIRONMENT = {"TRADEENGINE_JOURNAL_SEGMENT_BYTES": "65536"}
@@ -141,11 +141,11 @@ def assert_reconciled(engine: Engine) -> None:
 def test_both_lost(source: Source, tmp_path: Path, which: str) -> None:
     """A restored engine has all that was acknowledged before, equals the source at the cut, and trades on."""
     told: Told = getattr(source, which)
-    assert run_command("backup", "verify", str(told.folder)).returncode == 0
     report = restore(told, tmp_path / "data")
     assert report["warnings"] == []
     with running_engine(tmp_path / "data", SHARDS, ENVIRONMENT) as engine:
         assert_reconciled(engine)
+        assert engine.command("audit", "verify").returncode == 0
         with connect_database(engine) as connection:
             ends = cursors(connection)
             assert all(0 < ends[shard] < source.ends[shard] for shard in ends)
@@ -177,6 +177,12 @@ def test_both_lost(source: Source, tmp_path: Path, which: str) -> None:
 def test_only_the_database_lost(source: Source, tmp_path: Path) -> None:
     """An older database beside today's journals is brought forward to the unit: every trade, order and balance."""
     shutil.copytree(source.data_dir, tmp_path / "data", ignore=shutil.ignore_patterns("postgres", "*.sock"))
+    # Nobody begins anew by mistake: accounts would get other people's orders.
+    refused = run_command("up", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    assert refused.returncode == 1
+    assert "the database is empty, but" in refused.stderr
+    assert "tradeengine restore FOLDER --only database" in refused.stderr
+    shutil.rmtree(tmp_path / "data" / "postgres")
     report = restore(source.second, tmp_path / "data", "--only", "database")
     assert report["unknown_accounts"] == []
     assert "under their references" in report["warnings"][0]
@@ -208,18 +214,15 @@ def repeat_fundings(connection: psycopg.Connection[Any], source: Source) -> None
 
 
 def test_accounts_that_no_backup_knows(source: Source, tmp_path: Path) -> None:
-    """Trades of an account that was made since are brought forward; its name is lost, told, and its id nobody's."""
+    """An account that was made since the backup and traded has lost its name; that is told, and its id is nobody's."""
     shutil.copytree(source.data_dir, tmp_path / "data", ignore=shutil.ignore_patterns("postgres", "*.sock"))
     report = restore(source.first, tmp_path / "data", "--only", "database")
     assert report["unknown_accounts"] == [source.newcomer_id]
     assert "their names are lost" in report["warnings"][1]
-    with running_engine(tmp_path / "data", SHARDS, ENVIRONMENT) as engine:
-        assert engine.command("reconcile").returncode == 0
-        with connect_database(engine) as connection:
-            assert rows_of(connection) == source.rows
-            assert resolve_account(connection, "somebody new", accounts_max=4096) > source.newcomer_id
-            query = "SELECT name FROM accounts WHERE id = %s"
-            assert connection.execute(query, (source.newcomer_id,)).fetchone() == (f"*unknown-{source.newcomer_id}*",)
+    with open_embedded(tmp_path / "data") as server, psycopg.connect(server.dsn, autocommit=True) as connection:
+        assert resolve_account(connection, "somebody new", accounts_max=4096) > source.newcomer_id
+        query = "SELECT name FROM accounts WHERE id = %s"
+        assert connection.execute(query, (source.newcomer_id,)).fetchone() == (f"*unknown-{source.newcomer_id}*",)
 
 
 @pytest.mark.parametrize("kind", ["flipped", "missing", "format", "kernel", "migration"])
@@ -229,9 +232,13 @@ def test_bad_backup_is_refused(source: Source, tmp_path: Path, kind: str) -> Non
     shutil.copytree(source.first.folder, folder)
     expected = spoil(folder, kind)
     settings = load_settings(None, {"engine.data_dir": str(tmp_path / "data")})
-    for refuse in (lambda: run_verify(folder, as_json=False), lambda: run_restore(settings, folder, only=None)):
+    refuse: list[Callable[[], None]] = [
+        lambda: run_verify(folder, as_json=False),
+        lambda: run_restore(settings, folder, only=None),
+    ]
+    for call in refuse:
         with pytest.raises(CommandError) as refusal:
-            refuse()
+            call()
         assert expected in str(refusal.value)
         assert "\n" not in str(refusal.value)
     assert not (tmp_path / "data").exists()
