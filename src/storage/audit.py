@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +30,8 @@ _WHOLE_MAX: Final = (1 << 53) - 1
 _NESTING_MAX: Final = 8
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND: Final = dt.timedelta(microseconds=1)
+_written: Final = msgspec.json.Encoder(order="sorted").encode
+"""For text, whole numbers and what else JSON has but fractions this is RFC 8785."""
 
 Connection = psycopg.Connection[Any]
 
@@ -138,9 +139,9 @@ def to_row(raw: Sequence[Any]) -> Row:
         two_factor=two_factor,
         action=action,
         target=target,
-        details=None if details is None else json.loads(details),
-        before=None if before is None else json.loads(before),
-        after=None if after is None else json.loads(after),
+        details=None if details is None else msgspec.json.decode(details),
+        before=None if before is None else msgspec.json.decode(before),
+        after=None if after is None else msgspec.json.decode(after),
         reason=reason,
         request_id=request_id,
         address=address,
@@ -217,10 +218,6 @@ def _kept(value: Any, levels: int) -> Any:
             return [_kept(part, levels - 1) for part in value]
         case _:
             return storable_text(str(value))
-
-
-def _written(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _parameters(row: Row) -> dict[str, Any]:

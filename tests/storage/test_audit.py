@@ -150,6 +150,16 @@ def test_any_value_survives_the_database(value: object, connection: psycopg.Conn
     assert seal(row.link.id, row.previous_hash, row.entry) == link.hash
 
 
+def test_written_form_escapes_as_rfc_8785() -> None:
+    """Of all characters only those are escaped that must be, and in the form in which they must be."""
+    characters = [chr(code) for code in (*range(0xD800), *range(0xE000, 0x10400))]
+    for start in range(0, len(characters), 1000):
+        text = "".join(characters[start : start + 1000])
+        said = canonical(1, GENESIS, make_entry(after={text: [text]})).decode()
+        written = json.dumps({text: [text]}, ensure_ascii=False, separators=(",", ":"))
+        assert f'"after":{written},"before"' in said
+
+
 def test_large_values_are_left_out_with_their_hash() -> None:
     """A value beyond the bound is kept as its size and hash, so that a row has a bound."""
     kept = storable(["x" * 999] * (VALUE_BYTES_MAX // 1000 + 1))
