@@ -184,8 +184,11 @@ BEGIN
             round(100.0 * shared_blks_hit / nullif(shared_blks_hit + shared_blks_read, 0), 1), query
         FROM %s WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
         ORDER BY total_exec_time DESC', place);
-EXCEPTION WHEN object_not_in_prerequisite_state THEN
-    RETURN;
+EXCEPTION
+    WHEN object_not_in_prerequisite_state THEN
+        RAISE NOTICE 'pg_stat_statements is not among shared_preload_libraries';
+    WHEN insufficient_privilege THEN
+        RAISE NOTICE '%: who looks needs USAGE of the schema of pg_stat_statements', SQLERRM;
 END
 $$;
 

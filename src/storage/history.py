@@ -35,18 +35,21 @@ def read_minutes(connection: Connection, shard: int, since_minute: int) -> Store
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         cursor = connection.execute("SELECT sequence FROM settlement_cursors WHERE shard = %s", (shard,)).fetchone()
-        rows = connection.execute(_SELECT_MINUTES, (shard, since_minute)).fetchall()
+        rows = connection.execute(_SELECT_MINUTES, {"shard": shard, "since": since_minute}).fetchall()
         lasts = connection.execute(_SELECT_LAST_TRADES, (shard,)).fetchall()
     minutes = {symbol_id: [row[1:] for row in group] for symbol_id, group in groupby(rows, itemgetter(0))}
     last_trades = {symbol_id: (price_ticks, quantity_lots) for symbol_id, price_ticks, quantity_lots in lasts}
     return StoredMinutes(0 if cursor is None else cursor[0], minutes, last_trades)
 
 
+# Symbol by symbol: OFFSET 0 keeps the planner from reading the candles of all symbols and all time.
 _SELECT_MINUTES: Final = """
 SELECT symbol_id, (extract(epoch FROM minute) / 60)::bigint, open_ticks, high_ticks, low_ticks, close_ticks,
        volume_lots, notional_units, trade_count
-FROM candles_1m
-WHERE symbol_id IN (SELECT id FROM symbols WHERE shard = %s) AND minute > to_timestamp(%s * 60::bigint)
+FROM symbols CROSS JOIN LATERAL (
+    SELECT * FROM candles_1m WHERE symbol_id = symbols.id AND minute > to_timestamp(%(since)s * 60::bigint) OFFSET 0
+) AS minutes
+WHERE symbols.shard = %(shard)s
 ORDER BY symbol_id, minute
 """
 

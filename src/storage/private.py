@@ -85,9 +85,10 @@ def _position(positions: Sequence[int], any_id: int) -> int:
 
 _SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
-# Whatever changed is live, or began since, or was filled since, or ended without a fill since.
+# Whatever changed is live, or began since, or was filled since, or ended without a fill since. As arrays, and OFFSET 0:
+# by key then, one by one, whatever the planner believes; joined it may read all that the account ever placed.
 _CHANGED_ORDERS: Final = """
-WHERE account_id = %(account_id)s AND id IN (
+WHERE account_id = %(account_id)s AND id = ANY (ARRAY(
     SELECT id FROM orders WHERE account_id = %(account_id)s AND closed_at IS NULL
     UNION
     SELECT id FROM orders WHERE account_id = %(account_id)s AND id >= %(first_id)s
@@ -96,17 +97,17 @@ WHERE account_id = %(account_id)s AND id IN (
     WHERE account_id = %(account_id)s AND status = 'cancelled' AND closed_at >= to_timestamp(%(since_s)s)
     UNION
     SELECT CASE WHEN t.taker_account_id = %(account_id)s THEN t.taker_order_id ELSE t.maker_order_id END
-    FROM postings AS p JOIN trades AS t ON t.id = p.transaction_id
-    WHERE p.account_id = %(account_id)s AND p.account_id >= 16 AND p.kind = 'T'
-        AND p.transaction_id >= %(first_id)s AND t.id >= %(first_id)s
-)
+    FROM postings AS p
+    CROSS JOIN LATERAL (SELECT * FROM trades WHERE trades.id = p.transaction_id OFFSET 0) AS t
+    WHERE p.account_id = %(account_id)s AND p.account_id >= 16 AND p.kind = 'T' AND p.transaction_id >= %(first_id)s
+))
 LIMIT %(limit)s
 """
 
 _CHANGED_TRADES: Final = """
-FROM trades WHERE id IN (
-    SELECT transaction_id FROM postings
+FROM trades WHERE id = ANY (ARRAY(
+    SELECT DISTINCT transaction_id FROM postings
     WHERE account_id = %(account_id)s AND account_id >= 16 AND kind = 'T' AND transaction_id >= %(first_id)s
-) AND id >= %(first_id)s
+)) AND id >= %(first_id)s
 ORDER BY id LIMIT %(limit)s
 """

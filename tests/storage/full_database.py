@@ -128,7 +128,7 @@ SELECT 16 + i / 4, i %% 4, 1000000000 FROM generate_series(0, 4 * %(accounts)s -
 SELECT {_ORDER_ID}, 100000 + i %% 1000, 0, 1000, 0, 1000, 0, 0, 1000, i, i,
     to_timestamp(ms / 1000.0), to_timestamp(ms / 1000.0), NULL,
     CASE WHEN i %% 50 = 7 OR i %% 1000 = 30 THEN NULL ELSE to_timestamp((ms + 1000) / 1000.0) END, NULL,
-    {{account}}, i %% %(symbols)s, CASE i %% 2 WHEN 0 THEN 'buy' ELSE 'sell' END::order_side, 'limit', 'gtc',
+    {{account}}, i / 10 %% %(symbols)s, CASE i %% 2 WHEN 0 THEN 'buy' ELSE 'sell' END::order_side, 'limit', 'gtc',
     'cancel_taker',
     CASE WHEN i %% 50 = 7 OR i %% 1000 = 30 THEN 'open' WHEN i %% 10 = 3 THEN 'cancelled' ELSE 'filled'
     END::order_status,
