@@ -205,11 +205,11 @@ class HttpWallet:
 async def open_http(url: str, secret: str, *, timeout_s: float, connections_max: int) -> AsyncIterator[HttpWallet]:
     """Open a connection pool to a wallet service. Nothing is sent before the first call.
 
-    url: ``http://`` or ``https://`` and host, with a port and a path if need be. timeout_s: for a whole call, the wait
-    for a connection included. connections_max: calls at once; more wait.
+    url: ``http://`` or ``https://`` and host, with a port and a path if need be. secret: "" is enough to ask for its
+    health. timeout_s: for a whole call, the wait for a connection included. connections_max: calls at once; more wait.
     """
     limits = httpx2.Limits(max_connections=connections_max, max_keepalive_connections=connections_max)
-    headers = {"Authorization": f"Bearer {secret}", "Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {secret}"} if secret else {})}
     # trust_env: a proxy that someone's shell names is not for this.
     async with httpx2.AsyncClient(headers=headers, timeout=timeout_s, limits=limits, trust_env=False) as client:
         yield HttpWallet(client, url, timeout_s)
