@@ -154,7 +154,7 @@ FAINT: Final = """(() => {
         const [r, g, b] = rgb.map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     };
-    const isShown = (node) => node.checkVisibility() && !node.closest(".unseen, .skip, :disabled");
+    const isShown = (node) => node.checkVisibility() && !node.closest(".unseen, .skip, :disabled, [aria-disabled]");
     return [...document.querySelectorAll("#root *")].filter(isShown).filter(node =>
         [...node.childNodes].some(child => child.nodeType === 3 && child.data.trim())).map(node => {
             const behind = ground(node), before = over(behind, style(node).color);
@@ -335,7 +335,7 @@ async def test_halt_and_resume_by_keyboard_alone(
         await page.press("Enter")
         await page.wait_until("!document.querySelector('dialog')")
         await shows(page, "tbody tr", HALTED, "halted", "a rumour")
-        assert await page.evaluate(FOCUSED) != ""
+        assert await page.evaluate(FOCUSED) == f"Halt {HALTED}"
         await go_by_tab(page, f"Resume {HALTED}")
         await page.press("Enter")
         await page.write("it was none")

@@ -8,16 +8,18 @@ import { announce, freshId, make, setAttribute, setText } from "./dom.js";
 import { plain, words } from "./format.js";
 
 const REASON_CHARACTERS_MAX = 200;
+const MANY = 5;
 
 /**
  * Open the dialog.
  *
- * wanted: {title, lead, path, verb, tone, fields, hasReason, dryRun, bodyOf(values), preview(data), outcome(data), done()}
+ * wanted: {title, lead, path, verb, tone, fields, hasReason, reasonHint, dryRun, bodyOf(values), preview(data),
+ * outcome(data), done()}
  * fields: [{name, label, value, hint, required, inputmode}]; preview and outcome give lists of [term, text].
  */
 export function openAction({ api }, wanted) {
   const { title, lead, path, verb, tone = "bad", hasReason = true, dryRun = true, bodyOf = (values) => values } = wanted;
-  const fields = [...(wanted.fields ?? []), ...(hasReason ? [reasonField()] : [])].map((field) => ({ ...field, input: inputOf(field) }));
+  const fields = [...(wanted.fields ?? []), ...(hasReason ? [reasonField(wanted.reasonHint)] : [])].map((field) => ({ ...field, input: inputOf(field) }));
   const heading = make("h2", { id: freshId("title") }, title);
   const trouble = make("p", { class: "trouble", role: "alert" });
   const told = make("dl", { class: "facts told", "aria-live": "polite" });
@@ -26,7 +28,7 @@ export function openAction({ api }, wanted) {
   const away = make("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, "Cancel");
   const go = make("button", { type: "submit", class: "strong" });
   const form = make("form", { novalidate: true, onsubmit: submit }, ...fields.map(rowOf), trouble, panel, make("div", { class: "buttons" }, away, go));
-  const dialog = make("dialog", { class: "sheet", "data-tone": tone, "aria-labelledby": heading.id }, heading, make("p", { class: "lead" }, lead), form);
+  const dialog = make("dialog", { class: fields.length > MANY ? "sheet wide" : "sheet", "data-tone": tone, "aria-labelledby": heading.id }, heading, make("p", { class: "lead" }, lead), form);
   let step = dryRun ? "compose" : "ready";
   let busy = false;
 
@@ -120,8 +122,8 @@ function troubleOf(error) {
   return `${error.code}${field}: ${error.message}${request}`;
 }
 
-function reasonField() {
-  return { name: "reason", label: "Reason", required: true, hint: "For people: it is shown to traders and kept in the audit log.", maxlength: REASON_CHARACTERS_MAX };
+function reasonField(hint = "It is kept in the audit log.") {
+  return { name: "reason", label: "Reason", required: true, hint, maxlength: REASON_CHARACTERS_MAX };
 }
 
 function inputOf(field) {

@@ -38,7 +38,7 @@ export function troublesOf(feeds) {
 }
 
 function unreachable(feed) {
-  if (feed.error === null) return [];
+  if (!feed.isDown) return [];
   return [{ key: "engine", who: "This page", what: "has no answer", more: feed.error.message, tone: "bad" }];
 }
 

@@ -39,6 +39,7 @@ export function openDesk(api, claims, left) {
     "div",
     { class: "desk" },
     make("a", { class: "skip", href: "#view", onclick: skip }, "Skip to content"),
+    make("h1", { class: "unseen" }, "Trade engine operations"),
     make(
       "header",
       { class: "bar" },
@@ -51,7 +52,7 @@ export function openDesk(api, claims, left) {
         make("span", { class: "name" }, claims.name),
         make("span", { class: "tag" }, claims.role.replace("_", " ")),
         ends,
-        make("a", { href: "/docs" }, "API"),
+        make("a", { href: "/docs", target: "_blank", rel: "noopener" }, "API"),
         make("button", { type: "button", class: "quiet", onclick: () => leave("You have signed out.") }, "Sign out"),
       ),
     ),
@@ -90,6 +91,7 @@ export function openDesk(api, claims, left) {
   }
 
   function tellState(feed) {
+    if (feed.error !== null && !feed.isDown && feed.error.status !== 503) return;
     const { word, tone } = stateOf(feed);
     setText(state, word);
     setAttribute(state, "data-tone", tone);
@@ -130,7 +132,7 @@ function contextOf(api, claims) {
   const feeds = {
     actors: new Poll(ask("/admin/actors"), 1000),
     ready: new Poll(ask("/ready", { root: true }), 2000),
-    performance: new Poll(ask("/admin/performance"), 1000),
+    performance: new Poll(ask("/admin/performance"), 2000),
     symbols: new Poll(ask("/admin/symbols"), 1000),
     health: new Poll(ask("/admin/health/detailed"), 3000),
     settlement: new Poll(ask("/admin/settlement/queue"), 2000),

@@ -22,6 +22,7 @@ function showSignIn(message = "") {
     announce(`Signed in as ${claims.name}.`);
   });
   root.replaceChildren(form.node);
+  document.title = "Trade engine operations";
   form.focus();
 }
 

@@ -23,6 +23,7 @@ export function createOverview(context) {
   const node = make(
     "section",
     { class: "view overview", "aria-label": "Pipeline" },
+    make("h2", { class: "unseen" }, "Pipeline"),
     make("div", { class: "tiles" }, ...Object.values(tiles).map((tile) => tile.node)),
     pipeline.node,
   );
@@ -40,11 +41,15 @@ export function createOverview(context) {
   feeds.performance.listen(({ data, error }) => {
     if (error !== null) return;
     const matching = data.matching_engine ?? {};
-    tiles.latency.update(milliseconds(matching.p50_ms ?? matching.avg_latency_ms), matching.p50_ms ?? matching.avg_latency_ms ?? null, `p99 ${milliseconds(matching.p99_ms)}`);
-    tiles.orders.update(count(data.order_book?.active_orders), data.order_book?.active_orders, `${count(data.order_book?.total_symbols)} symbols`);
+    tiles.latency.update(milliseconds(matching.p50_ms ?? matching.avg_latency_ms), matching.p50_ms ?? matching.avg_latency_ms ?? null, `half within; 99 % within ${milliseconds(matching.p99_ms)}`);
+    tiles.orders.update(count(data.order_book?.active_orders), data.order_book?.active_orders, symbolsOf(data.order_book));
     tiles.clients.update(count(data.websocket?.total_connections), data.websocket?.total_connections, `${rate(data.websocket?.messages_per_second)} messages`);
   });
   return { node, feeds: [feeds.performance], closed: pipeline.close };
+}
+
+function symbolsOf({ total_symbols: all, open_symbols: open } = {}) {
+  return open < all ? `${count(all - open)} of ${count(all)} symbols not open` : `${count(all)} symbols`;
 }
 
 function settlementLag(actors) {

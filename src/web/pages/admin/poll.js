@@ -34,6 +34,11 @@ export class Poll {
     return () => this.#listeners.delete(listener);
   }
 
+  /** Whether it fails again and again: once is a front that dies and is replaced. */
+  get isDown() {
+    return this.#failures > 1;
+  }
+
   /** Milliseconds since the last good answer; null: there was none. */
   get ageMs() {
     return this.answeredAt ? performance.now() - this.answeredAt : null;
@@ -78,6 +83,8 @@ export class Poll {
       Object.assign(this, { data, meta, error: null, answeredAt: performance.now() });
       this.#failures = 0;
     } catch (error) {
+      // Nobody is left to be told.
+      if (error.code === "SIGNED_OUT") return;
       this.error = error;
       this.#failures += 1;
     }

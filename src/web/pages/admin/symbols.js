@@ -14,6 +14,8 @@ const CHANGES = {
   resume: { label: "Resume", verb: "Resume it", tone: "ok", fits: (status) => status !== "open", lead: "New orders and matching go on at once, and stops trigger again." },
 };
 
+const TOLD = "Traders are told, and it is kept in the audit log.";
+
 /** Make the view. */
 export function createSymbols(context) {
   const feed = context.feeds.symbols;
@@ -24,6 +26,7 @@ export function createSymbols(context) {
   const node = make(
     "section",
     { class: "view", "aria-label": "Symbols", hidden: true },
+    make("h2", { class: "unseen" }, "Symbols"),
     make(
       "div",
       { class: "toolbar" },
@@ -57,6 +60,7 @@ export function createSymbols(context) {
       title: `${label} ${symbol}`,
       lead,
       path: `/admin/trading/${change}/${inPath(symbol)}`,
+      reasonHint: TOLD,
       verb,
       tone,
       preview: (data) => [["Symbol", data.symbol], ["Now", words(data.previous_status)], ["Then", words(data.status)]],
@@ -71,6 +75,7 @@ export function createSymbols(context) {
       title: isHalt ? "Halt all symbols" : "Resume all symbols",
       lead: isHalt ? CHANGES.halt.lead : CHANGES.resume.lead,
       path: `/admin/trading/${change}`,
+      reasonHint: TOLD,
       verb: isHalt ? "Halt all" : "Resume all",
       tone: isHalt ? "bad" : "ok",
       preview: (data) => tellAll(data, "Would become"),
@@ -119,12 +124,16 @@ function columnsOf(context, act) {
 
 function updateReason(cell, symbol) {
   const [reason, since] = cell.children;
-  setText(reason, symbol.reason || none);
+  setText(reason, symbol.reason ?? "");
   setText(since, symbol.changed_at ? `since ${moment(symbol.changed_at)} UTC` : "");
 }
 
-/** Every button stays where it is and is only switched off, so that none slips under somebody's finger. */
+/** Every button stays where it is and is only switched off, so that none slips under a finger and no focus is lost. */
 function updateButtons(box, symbol, act, cancel) {
   const buttons = [...Object.entries(CHANGES).map(([change, { label, fits }]) => ({ label, isOff: !fits(symbol.status), press: () => act(change, symbol.symbol) })), { label: "Cancel orders", isOff: false, press: () => cancel(symbol.symbol) }];
-  keyed(box, buttons, (button) => button.label, ({ label, press }) => make("button", { type: "button", class: "small", "aria-label": `${label} ${symbol.symbol}`, onclick: press }, label), (node, { isOff }) => setAttribute(node, "disabled", isOff));
+  keyed(box, buttons, (button) => button.label, ({ label, press }) => createButton(label, symbol.symbol, press), (node, { isOff }) => setAttribute(node, "aria-disabled", isOff ? "true" : null));
+}
+
+function createButton(label, symbol, press) {
+  return make("button", { type: "button", class: "small", "aria-label": `${label} ${symbol}`, onclick: (event) => event.currentTarget.ariaDisabled !== "true" && press() }, label);
 }

@@ -76,7 +76,7 @@ export function planOf(actors) {
   const plan = {
     rings,
     fronts,
-    entries: entries.sort((one, other) => rank(one) - rank(other) || byNumber(one, other)),
+    entries: entries.sort((one, other) => rank(one) - rank(other) || byNumber(one, other) || isSide(one) - isSide(other)),
     risk: take("risk"),
     lanes,
     refusals: rings.get("events.risk") ?? null,
@@ -110,11 +110,16 @@ function rank(entry) {
   return entry.actor !== null ? 0 : entry.isLocal ? 2 : 1;
 }
 
+/** Whether an entry is not the main one of who asks: a front has another ring for what administrators want. */
+function isSide(entry) {
+  return entry.ring.name !== `ingress.${entry.name}`;
+}
+
 function shardOf(name) {
   const found = /^(?:commands\.|events\.|matcher-)(\d+)$/.exec(name);
   return found ? Number(found[1]) : null;
 }
 
 function byNumber(one, other) {
-  return one.name.localeCompare(other.name, "en", { numeric: true }) || one.ring?.name.localeCompare(other.ring.name, "en", { numeric: true }) || 0;
+  return one.name.localeCompare(other.name, "en", { numeric: true });
 }
