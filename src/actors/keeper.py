@@ -1,8 +1,8 @@
 """The keeper: keeps the database in shape, on no order's way.
 
 Partitions are there before they are needed and go when they are old, and now and then it stores what the books look
-like, and compares what the engine knows in several places (``reconciling``). Settlement makes what it is about to write
-into by itself; so when the keeper is dead nobody else notices.
+like, compares what the engine knows in several places (``reconciling``), and verifies the audit log. Settlement makes
+what it is about to write into by itself; so when the keeper is dead nobody else notices.
 Rule 1: a round of a chore has a connection and a thread of its own and leaves nothing behind: after an error, a restart
 or a database that was away the next round is like any other.
 Rule 2: what it cannot do it says, on its metric page, in the log and to the supervisor, and tries again.
@@ -22,6 +22,7 @@ import psycopg
 import structlog
 import trio
 
+from tradeengine.actors.auditing import AUDIT_INTERVAL_S, AuditWatch
 from tradeengine.actors.reconciling.desk import Desk
 from tradeengine.ipc.depth import read_depth
 from tradeengine.ipc.seqlock import SeqlockBusy
@@ -49,6 +50,7 @@ SILENCE_S_MAX: Final = 60.0
 HANGING_MS_MAX: Final = 5000
 """The server ends a transaction of ours that waits for us so long: whoever waits for its locks goes on."""
 BEAT_S: Final = 0.5
+_TIMED: Final = ("maintenance", "depth", "audit")
 DAY_MS: Final = 86_400_000
 
 logger = structlog.get_logger(__name__)
@@ -75,6 +77,7 @@ async def main(wiring: Wiring) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.keep_partitions)
         nursery.start_soon(keeper.keep_depth)
+        nursery.start_soon(keeper.keep_audited, AuditWatch(wiring.settings.audit_dir, wiring.metrics))
         nursery.start_soon(keeper.keep_reconciled, Desk(wiring))
         # Whatever the database does: nobody's start waits for it or fails with it.
         wiring.ready()
@@ -126,6 +129,10 @@ class Keeper:
                 lambda connection, done: snapshot(connection, self._depth, wanted.depth_snapshot_levels, done),
                 wanted.depth_snapshot_interval_s,
             )
+
+    async def keep_audited(self, watch: AuditWatch) -> None:
+        """Verify the audit log, what is new in it, now and every minute."""
+        await self._repeat("audit", lambda connection, _: watch.look(connection), AUDIT_INTERVAL_S)
 
     async def keep_reconciled(self, desk: Desk) -> None:
         """Answer reconciliations, and ask for one now and then."""
@@ -258,8 +265,8 @@ class _Metrics:
         self._lock_timeouts, self._errors = page.counter("lock_timeouts"), page.counter("errors")
         self._stored, self._removed = page.counter("depth_rows_stored"), page.counter("depth_rows_removed")
         self._kept = page.gauge("partitions_kept")
-        self._done_at = {chore: page.gauge(f"{chore}_done_at_s") for chore in ("maintenance", "depth")}
-        self._latency = {chore: page.histogram(f"{chore}_latency_ms") for chore in ("maintenance", "depth")}
+        self._done_at = {chore: page.gauge(f"{chore}_done_at_s") for chore in _TIMED}
+        self._latency = {chore: page.histogram(f"{chore}_latency_ms") for chore in _TIMED}
 
     def count(self, chore: str, done: Round, duration_s: float, *, failed: bool) -> None:
         page = self._page

@@ -129,9 +129,10 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
         ),
         gauges=(
             *("partitions_kept", "maintenance_done_at_s", "depth_done_at_s"),
+            *("audit_broken", "audit_done_at_s"),
             *("differences", "reconciled_at_s", "census_us"),
         ),
-        histograms=("maintenance_latency_ms", "depth_latency_ms", "reconciliation_latency_ms"),
+        histograms=("maintenance_latency_ms", "depth_latency_ms", "audit_latency_ms", "reconciliation_latency_ms"),
     ),
     "wallet": RoleMetrics(
         counters=(

@@ -43,8 +43,11 @@ class Verdict:
 def verify(connection: Connection, anchors: Sequence[Link], *, after: Link = BEGINNING) -> Verdict:
     """Walk the log. anchors: read before this is called, so that none is newer than the rows that are read.
 
-    after: begin behind a row that was right when somebody looked before; ``row_count`` counts from there.
+    after: begin behind a row that was right when somebody looked before; ``row_count`` counts from there. When that row
+    is no longer the same, all is walked.
     """
+    if after != BEGINNING and not _is_there(connection, after):
+        return verify(connection, [*anchors, after])
     anchored = {link.id: link.hash for link in anchors if link.id > after.id}
     row_count, last = 0, after
     for raw in _all_rows(connection, after.id):
@@ -53,6 +56,11 @@ def verify(connection: Connection, anchors: Sequence[Link], *, after: Link = BEG
             return Verdict(row_count, last, len(anchors), fault)
         row_count, last = row_count + 1, Link(raw[0], bytes(raw[4]))
     return Verdict(row_count, last, len(anchors), _fault_at_end(last, anchors))
+
+
+def _is_there(connection: Connection, link: Link) -> bool:
+    found = rows_after(connection, link.id - 1, 1)
+    return bool(found) and (found[0][0], found[0][4]) == (link.id, link.hash)
 
 
 def _all_rows(connection: Connection, after_id: int) -> Iterator[tuple[Any, ...]]:

@@ -246,7 +246,7 @@ def test_pages_and_filters(root: User, reader: User) -> None:
     collected: list[str] = []
     cursor: str | None = None
     while True:
-        query = {"actor": root.name, "limit": 2} | ({"cursor": cursor} if cursor else {})
+        query: dict[str, Any] = {"actor": root.name, "limit": 2} | ({"cursor": cursor} if cursor else {})
         body = reader.http.get("/admin/audit", params=query).json()
         collected += [row["id"] for row in body["data"]]
         cursor = body["meta"]["next_cursor"]
