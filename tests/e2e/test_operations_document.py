@@ -20,9 +20,12 @@ def test_followed_to_the_letter(bank: Engine, tmp_path: Path) -> None:
     lines = typed(bank, "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)), tmp_path).splitlines()
     answers = [json.loads(line) for line in lines if line.startswith("{")]
     assert all(answer["success"] for answer in answers), answers
-    deposit, withdrawal, again, limits, limits_again, suspended, resumed, reconciliation = (
-        answer["data"] for answer in answers
+    performance, health, deposit, withdrawal, again, limits, limits_again, suspended, resumed, reconciliation = (
+        answer["data"] for answer in answers[:10]
     )
+    assert any(line.startswith("actor ") for line in lines)
+    assert performance["matching_engine"]["orders_placed"] >= 0
+    assert health["components"]["matching_engine"]["status"] == "healthy"
     assert (deposit["kind"], deposit["status"]) == ("deposit", "settled")
     assert (withdrawal["status"], again["transaction_id"]) == ("settled", withdrawal["transaction_id"])
     assert limits == limits_again
