@@ -42,7 +42,7 @@ def fund_demo_accounts(settings: Settings, dsn: str) -> None:
 
 
 def _fund(settings: Settings, dsn: str, names: list[str]) -> None:
-    with psycopg.connect(dsn, autocommit=True, application_name="tradeengine demo accounts") as connection:
+    with psycopg.connect(dsn, autocommit=True, application_name="tradeengine-demo") as connection:
         assets = load_directory(connection).assets.values()
         requests = [
             request_funding(

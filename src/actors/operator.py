@@ -139,7 +139,7 @@ class Operator:
     def _connect(self) -> psycopg.Connection[Any]:
         timeout_s = self._wiring.settings.database.connect_timeout_s
         return psycopg.connect(
-            self._dsn, autocommit=True, connect_timeout=timeout_s, application_name="tradeengine operator"
+            self._dsn, autocommit=True, connect_timeout=timeout_s, application_name="tradeengine-supervisor"
         )
 
     def _listed_rows(self) -> int:

@@ -205,15 +205,22 @@ class Publisher:
 
     def _read_minutes(self, shard: int) -> StoredMinutes:
         """Read a shard's past; runs in a thread."""
-        database = self._wiring.settings.database
-        with psycopg.connect(database.dsn, connect_timeout=database.connect_timeout_s, autocommit=True) as connection:
+        with self._connect() as connection:
             return read_minutes(connection, shard, time.time_ns() // MINUTE_NS - WINDOW_MINUTES)
 
     def _read_orders(self, accounts: list[int]) -> LiveOrders:
         """Read accounts' live orders; runs in a thread."""
-        database = self._wiring.settings.database
-        with psycopg.connect(database.dsn, connect_timeout=database.connect_timeout_s, autocommit=True) as connection:
+        with self._connect() as connection:
             return read_live_orders(connection, accounts)
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        database = self._wiring.settings.database
+        return psycopg.connect(
+            database.dsn,
+            connect_timeout=database.connect_timeout_s,
+            autocommit=True,
+            application_name="tradeengine-publisher",
+        )
 
     def _knows_past(self, symbol_id: int) -> bool:
         spec = self._specs.get(symbol_id)
