@@ -81,6 +81,7 @@ def main(wiring: Wiring) -> None:
         wiring.settings.settlement.backlog_events_max,
         wiring.settings.data_dir,
         wiring.settings.journal.free_disk_bytes_min,
+        [writer.ring for writer in rings.commands],
     )
     tables = RiskTables(risk, wiring.table("balances"), wiring.table("accounts"), wiring.table("touch"))
     tables.repair()

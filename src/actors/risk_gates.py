@@ -2,8 +2,9 @@
 
 Past a threshold of events that settlement has not committed, new orders are refused; cancels pass until only a last
 part of the event ring is left, so that what has been let in before always finds room; halts and whatever else
-administrators ask for pass until half of that is left. Below a low-water mark of free
-disk new orders are refused too, and cancels are not.
+administrators ask for pass until half of that is left. Commands on their way count as the event that each will give at
+least: otherwise a queue of them could fill the ring, and whatever came next would stand behind it. Below a low-water
+mark of free disk new orders are refused too, and cancels are not.
 """
 
 from __future__ import annotations
@@ -31,16 +32,24 @@ class Gates:
     """Looks, and writes the outbox's gates."""
 
     def __init__(
-        self, event_rings: Sequence[Ring], outbox: Outbox, backlog_max: int, directory: Path, free_bytes_min: int
+        self,
+        event_rings: Sequence[Ring],
+        outbox: Outbox,
+        backlog_max: int,
+        directory: Path,
+        free_bytes_min: int,
+        command_rings: Sequence[Ring],
     ) -> None:
-        """event_rings: by shard. backlog_max: unsettled events of a shard, at most an eighth less than its ring."""
+        """event_rings, command_rings: by shard. backlog_max: unsettled events of a shard."""
         self._outbox = outbox
         self._rings = tuple(event_rings)  # kept, because what follows are addresses in their memory
-        self._cursors = [(ring.head_address, _settled_address(ring)) for ring in self._rings]
+        self._command_rings = tuple(command_rings)
+        self._cursors = [(ring.head_address, _cursor_address(ring, "settlement")) for ring in self._rings]
+        self._queues = [(ring.head_address, ring.cursor_address(0)) for ring in self._command_rings]
         self._limits = [
-            (min(backlog_max, ring.capacity * 3 // 4), ring.capacity * 7 // 8, ring.capacity * 15 // 16)
-            for ring in self._rings
+            (ring.capacity * 3 // 4, ring.capacity * 7 // 8, ring.capacity * 15 // 16) for ring in self._rings
         ]
+        self._backlog_max = backlog_max
         self._directory = directory
         self._free_bytes_min = free_bytes_min
         self._looked_s = -_DISK_INTERVAL_S
@@ -52,11 +61,14 @@ class Gates:
         gates = self._outbox.gates
         for shard, (head, settled) in enumerate(self._cursors):
             backlog = load_word(head) - load_word(settled)
+            queue_head, queue_cursor = self._queues[shard]
+            filled = backlog + load_word(queue_head) - load_word(queue_cursor)
             orders_max, cancels_max, administrators_max = self._limits[shard]
             closed = _OVERLOADED if self._disk_low else 0
-            gates[shard, FOR_ORDERS] = _BACKLOG if backlog > orders_max else closed
-            gates[shard, FOR_CANCELS] = _BACKLOG if backlog > cancels_max else 0
-            gates[shard, FOR_ADMINISTRATORS] = _BACKLOG if backlog > administrators_max else 0
+            too_many = backlog > self._backlog_max or filled > orders_max
+            gates[shard, FOR_ORDERS] = _BACKLOG if too_many else closed
+            gates[shard, FOR_CANCELS] = _BACKLOG if filled > cancels_max else 0
+            gates[shard, FOR_ADMINISTRATORS] = _BACKLOG if filled > administrators_max else 0
 
     @property
     def accepting(self) -> bool:
@@ -72,6 +84,6 @@ class Gates:
         self._disk_low = disk.f_bavail * disk.f_frsize < self._free_bytes_min
 
 
-def _settled_address(ring: Ring) -> int:
-    (index,) = (index for index, reader in enumerate(ring.readers) if reader.name == "settlement")
+def _cursor_address(ring: Ring, name: str) -> int:
+    (index,) = (index for index, reader in enumerate(ring.readers) if reader.name == name)
     return ring.cursor_address(index)

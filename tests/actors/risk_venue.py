@@ -132,7 +132,7 @@ class RiskVenue:
         page = MetricPage.create("metrics", "risk", role.counters, role.gauges, role.histograms)
         tables = risk_actor.RiskTables(self.risk, self.balances, self.accounts, self.touch)
         tables.repair()
-        gates = Gates(self.events, outbox, SLOTS, Path("/"), 0)
+        gates = Gates(self.events, outbox, SLOTS, Path("/"), 0, self.commands)
         self.duty = risk_actor.RiskDuty(self.risk, rings, outbox, tables, gates, page, taken, reserve=16)
 
     def crash_point(self, name: str) -> None:

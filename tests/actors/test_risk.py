@@ -13,7 +13,7 @@ from tests.postgres import dsn, make_database, postgres
 
 from tradeengine.actors.risk_gates import Gates
 from tradeengine.actors.risk_rings import rights_of
-from tradeengine.core.records import CommandKind, EventKind, Reason, Side, event_dtype
+from tradeengine.core.records import CommandKind, EventKind, Reason, Side, command_dtype, event_dtype
 from tradeengine.core.risk import FOR_CANCELS, FOR_ORDERS, IngressRight, make_outbox
 from tradeengine.ipc.atomics import store_word
 from tradeengine.ipc.ring import ReaderSpec, Ring
@@ -111,6 +111,17 @@ def unsettled(count: int) -> tuple[Ring, Ring]:
     return rings[0], rings[1]
 
 
+def queued(count: int) -> tuple[Ring, Ring]:
+    """Make two shards' command rings of 64, the first with so many commands that its matcher has not taken."""
+    rings = tuple(
+        Ring.create(f"commands.{shard}", command_dtype, 64, [ReaderSpec(f"matcher-{shard}", gating=True)])
+        for shard in range(2)
+    )
+    if count:
+        rings[0].writer().publish(np.zeros(count, command_dtype))
+    return rings[0], rings[1]
+
+
 @pytest.mark.parametrize(
     ("count", "orders", "cancels", "administrators"),
     [
@@ -127,16 +138,25 @@ def test_backlog_closes_for_orders_first_and_for_its_shard_only(
 ) -> None:
     """Past the threshold a shard takes no new orders, near the end of its ring no cancels, at last not even a halt."""
     outbox = make_outbox(2, 1, 1)
-    gates = Gates(unsettled(count), outbox, 20, tmp_path, 0)
+    gates = Gates(unsettled(count), outbox, 20, tmp_path, 0, queued(0))
     gates.look()
     assert list(outbox.gates[0]) == [orders, cancels, administrators]
     assert list(outbox.gates[1]) == [0, 0, 0]
     assert gates.accepting == (orders == 0)
 
 
+def test_commands_on_their_way_count_as_events(tmp_path: Path) -> None:
+    """What a matcher has yet to take fills its ring, too: a halt must not end up behind commands that have no room."""
+    outbox, backlog = make_outbox(2, 1, 1), Reason.SETTLEMENT_BACKLOG
+    for events, commands, closed in ((20, 28, [0, 0, 0]), (20, 29, [backlog, 0, 0]), (10, 47, [backlog, backlog, 0])):
+        Gates(unsettled(events), outbox, 20, tmp_path, 0, queued(commands)).look()
+        assert list(outbox.gates[0]) == closed
+        assert list(outbox.gates[1]) == [0, 0, 0]
+
+
 def test_low_disk_refuses_orders_and_no_cancels(tmp_path: Path) -> None:
     """Below the low-water mark of free disk new orders are refused, cancels are not."""
     outbox = make_outbox(2, 1, 1)
-    Gates(unsettled(0), outbox, 20, tmp_path, 2**62).look()
+    Gates(unsettled(0), outbox, 20, tmp_path, 2**62, queued(0)).look()
     assert list(outbox.gates[:, FOR_ORDERS]) == [Reason.ENGINE_OVERLOADED] * 2
     assert list(outbox.gates[:, FOR_CANCELS]) == [0, 0]

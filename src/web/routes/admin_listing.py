@@ -10,6 +10,7 @@ import structlog
 import trio
 from quart import Blueprint, Response, request
 
+from tradeengine.core.money import NumberError, parse_decimal
 from tradeengine.core.records import CommandKind, EventKind, Reason, TradingState, command_dtype
 from tradeengine.core.symbols import ListingError, SymbolSpec
 from tradeengine.core.times import format_ms
@@ -149,6 +150,11 @@ def _wanted(body: schemas.ListSymbol) -> Wanted:
         raise invalid_field("symbol", message, allowed="BASE/QUOTE, each 1 to 16 of A-Z and 0-9")
     decimals: dict[str, str] = {name: getattr(body, name) for name in _DECIMALS}
     decimals["max_price_deviation"] = body.max_price_deviation or "0"
+    for name, text in decimals.items():
+        try:
+            parse_decimal(text)
+        except NumberError as error:
+            raise invalid_field(name, f"{name} {error.message}.", error.fault.value) from None
     return Wanted(
         base=found[1],
         quote=found[2],
