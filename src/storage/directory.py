@@ -208,9 +208,7 @@ def account_names(connection: Connection, account_ids: Sequence[int]) -> dict[in
     return dict(rows.fetchall())
 
 
-def _trading(
-    state: str, sequence: int, changed_us: int | None, reason: str | None, before_all: str | None
-) -> Trading:
+def _trading(state: str, sequence: int, changed_us: int | None, reason: str | None, before_all: str | None) -> Trading:
     before = TradingState[before_all.upper()] if before_all else None
     return Trading(TradingState[state.upper()], sequence, (changed_us or 0) * 1000, reason, before)
 

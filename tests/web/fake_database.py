@@ -88,9 +88,7 @@ class FakeDatabase:
         trading = Trading(TradingState.OPEN, 0, 0, None, None)
         return SymbolRow(self.symbols[0], listed=True, trading=trading), False
 
-    def live_order_ids(
-        self, _account_id: int | None, _symbol_id: int | None, *, limit: int
-    ) -> tuple[int, list[int]]:
+    def live_order_ids(self, _account_id: int | None, _symbol_id: int | None, *, limit: int) -> tuple[int, list[int]]:
         """List two live orders."""
         return 2, [1 << 40, 2 << 40][:limit]
 
