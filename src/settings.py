@@ -176,6 +176,7 @@ class Keeper(Section, frozen=True):
     depth_snapshot_levels: Annotated[int, Meta(ge=1, le=1000)]
     retain_depth_days: Annotated[int, Meta(ge=0, le=36_500)]
     reconcile_interval_s: Annotated[float, Meta(ge=0, le=86_400)]
+    audit_interval_s: Annotated[float, Meta(ge=0, le=86_400)]
     reconcile_timeout_s: Annotated[float, Meta(gt=0, le=3600)]
 
 

@@ -20,7 +20,6 @@ from tradeengine.storage.audit_verify import BEGINNING, Fault, verify
 if TYPE_CHECKING:
     from tradeengine.ipc.metrics import MetricPage
 
-AUDIT_INTERVAL_S: Final = 60.0
 WHOLE_INTERVAL_S: Final = 86_400.0
 
 Connection = psycopg.Connection[Any]

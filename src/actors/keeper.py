@@ -22,7 +22,7 @@ import psycopg
 import structlog
 import trio
 
-from tradeengine.actors.auditing import AUDIT_INTERVAL_S, AuditWatch
+from tradeengine.actors.auditing import AuditWatch
 from tradeengine.actors.reconciling.desk import Desk
 from tradeengine.ipc.depth import read_depth
 from tradeengine.ipc.seqlock import SeqlockBusy
@@ -131,8 +131,10 @@ class Keeper:
             )
 
     async def keep_audited(self, watch: AuditWatch) -> None:
-        """Verify the audit log, what is new in it, now and every minute."""
-        await self._repeat("audit", lambda connection, _: watch.look(connection), AUDIT_INTERVAL_S)
+        """Verify the audit log, what is new in it, now and at each interval; not at all when that is 0."""
+        interval_s = self._settings.keeper.audit_interval_s
+        if interval_s > 0:
+            await self._repeat("audit", lambda connection, _: watch.look(connection), interval_s)
 
     async def keep_reconciled(self, desk: Desk) -> None:
         """Answer reconciliations, and ask for one now and then."""

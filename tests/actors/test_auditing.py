@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from tests.engines import READY_TIMEOUT_S, Engine, running_engine
 from tests.postgres import connection, dsn, make_database, postgres
 from tests.storage.audit_entries import make_entry
 
@@ -46,6 +47,27 @@ class Watched:
         """Look, and read what the metric page says."""
         self.watch.look(self.connection)
         return bool(self.page.snapshot().gauges["audit_broken"])
+
+
+def test_keeper_asks_by_itself(data_dir: Path) -> None:
+    """The keeper of an engine sees a row that was altered within its interval, and that it is as it was again."""
+    with running_engine(data_dir, environment={"TRADEENGINE_KEEPER_AUDIT_INTERVAL_S": "0.1"}) as engine:
+        with engine.client("root", "admin") as client:
+            assert client.post("/admin/users/alice/suspend", json={"reason": "x"}).status_code == 200
+        with psycopg.connect(engine.dsn, autocommit=True) as connection:
+            connection.execute("ALTER TABLE audit DISABLE TRIGGER ALL")
+            for actor, is_broken in (("nobody", 1), ("root", 0)):
+                connection.execute("UPDATE audit SET actor = %s", (actor,))
+                _wait_for(engine, is_broken)
+
+
+def _wait_for(engine: Engine, is_broken: int) -> None:
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    wanted = f'tradeengine_keeper_audit_broken{{actor="keeper"}} {is_broken}'
+    with engine.client() as client:
+        while wanted not in client.get(f"{engine.url}/metrics").text:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
 
 
 @pytest.fixture

@@ -222,6 +222,7 @@ STORIES: Final = (
         *_one('tradeengine_front_audit_waiting_bytes{actor="front-1"}', Gauge(0), Gauge(0), Gauge(1)),
         {"actor": "front-1"},
     ),
+    Story("AuditBroken", *_one('tradeengine_keeper_audit_broken{actor="keeper"}', Gauge(0), Gauge(0), Gauge(1))),
     Story("ClockUnsynchronised", *_one("tradeengine_operator_clock_synchronised", Gauge(1), Gauge(1), Gauge(0))),
     Story("ClockStepped", *_one("tradeengine_operator_clock_steps_total", Counter(0), Counter(0), Counter(1))),
 )

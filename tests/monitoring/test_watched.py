@@ -182,6 +182,20 @@ def ledger_changed(watched: Watched) -> Iterator[None]:
 
 
 @contextmanager
+def audit_changed(watched: Watched) -> Iterator[None]:
+    """Let an administrator do something, and the database's superuser say that it was somebody else."""
+    with watched.venue.engine.client("culprit", "admin") as client:
+        client.post("/admin/users/victim/suspend", json={"reason": "x"}).raise_for_status()
+    say = "UPDATE audit SET actor = %s WHERE actor = %s"
+    with connect_database(watched.venue.engine) as connection:
+        connection.execute("ALTER TABLE audit DISABLE TRIGGER audit_is_append_only")
+        connection.execute(say, ("nobody", "culprit"))
+        yield
+        connection.execute(say, ("culprit", "nobody"))
+        connection.execute("ALTER TABLE audit ENABLE ALWAYS TRIGGER audit_is_append_only")
+
+
+@contextmanager
 def journal_changed(watched: Watched) -> Iterator[None]:
     """Let a journal say that the matcher did something else than it did; the shadow never believes it again."""
     with watched.stopped("shadow"):
@@ -236,6 +250,7 @@ FAULTS = {
     "the disk is full": Fault(lambda watched: watched.fault("full_disk"), {"DiskLow": {}, "OrdersNotAccepted": {}}),
     "the wallet refuses": Fault(wallet_refuses, {"WalletDeadLetters": {}}),
     "the ledger was changed": Fault(ledger_changed, {"ReconciliationDifference": {}}),
+    "the audit log was changed": Fault(audit_changed, {"AuditBroken": {}}),
     "fronts are stopped": Fault(lambda watched: watched.stopped("front-0"), {"EngineDown": {}}),
 }
 TOGETHER = {

@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "TRADEENGINE_HTTP_COMMAND_TIMEOUT_MS": "1000",
     # Minutes last a second here, too.
     "TRADEENGINE_KEEPER_RECONCILE_INTERVAL_S": "5",
+    "TRADEENGINE_KEEPER_AUDIT_INTERVAL_S": "1",
     # Nobody is to end what a test has stopped.
     "TRADEENGINE_SUPERVISOR_HEARTBEAT_TIMEOUT_S": "60",
 }
