@@ -11,9 +11,8 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import httpx2
 import psycopg
@@ -35,6 +34,10 @@ pytestmark = [needs_prometheus, pytest.mark.timeout(240)]
 OTHER_SYMBOL = "ADA/USDT"
 SCRAPES_OF_A_NORMAL_RUN = 30
 SLOW_MACHINE = {"OrderLatencyHigh", "JournalSyncSlow"}
+"""True on a machine that has more to do than processors, and no fault of the engine."""
+BY_THE_HOUR = {"MaintenanceStale"}
+"""The keeper looks after partitions once an hour, and hours last as long as ever for it."""
+ALERTS = [rule["alert"] for rule in read_rules("alerts.yml")]
 SERIES = re.compile(r"\b(?:\w+:)?tradeengine_\w+(?::\w+)?")
 EMPTY = {
     "ALERTS{": "no alert fires",
@@ -54,10 +57,8 @@ def test_normal_run_is_silent(watched: Watched) -> None:
     prometheus.wait_for(
         lambda: prometheus.value('count_over_time(up{job="tradeengine"}[1h])') >= SCRAPES_OF_A_NORMAL_RUN, "no scrapes"
     )
-    # That orders are slow is true on a machine that has more to do than processors.
-    true = SLOW_MACHINE if os.getloadavg()[0] > (os.cpu_count() or 1) else set()
-    assert prometheus.fired() - true == set()
-    assert prometheus.value("sum(increase(tradeengine_matcher_trades_total[10s]))") > 10
+    assert prometheus.fired() - BY_THE_HOUR - _true_of_this_machine() == set()
+    assert prometheus.value("sum(increase(tradeengine_matcher_trades_total[5s]))") > 10
 
 
 def test_every_query_finds_what_it_asks_for(watched: Watched) -> None:
@@ -95,28 +96,28 @@ def settlement_stopped(watched: Watched) -> Iterator[None]:
         while watched.place_hundred():
             pass
         yield
-    with connect_database(watched.venue.engine) as connection:
-        watched.venue.until(lambda: connection.execute("SELECT 1").fetchone() is not None)
 
 
 @contextmanager
 def pool_in_use(watched: Watched) -> Iterator[None]:
-    """Lock a table that every question about orders reads, and go on asking."""
+    """Lock a table that questions about the past read, and go on asking."""
     stop = threading.Event()
 
     def ask() -> None:
-        with httpx2.Client(base_url=watched.venue.engine.url, headers=watched.buyer.http.headers) as client:
+        with httpx2.Client(base_url=watched.venue.engine.url, trust_env=False) as client:
             while not stop.is_set():
                 with suppress(httpx2.TransportError):
-                    client.get("/api/v1/orders", timeout=10)
+                    client.get("/api/v1/snapshots/BTC-USDT", params={"time": "2026-01-01T00:00:00Z"}, timeout=10)
 
     threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
     with connect_database(watched.venue.engine) as connection, connection.transaction():
-        connection.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        connection.execute("LOCK TABLE depth_snapshots IN ACCESS EXCLUSIVE MODE")
         for thread in threads:
             thread.start()
-        yield
-    stop.set()
+        try:
+            yield
+        finally:
+            stop.set()
     for thread in threads:
         thread.join(30)
 
@@ -124,14 +125,14 @@ def pool_in_use(watched: Watched) -> Iterator[None]:
 @contextmanager
 def database_gone(watched: Watched) -> Iterator[None]:
     """Let PostgreSQL be away, and not come back, while an administrator halts a symbol."""
-    with ExitStack() as stack:
-        stack.enter_context(database_away(watched.venue.engine))
-        root = watched.venue.sign_in_as("root", "admin")
-        stack.callback(root.http.close)
+    root = watched.venue.sign_in_as("root", "admin")
+    with database_away(watched.venue.engine):
         root.call("POST", f"/admin/trading/halt/{OTHER_SYMBOL}", json={"reason": "a test"})
         yield
-        root.call("POST", f"/admin/trading/resume/{OTHER_SYMBOL}", json={"reason": "a test"})
-    watched.prometheus.wait_for(lambda: watched.prometheus.value('tradeengine_actor_up{actor="database"}') == 1, "away")
+    up = 'tradeengine_actor_up{actor="database"}'
+    watched.prometheus.wait_for(lambda: watched.prometheus.value(up) == 1, "no database")
+    root.call("POST", f"/admin/trading/resume/{OTHER_SYMBOL}", json={"reason": "a test"})
+    root.http.close()
 
 
 @contextmanager
@@ -148,8 +149,10 @@ def shadow_dies(watched: Watched) -> Iterator[None]:
 def wallet_gone(watched: Watched) -> Iterator[None]:
     """Let the wallet service die."""
     watched.venue.service.kill()
-    yield
-    watched.venue.service.start()
+    try:
+        yield
+    finally:
+        watched.venue.service.start()
 
 
 @contextmanager
@@ -218,7 +221,7 @@ def _with_other_hash(header: SegmentHeader) -> SegmentHeader:
 class Fault:
     """What is made wrong, and which alerts that must set off, with what labels."""
 
-    make: Callable[[Watched], object]
+    make: Callable[[Watched], AbstractContextManager[None]]
     alerts: Mapping[str, Labels]
 
 
@@ -235,23 +238,22 @@ FAULTS = {
         },
     ),
     "a matcher is stopped": Fault(lambda watched: watched.stopped("matcher-0"), {"OutcomesUnknown": {}}),
-    "the pool is in use": Fault(pool_in_use, {"DatabasePoolExhausted": {"actor": "front-0"}}),
     "the database is away": Fault(
         database_gone,
         {
             "ActorDown": {"actor": "database"},
             "SymbolHalted": {"symbol": OTHER_SYMBOL},
             "AuditSpooled": {"actor": "front-0"},
+            "ActorErrors": {"actor": "operator"},
         },
     ),
-    "the shadow dies": Fault(
-        shadow_dies, {"ActorRestarting": {"actor": "shadow"}, "ActorErrors": {"actor": "operator"}}
-    ),
+    "the shadow dies": Fault(shadow_dies, {"ActorRestarting": {"actor": "shadow"}}),
     "the disk is full": Fault(lambda watched: watched.fault("full_disk"), {"DiskLow": {}, "OrdersNotAccepted": {}}),
-    "the wallet refuses": Fault(wallet_refuses, {"WalletDeadLetters": {}}),
+    "memory leaks": Fault(lambda watched: watched.fault("memory"), {"ActorMemoryGrows": {"actor": "risk"}}),
     "the ledger was changed": Fault(ledger_changed, {"ReconciliationDifference": {}}),
     "the audit log was changed": Fault(audit_changed, {"AuditBroken": {}}),
     "fronts are stopped": Fault(lambda watched: watched.stopped("front-0"), {"EngineDown": {}}),
+    "the wallet refuses": Fault(wallet_refuses, {"WalletDeadLetters": {}}),
 }
 TOGETHER = {
     "the disk is slow": Fault(
@@ -262,7 +264,7 @@ TOGETHER = {
     ),
     "the clock is nobody's": Fault(lambda watched: watched.fault("clock_unsynchronised"), {"ClockUnsynchronised": {}}),
     "the clock was set": Fault(lambda watched: watched.fault("clock_ahead"), {"ClockStepped": {}}),
-    "memory leaks": Fault(lambda watched: watched.fault("memory"), {"ActorMemoryGrows": {"actor": "risk"}}),
+    "the pool is in use": Fault(pool_in_use, {"DatabasePoolExhausted": {"actor": "front-0"}}),
     "the wallet is gone": Fault(wallet_gone, {"WalletBreakerOpen": {}, "WalletLag": {}}),
 }
 LAST = {
@@ -284,7 +286,7 @@ def test_faults_that_take_long(watched: Watched) -> None:
 
 def test_alerts_end_with_their_faults(watched: Watched) -> None:
     """Once every fault is mended, no alert is left."""
-    watched.prometheus.wait_silent()
+    watched.prometheus.wait_silent(set(ALERTS) - BY_THE_HOUR - _true_of_this_machine())
 
 
 def test_fault_that_cannot_be_mended(watched: Watched) -> None:
@@ -295,18 +297,22 @@ def test_fault_that_cannot_be_mended(watched: Watched) -> None:
 def test_each_alert_has_a_fault() -> None:
     """There is no alert that no fault here sets off."""
     named = {alert for faults in (FAULTS, TOGETHER, LAST) for fault in faults.values() for alert in fault.alerts}
-    assert named == {rule["alert"] for rule in read_rules("alerts.yml")}
+    assert named == set(ALERTS)
 
 
 def expect(watched: Watched, faults: Mapping[str, Fault]) -> None:
-    """Make faults, and wait until each has set off its alerts."""
-    since = datetime.now(UTC).replace(microsecond=0, tzinfo=None)
+    """Make faults, and wait until each has set off its alerts, which were silent before."""
+    wanted = {alert: labels for fault in faults.values() for alert, labels in fault.alerts.items()}
+    watched.prometheus.wait_silent(wanted.keys() - BY_THE_HOUR - _true_of_this_machine())
     with ExitStack() as stack:
         for fault in faults.values():
-            stack.enter_context(fault.make(watched))  # type: ignore[arg-type]
-        for fault in faults.values():
-            for alert, labels in fault.alerts.items():
-                said = watched.prometheus.wait_firing(alert, labels, since)["annotations"]
-                assert said["runbook_url"].endswith(f"/{alert}.md")
-                words = said["summary"] + said["description"]
-                assert "<" not in words, words
+            stack.enter_context(fault.make(watched))
+        for alert, labels in wanted.items():
+            said = watched.prometheus.wait_firing(alert, labels)["annotations"]
+            assert said["runbook_url"].endswith(f"/{alert}.md")
+            words = said["summary"] + said["description"]
+            assert "<" not in words, words
+
+
+def _true_of_this_machine() -> set[str]:
+    return SLOW_MACHINE if os.getloadavg()[0] > (os.cpu_count() or 1) else set()

@@ -71,8 +71,8 @@ class Desk:
         finish(connection, numbers, outcome)
         if outcome.error is not None:
             logger.warning("reconciliation impossible", reason=outcome.error)
-        elif outcome.difference_count:
-            logger.error("reconciliation found differences", count=outcome.difference_count, requests=numbers)
+        elif count := _fault_count(outcome):
+            logger.error("reconciliation found differences", count=count, requests=numbers)
 
     def _run(self) -> Outcome:
         # Of this thread alone: trading comes first, and whoever else works in the keeper's threads can wait as well.
@@ -121,10 +121,16 @@ class _Metrics:
             page.add(self._failed)
             return
         page.add(self._done)
-        page.set(self._differences, outcome.difference_count or 0)
+        page.set(self._differences, _fault_count(outcome))
         page.set(self._done_at, time.time_ns() // 10**9)
         page.set(self._census, outcome.checked["census_us"])
         page.record(self._latency, int(duration_s * 1000))
+
+
+def _fault_count(outcome: Outcome) -> int:
+    """Count the differences that are faults; that a wallet could not be asked is none, and told elsewhere."""
+    kinds = [difference["kind"] for difference in outcome.differences or ()]
+    return (outcome.difference_count or 0) - kinds.count("wallet_unavailable")
 
 
 def _wait(connection: PatientConnection) -> None:
