@@ -26,6 +26,7 @@ from tradeengine.actors.matching import KERNEL_VERSION
 from tradeengine.actors.outside import check_addresses
 from tradeengine.cli.database import database_dsn, one_line
 from tradeengine.cli.errors import CommandError
+from tradeengine.cli.recorded import recorded
 from tradeengine.cli.restore import check_backup
 from tradeengine.storage import journal_format, snapshots
 from tradeengine.storage.backup import folder as layout
@@ -82,6 +83,8 @@ def _make(settings: Settings, target: Path, base: Path | None) -> Manifest:
     earlier = check_backup(base.expanduser().absolute(), replay=False).manifest if base else None
     with ExitStack() as stack:
         dsn = database_dsn(settings, stack)
+        # Whoever copies an engine has its secrets.
+        stack.enter_context(recorded(settings, "backup", str(target), base=str(base) if base else None))
         partial = stack.enter_context(layout.open_partial(target))
         # Open as long as the dump takes, closed before the journals are looked at.
         with open_view(dsn, settings.database.connect_timeout_s) as view:

@@ -33,6 +33,7 @@ from tradeengine.actors.matching import KERNEL_VERSION, KERNEL_VERSIONS_REPLAYED
 from tradeengine.actors.outside import check_addresses
 from tradeengine.cli.database import one_line
 from tradeengine.cli.errors import CommandError
+from tradeengine.cli.recorded import recorded
 from tradeengine.core.book import BookLimits
 from tradeengine.core.records import ACCOUNT_ID_FIRST_USER, CommandKind
 from tradeengine.settings_files import package_folder
@@ -135,6 +136,8 @@ def _restore(settings: Settings, checked: Checked, only: str | None) -> Report:
             shutil.rmtree(making, ignore_errors=True)
             raise
         _put_in_place(settings, checked, making)
+    with recorded(settings, "restore", str(checked.folder), cut_at=checked.manifest.cut_at, only=only):
+        pass  # it is done: the audit log that tells it was not there before
     return report
 
 

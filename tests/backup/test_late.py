@@ -24,6 +24,7 @@ from tradeengine.storage.backup.late import (
 from tradeengine.storage.directory import add_asset, resolve_account
 from tradeengine.storage.funding import FundingKind, request_funding
 from tradeengine.storage.settle import RISK_SHARD, Settler
+from tradeengine.storage.wallet_fundings import refuse_deposit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,6 +116,43 @@ def test_database_is_as_if_it_had_been_settled_there(
     # And numbers go on without a gap.
     with psycopg.connect(restored, autocommit=True) as again:
         assert fund(again, "next", bob, 1).view(funding_event_dtype)["funding_number"][0] == 6
+
+
+@pytest.mark.usefixtures("symbol")
+def test_deposits_through_a_wallet(
+    dsn: str, connection: psycopg.Connection[Any], make_database: Callable[[str], str], tmp_path: Path
+) -> None:
+    """What a wallet outside reserved, released or refused since the dump is so again, also what risk never saw."""
+    connection.execute("UPDATE wallet_kind SET kind = 'http'")
+    ann = resolve_account(connection, "ann", accounts_max=64)
+
+    def ask(reference: str) -> int:
+        asked = request_funding(
+            connection, FundingKind.DEPOSIT, reference=reference, account_id=ann, asset_id=USDT, amount_units=900
+        )
+        return asked.id
+
+    reserved, refused = ask("reserved later"), ask("refused later")
+    with open_view(dsn, 10) as view:
+        marks = read_marks(view.connection)
+        dump_database(dsn, view, tmp_path / "dump")
+    refused_too = ask("new, and refused")
+    for funding_id in (refused, refused_too):
+        refuse_deposit(connection, funding_id, "INSUFFICIENT_BALANCE", "the wallet will not")
+    connection.execute("UPDATE counters SET value = 1 WHERE name = 'funding'")
+    connection.execute("UPDATE funding SET number = 1, wallet_state = 'done' WHERE id = %s", (reserved,))
+    event = np.zeros(1, event_dtype)
+    funding = event.view(funding_event_dtype)
+    for name, value in (("kind", EventKind.FUNDED), ("account_id", ann), ("funding_number", 1), ("amount_units", 900)):
+        funding[name] = value
+    funding["timestamp_ns"] = NOW_NS
+    settle(dsn, event)
+    with open_view(dsn, 10) as view:
+        lines = list(read_late(view.connection, marks))
+    restored = make_database("template0")
+    restore_database(restored, tmp_path / "dump", 180_000)
+    assert apply_late(psycopg.connect(restored, autocommit=True), lines, 1).fundings == 1
+    assert everything(restored) == everything(dsn)
 
 
 def test_unknown_accounts_keep_their_ids(connection: psycopg.Connection[Any]) -> None:

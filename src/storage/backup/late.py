@@ -96,6 +96,10 @@ LATE: Final = (
 """Tables whose rows since the dump are kept, in the order in which they refer to each other."""
 
 
+_DECIDED: Final = frozenset({"status", "status_reason", "transaction_id", "closed_at"})
+"""Columns of ``funding`` that say what risk decided; a row without them is pending."""
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What a restore put in. ``counts``: rows by table. ``fundings``: deposits and withdrawals that were posted."""
@@ -148,7 +152,8 @@ def apply_late(connection: Connection, lines: Iterable[str], shards: int) -> App
         decided = _undecided_before(connection, rows["funding"])
         with connection.transaction():
             for table in LATE:
-                _put(connection, table, [_as_asked(row) for row in rows[table.name]])
+                for found in _alike(table, rows[table.name]):
+                    _put(connection, table, found)
         if decided:
             settler.settle({RISK_SHARD: _events(decided, settler.cursors[RISK_SHARD])})
         connection.execute(
@@ -168,23 +173,26 @@ def _undecided_before(connection: Connection, rows: list[dict[str, Any]]) -> lis
             "SELECT number FROM funding WHERE status <> 'pending' AND id = ANY (%s)", ([row["id"] for row in rows],)
         )
     }
-    decided = [row for row in rows if row["status"] != "pending" and row["number"] not in known]
+    # Without a number risk has never seen it: a wallet outside refused to reserve it.
+    numbered = [row for row in rows if row["number"] is not None]
+    decided = [row for row in numbered if row["status"] != "pending" and row["number"] not in known]
     return sorted(decided, key=lambda row: int(row["number"]))
 
 
-def _as_asked(row: dict[str, Any]) -> dict[str, Any]:
-    """Give a deposit or withdrawal as before risk decided, since settlement closes it; any other row as it is."""
-    if "transaction_id" not in row or "reference" not in row:
-        return row
-    return row | {"status": "pending", "status_reason": None, "transaction_id": None, "closed_at": None}
+def _alike(table: _Table, rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Give rows by the columns that are put in; of what risk has decided all but that, because settlement writes it."""
+    if table.name != "funding":
+        yield rows
+        return
+    yield [row for row in rows if row["number"] is None]
+    yield [{name: value for name, value in row.items() if name not in _DECIDED} for row in rows if row["number"]]
 
 
 def _put(connection: Connection, table: _Table, rows: list[dict[str, Any]]) -> None:
-    """Insert rows, or make those that are there what they are now."""
+    """Insert rows, or make those that are there what they are now; columns that are not given stay as they are."""
     if not rows:
         return
-    keep = {"status", "status_reason", "transaction_id", "closed_at"} if table.name == "funding" else set()
-    columns = [name for name in rows[0] if name != table.key and name not in keep]
+    columns = [name for name in rows[0] if name != table.key]
     changed = sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in columns)
     changes = sql.SQL("NOTHING") if table.only_added else sql.SQL("UPDATE SET ") + changed
     # By name: the columns that a later migration added get their defaults.
