@@ -477,6 +477,22 @@ async def test_every_view_fits_a_narrow_screen(devtools: str, watched: Engine) -
         await page.wait_until("document.getAnimations().length === 0")
 
 
+async def test_documentation_opens_beside_the_page(devtools: str, watched: Engine) -> None:
+    """The page's link opens the API's documentation beside it; that one shows every call, and a call can be tried."""
+    async with desk(devtools, watched) as page:
+        link = "[...document.querySelectorAll('.bar a')].find(link => link.textContent === 'API')"
+        assert await page.evaluate(f"{link}.target") == "_blank"
+        url = await page.evaluate(f"{link}.href")
+        await page.navigate(url)
+        await page.wait_until("document.querySelectorAll('#operations details').length > 50")
+        names = "[...document.querySelectorAll('#operations summary code')]"
+        await page.evaluate(
+            f"tried = {names}.find(name => name.textContent === '/health').closest('details').querySelector('form');"
+            "tried.requestSubmit()"
+        )
+        await page.wait_until("tried.querySelector('pre').textContent.startsWith('200')")
+
+
 async def test_text_has_contrast_in_light_and_dark(devtools: str, watched: Engine) -> None:
     """Every text on every view stands out from its ground by 4.5 to 1 at least, in both colour schemes."""
     async with desk(devtools, watched, role="super_admin") as page:

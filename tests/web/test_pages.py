@@ -63,6 +63,13 @@ def test_each_module_opens_with_its_theory() -> None:
             assert file.body.startswith((b"// ", b"/* ")), name
 
 
+async def test_documentation_runs_its_own_programs_only(bench: Bench) -> None:
+    """The API's page has its programs and styles within it, and lets the browser run these and no others."""
+    policy = (await bench.client.get("/docs")).headers["Content-Security-Policy"]
+    assert re.search(r"script-src 'sha256-[\w+/]{43}='; style-src 'sha256-[\w+/]{43}=';", policy)
+    assert "unsafe" not in policy
+
+
 async def test_page_and_documentation_are_linked(bench: Bench) -> None:
     """The root names the page, the page leads to the API's documentation, and that one back."""
     assert (await (await bench.client.get("/")).get_json())["data"]["admin"] == "/admin"

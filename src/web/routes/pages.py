@@ -9,6 +9,8 @@ It refuses to know what the page shows.
 from __future__ import annotations
 
 import hashlib
+import re
+from base64 import b64encode
 from functools import cache
 from importlib.resources import files
 from typing import Final, NamedTuple
@@ -28,10 +30,13 @@ TYPES: Final = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+POLICY: Final = (
+    "default-src 'none'; script-src {scripts}; style-src {styles}; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
 HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'; trusted-types 'none'",
+    "Content-Security-Policy": POLICY.format(scripts="'self'", styles="'self'"),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -77,6 +82,18 @@ def page_files() -> dict[str, PageFile]:
             body = file.read_bytes()
             found[file.name] = PageFile(body, content_type, hashlib.blake2b(body, digest_size=16).hexdigest())
     return found
+
+
+def headers_of(page: bytes) -> dict[str, str]:
+    """Give the headers of a page that has its programs and styles within it: these, by their hashes, and no others."""
+    scripts, styles = (
+        " ".join(
+            f"'sha256-{b64encode(hashlib.sha256(part).digest()).decode()}'"
+            for part in re.findall(rb"<%s>(.*?)</%s>" % (kind, kind), page, re.DOTALL)
+        )
+        for kind in (b"script", b"style")
+    )
+    return {**HEADERS, "Content-Security-Policy": POLICY.format(scripts=scripts, styles=styles)}
 
 
 def _answer(name: str) -> Response:

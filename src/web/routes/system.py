@@ -21,6 +21,7 @@ from tradeengine.web.envelope import JSON_TYPE, failure, success
 from tradeengine.web.errors import ApiError
 from tradeengine.web.front import current_front
 from tradeengine.web.openapi import describe
+from tradeengine.web.routes.pages import headers_of
 
 blueprint = Blueprint("system", __name__)
 _TAG = "operations"
@@ -95,7 +96,8 @@ async def show_openapi() -> Response:
 @hide
 async def show_docs() -> Response:
     """Show the description to people; the page needs nothing from elsewhere."""
-    return Response(_docs_page(), content_type="text/html; charset=utf-8")
+    page, headers = _docs_page()
+    return Response(page, headers=headers, content_type="text/html; charset=utf-8")
 
 
 @cache
@@ -104,8 +106,9 @@ def _openapi(provider: OpenAPIProvider) -> bytes:
 
 
 @cache
-def _docs_page() -> bytes:
-    return (files("tradeengine.web") / "pages" / "docs.html").read_bytes()
+def _docs_page() -> tuple[bytes, dict[str, str]]:
+    page = (files("tradeengine.web") / "pages" / "docs.html").read_bytes()
+    return page, headers_of(page)
 
 
 def _check_metrics_token(wanted: str) -> None:

@@ -13,7 +13,7 @@ export function createOverview(context) {
   const tiles = {
     commands: createTile("Commands"),
     events: createTile("Events"),
-    latency: createTile("Matching latency"),
+    latency: createTile("Matching latency, p50"),
     lag: createTile("Settlement behind"),
     orders: createTile("Open orders"),
     clients: createTile("Stream clients"),
@@ -41,7 +41,7 @@ export function createOverview(context) {
   feeds.performance.listen(({ data, error }) => {
     if (error !== null) return;
     const matching = data.matching_engine ?? {};
-    tiles.latency.update(milliseconds(matching.p50_ms ?? matching.avg_latency_ms), matching.p50_ms ?? matching.avg_latency_ms ?? null, `half within; 99 % within ${milliseconds(matching.p99_ms)}`);
+    tiles.latency.update(milliseconds(matching.p50_ms ?? matching.avg_latency_ms), matching.p50_ms ?? matching.avg_latency_ms ?? null, `p99 ${milliseconds(matching.p99_ms)}`);
     tiles.orders.update(count(data.order_book?.active_orders), data.order_book?.active_orders, symbolsOf(data.order_book));
     tiles.clients.update(count(data.websocket?.total_connections), data.websocket?.total_connections, `${rate(data.websocket?.messages_per_second)} messages`);
   });
