@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tradeengine.cli.top_figures import ActorFigures, Figures, RingFigures, SymbolFigures
 
 SORTS: Final[dict[str, Callable[[ActorFigures], Any]]] = {
-    "load": lambda actor: (-actor.load, -(actor.utilisation or 0.0), actor.name),
+    "load": lambda actor: (actor.is_well, -actor.load, -(actor.utilisation or 0.0), actor.name),
     "behind": lambda actor: (-actor.lag, -actor.load, actor.name),
     "rate": lambda actor: (-actor.records_in_per_second - actor.records_out_per_second, actor.name),
     "latency": lambda actor: (-(actor.p99_ms or 0.0), actor.name),

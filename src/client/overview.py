@@ -22,6 +22,15 @@ class ActorRing(Struct, frozen=True, kw_only=True):
     lag: int | None
 
 
+class ActorLatency(Struct, frozen=True, kw_only=True):
+    """How long an actor took in the last minute, for what ``of`` says: command, settle, publish, request."""
+
+    of: str
+    count: int
+    p50_ms: float
+    p99_ms: float
+
+
 class Actor(Struct, frozen=True, kw_only=True):
     """A process of the engine. Totals count from the engine's start; None: not measured."""
 
@@ -37,6 +46,7 @@ class Actor(Struct, frozen=True, kw_only=True):
     records_in: int
     records_out: int
     errors: int
+    latency: ActorLatency | None
     rings: list[ActorRing]
 
 

@@ -98,13 +98,16 @@ class Probes:
         return {"server_version": row[0], "read_only": row[1], "connections": row[2]}
 
     def _connect(self) -> PatientConnection:
-        return PatientConnection.open(
+        connection = PatientConnection.open(
             self._settings.database.dsn,
             lambda: None,
             connect_timeout_s=_LINGER_S,
             silence_s_max=_LINGER_S,
             name="tradeengine-probe",
         )
+        # A pooler may be in between, which gives each question another server.
+        connection.prepare_threshold = None
+        return connection
 
 
 async def _in_thread(look: Callable[[], dict[str, Any]], turn: trio.CapacityLimiter, what: str) -> Probe:
