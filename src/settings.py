@@ -213,6 +213,7 @@ class Supervisor(Section, frozen=True):
     restart_count_max: Annotated[int, Meta(ge=0)]
     restart_window_s: Seconds
     stop_timeout_s: Seconds
+    profile: str
 
 
 class Wallet(Section, frozen=True):

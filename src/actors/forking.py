@@ -30,6 +30,7 @@ from tradeengine.actors.zygote import ORDER_BYTES_MAX, Order, Report
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
     from typing import TypeAlias
 
     from tradeengine.actors.topology import Actor
@@ -103,10 +104,15 @@ class Forked:
 
 
 class Forker:
-    """Keeps a zygote and orders processes from it. ``inherited_fds``: what every actor shall have open."""
+    """Keeps a zygote and orders processes from it.
 
-    def __init__(self, policy: Policy, inherited_fds: tuple[int, ...]) -> None:
+    ``inherited_fds``: what every actor shall have open. ``profiles``: where ``policy.profile``, an actor, is profiled.
+    """
+
+    def __init__(self, policy: Policy, inherited_fds: tuple[int, ...], profiles: Path) -> None:
         self._inherited_fds = inherited_fds
+        self._profiled = policy.profile
+        self._profiles = profiles
         self._deaths = Deaths(policy)
         self._numbers = count(1)
         self._line: socket.socket | None = None
@@ -128,7 +134,8 @@ class Forker:
         while self._line is None:
             await self._changed.wait()
         number = next(self._numbers)
-        order = msgspec.json.encode(Order(number, actor.name, actor.role, disarm))
+        profiles = str(self._profiles) if actor.name == self._profiled else ""
+        order = msgspec.json.encode(Order(number, actor.name, actor.role, disarm, profiles))
         assert len(order) <= ORDER_BYTES_MAX
         self._ordered.add(number)
         with suppress(OSError):

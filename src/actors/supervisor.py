@@ -38,6 +38,7 @@ from tradeengine.actors.data_dir import MASTER_NAME, ensure_secret, open_data_di
 from tradeengine.actors.errors import StartError
 from tradeengine.actors.forking import Forker
 from tradeengine.actors.outside import check_outside
+from tradeengine.actors.profiling import FOLDER
 from tradeengine.actors.topology import OPERATOR, Topology, plan
 from tradeengine.core.tables import ActorState
 
@@ -89,9 +90,12 @@ def run_engine(settings: Settings, attend: Attend) -> None:
 
 
 def make_supervisor(settings: Settings, listener: socket.socket, lock_fd: int, attend: Attend) -> Supervisor:
-    """Make a supervisor with a child for each actor of the topology."""
+    """Make a supervisor with a child for each actor of the topology. Raises StartError."""
     topology = plan(settings)
-    forker = Forker(settings.supervisor, (lock_fd,))
+    profiled, names = settings.supervisor.profile, [actor.name for actor in topology.actors]
+    if profiled and profiled not in names:
+        raise StartError(f"setting supervisor.profile = {profiled!r} is no actor of this engine: {', '.join(names)}")
+    forker = Forker(settings.supervisor, (lock_fd,), settings.data_dir / FOLDER)
     supervisor = Supervisor(settings, topology, listener, attend, forker, {})
     for actor in topology.actors:
         supervisor.children[actor.name] = Child(actor, settings.supervisor, forker.launch, supervisor.child_changed)

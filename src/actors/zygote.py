@@ -20,12 +20,15 @@ import select
 import socket
 import sys
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Final, NoReturn
 
 import msgspec
 from setproctitle import setproctitle
 
 from tradeengine.actors import run
+from tradeengine.actors.profiling import run_profiled
 from tradeengine.ipc.crashpoints import disarm
 from tradeengine.ipc.handoff import EXIT_ORPHANED
 
@@ -33,12 +36,16 @@ ORDER_BYTES_MAX: Final = 4096
 
 
 class Order(msgspec.Struct, frozen=True):
-    """Asks for an actor; the descriptor of its line comes with it. ``disarm``: it passes by its crash points."""
+    """Asks for an actor; the descriptor of its line comes with it.
+
+    ``disarm``: it passes by its crash points. ``profiles``: folder for a profile of it; empty: none is made.
+    """
 
     number: int
     name: str
     role: str
     disarm: bool
+    profiles: str
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -61,8 +68,8 @@ class Zygote:
         self._poll = select.poll()
         self._poll.register(line, select.POLLIN)
 
-    def serve(self) -> tuple[str, int]:
-        """Work until this process is an actor; gives its name and the descriptor of its line.
+    def serve(self) -> tuple[Order, int]:
+        """Work until this process is an actor; gives the order for it and the descriptor of its line.
 
         Raises EOFError or OSError when the supervisor is gone.
         """
@@ -76,7 +83,7 @@ class Zygote:
             for order, line_fd in [waiting for waiting in self._waiting if waiting[0].role not in self._roles_left]:
                 self._waiting.remove((order, line_fd))
                 if self._fork(order, line_fd):
-                    return order.name, line_fd
+                    return order, line_fd
             if not ready and self._roles_left:
                 # An actor whose role cannot be imported tries it again, and tells why it fails.
                 with suppress(Exception):
@@ -126,10 +133,11 @@ def main(line_fd: int) -> NoReturn:
     """Be the zygote, then an actor; ends with the exit status of whichever this process has become."""
     setproctitle("tradeengine zygote")
     try:
-        name, actor_fd = Zygote(socket.socket(fileno=line_fd)).serve()
+        order, actor_fd = Zygote(socket.socket(fileno=line_fd)).serve()
     except (EOFError, OSError):
         sys.exit(EXIT_ORPHANED)
-    status = run.main(name, actor_fd)
+    duty = partial(run.main, order.name, actor_fd)
+    status = run_profiled(duty, Path(order.profiles, f"{order.name}-{os.getpid()}.prof")) if order.profiles else duty()
     # Not by the interpreter's own end: taking apart what was imported would copy most of the zygote's memory.
     logging.shutdown()
     os._exit(status)

@@ -97,6 +97,7 @@ def up(
     fronts: Annotated[int | None, typer.Option(help="Number of HTTP processes.")] = None,
     dsn: Annotated[str | None, typer.Option(help="PostgreSQL 14 or newer; the embedded one unless given.")] = None,
     demo: Annotated[bool, typer.Option("--demo", help="Let demo traders trade with each other.")] = False,
+    profile: Annotated[str | None, typer.Option(metavar="ACTOR", help="Write a profile of this actor.")] = None,
 ) -> None:
     """Start the engine and run it until Ctrl-C."""
     from tradeengine.cli.up import run_up
@@ -107,6 +108,7 @@ def up(
         "http.host": host,
         "http.port": port,
         "database.dsn": dsn,
+        "supervisor.profile": profile,
     }
     run_up(read_settings(data_dir, config, overrides), demo=demo)
 

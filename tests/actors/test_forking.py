@@ -27,7 +27,7 @@ PATIENCE_S = 60
 async def forker(*inherited_fds: int) -> AsyncIterator[Forker]:
     """Keep a zygote while the block runs."""
     policy = load_settings(overrides={"supervisor.restart_backoff_ms": 1}, environ={}).supervisor
-    kept = Forker(policy, inherited_fds)
+    kept = Forker(policy, inherited_fds, Path("unused"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(kept.keep)
         with trio.fail_after(PATIENCE_S):
