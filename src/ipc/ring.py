@@ -64,6 +64,7 @@ READERS_MAX: Final = 62
 """One bit each in the word that tells the producer whom to wake."""
 CAPACITY_MAX: Final = 1 << 28
 _READER_NAME_BYTES: Final = 48
+_OTHER: Final = ": use the version of the program that the engine runs"
 _STATIC: Final = struct.Struct("<qqqqq")  # record bytes, layout checksum, capacity, first sequence, reader count
 _READER: Final = struct.Struct("<48sqq")  # name, gating, doorbell index
 _READERS_OFFSET: Final = LINE_BYTES
@@ -130,7 +131,9 @@ class Ring:
         header = segment.buffer(0, _SLOTS_OFFSET)
         record_bytes, checksum, capacity, first, reader_count = _STATIC.unpack_from(header)
         if record_bytes != self.dtype.itemsize or checksum != layout_checksum(self.dtype):
-            raise RingError(f"{segment.name} holds other records, of {record_bytes} bytes, than were asked for")
+            raise RingError(
+                f"{segment.name} holds other records, of {record_bytes} bytes, than were asked for" + _OTHER
+            )
         if not _is_capacity(capacity) or segment.size != _SLOTS_OFFSET + capacity * record_bytes:
             raise RingError(f"{segment.name} has a capacity of {capacity} records in {segment.size} bytes")
         if not 0 <= reader_count <= READERS_MAX:

@@ -139,11 +139,14 @@ def check(descriptor: int) -> None:
     size_whole = os.fstat(descriptor).st_size
     if size_whole <= HEADER_BYTES:
         raise SegmentError(f"descriptor {descriptor} is not a segment: {size_whole} bytes")
-    magic, version, size, _ = _HEADER.unpack(os.pread(descriptor, HEADER_BYTES, 0))
+    magic, version, size, name = _HEADER.unpack(os.pread(descriptor, HEADER_BYTES, 0))
     if magic != _MAGIC:
         raise SegmentError(f"descriptor {descriptor} is not a segment: it has no magic")
     if version != LAYOUT_VERSION:
-        raise SegmentError(f"segment has layout version {version}, this program knows {LAYOUT_VERSION}")
+        raise SegmentError(
+            f"segment {name.rstrip(bytes(1)).decode(errors='replace')} has layout version {version}, this program "
+            f"knows {LAYOUT_VERSION}: use the version of the program that the engine runs"
+        )
     if size != size_whole - HEADER_BYTES:
         raise SegmentError(f"segment says {size} bytes and has {size_whole - HEADER_BYTES}")
     if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:

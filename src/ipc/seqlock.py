@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 LINE_BYTES: Final = 64
+_OTHER: Final = ": use the version of the program that the engine runs"
 _STATIC: Final = struct.Struct("<qqq")  # record bytes, layout checksum, row count
 _ROWS_OFFSET: Final = LINE_BYTES
 _VERSION_BYTES: Final = 8
@@ -77,7 +78,9 @@ class SeqlockTable:
             raise SeqlockError(f"{segment.name} is no table")
         record_bytes, checksum, rows = _STATIC.unpack_from(segment.buffer(0, _ROWS_OFFSET))
         if record_bytes != self.dtype.itemsize or checksum != layout_checksum(self.dtype):
-            raise SeqlockError(f"{segment.name} holds other rows, of {record_bytes} bytes, than were asked for")
+            raise SeqlockError(
+                f"{segment.name} holds other rows, of {record_bytes} bytes, than were asked for" + _OTHER
+            )
         self._stride = _stride(self.dtype)
         if rows <= 0 or segment.size != _ROWS_OFFSET + rows * self._stride:
             raise SeqlockError(f"{segment.name} has {rows} rows in {segment.size} bytes")

@@ -30,7 +30,7 @@ from tradeengine.storage.embedded import open_embedded, stop_embedded
 from tradeengine.storage.funding import FundingKind, request_funding, wait_funding
 
 ENVIRONMENT = {"TRADEENGINE_JOURNAL_SEGMENT_BYTES": "65536"}
-BUSY = 60
+BUSY = 40
 
 
 @dataclass
