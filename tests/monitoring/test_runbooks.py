@@ -9,9 +9,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+import httpx2
 import pytest
+import typer
 from tests.engines import Engine
 from tests.monitoring.prometheus import read_rules
+
+from tradeengine.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 RUNBOOKS = ROOT / "docs" / "runbooks"
@@ -48,13 +52,17 @@ def test_what_they_say_to_type_can_be_typed(engine: Engine, tmp_path: Path) -> N
     tmp_path.joinpath("tradeengine").write_text(f'#!/bin/sh\nexec {sys.executable} -m tradeengine.cli.app "$@"\n')
     tmp_path.joinpath("tradeengine").chmod(0o755)
     tmp_path.joinpath("data").symlink_to(engine.data_dir)
-    lines: dict[str, None] = {}
+    first, lines = "", dict[str, None]()
     for name in ("README", *PAGES):
         for block in re.findall(r"```sh\n(.*?)```", text_of(name), re.DOTALL):
-            lines.update(dict.fromkeys(block.replace("http://127.0.0.1:8000", engine.url).splitlines()))
+            if name == "README":
+                first = block
+            else:
+                lines.update(dict.fromkeys(block.splitlines()))
     assert len(lines) > 5
+    script = "\n".join([first, *lines]).replace("http://127.0.0.1:8000", engine.url)
     result = subprocess.run(
-        ["bash", "-euc", "\n".join(lines)],
+        ["bash", "-euc", script],
         cwd=tmp_path,
         env={
             **os.environ,
@@ -78,15 +86,23 @@ def test_commands_in_their_words_exist() -> None:
             r"\btradeengine ([a-z][a-z-]+(?: (?:list|show|retry|discard|verify))?)", text_of(name)
         )
     }
-    assert named
+    assert len(named) > 5
+    program = typer.main.get_command(app)
+    assert isinstance(program, typer.core.TyperGroup)
     for command in named:
-        result = subprocess.run(
-            [sys.executable, "-m", "tradeengine.cli.app", *command.split(), "--help"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 0, f"{command}: {result.stderr}"
+        first, _, second = command.partition(" ")
+        found = program.commands.get(first)
+        assert found is not None, command
+        assert not second or (isinstance(found, typer.core.TyperGroup) and second in found.commands), command
+
+
+def test_calls_in_their_words_exist(engine: Engine) -> None:
+    """Each call that a page names is one of the API's."""
+    named = {call for name in ("README", *PAGES) for call in re.findall(r"\bcall (/[\w/-]+)", text_of(name))}
+    assert len(named) > 3
+    paths = httpx2.get(f"{engine.url}/openapi.json", trust_env=False).json()["paths"]
+    patterns = [re.sub(r"\{\w+\}", "[^/]+", path).removeprefix("/api/v1") for path in paths]
+    assert [call for call in named if not any(re.fullmatch(pattern, call) for pattern in patterns)] == []
 
 
 def test_settings_in_their_words_exist() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -223,6 +223,8 @@ class Fault:
 
     make: Callable[[Watched], AbstractContextManager[None]]
     alerts: Mapping[str, Labels]
+    silent: Set[str] = frozenset()
+    """Worse ones, for which it must not be taken."""
 
 
 FAULTS = {
@@ -252,6 +254,9 @@ FAULTS = {
     "memory leaks": Fault(lambda watched: watched.fault("memory"), {"ActorMemoryGrows": {"actor": "risk"}}),
     "the ledger was changed": Fault(ledger_changed, {"ReconciliationDifference": {}}),
     "the audit log was changed": Fault(audit_changed, {"AuditBroken": {}}),
+    "the wallet is gone": Fault(
+        wallet_gone, {"WalletBreakerOpen": {}, "WalletLag": {}}, frozenset({"ActorDown", "ReconciliationDifference"})
+    ),
     "fronts are stopped": Fault(lambda watched: watched.stopped("front-0"), {"EngineDown": {}}),
     "the wallet refuses": Fault(wallet_refuses, {"WalletDeadLetters": {}}),
 }
@@ -265,7 +270,6 @@ TOGETHER = {
     "the clock is nobody's": Fault(lambda watched: watched.fault("clock_unsynchronised"), {"ClockUnsynchronised": {}}),
     "the clock was set": Fault(lambda watched: watched.fault("clock_ahead"), {"ClockStepped": {}}),
     "the pool is in use": Fault(pool_in_use, {"DatabasePoolExhausted": {"actor": "front-0"}}),
-    "the wallet is gone": Fault(wallet_gone, {"WalletBreakerOpen": {}, "WalletLag": {}}),
 }
 LAST = {
     "the journal was changed": Fault(journal_changed, {"ShadowMismatch": {}}),
@@ -312,6 +316,8 @@ def expect(watched: Watched, faults: Mapping[str, Fault]) -> None:
             assert said["runbook_url"].endswith(f"/{alert}.md")
             words = said["summary"] + said["description"]
             assert "<" not in words, words
+        firing = {alert["labels"]["alertname"] for alert in watched.prometheus.firing()}
+        assert not any(fault.silent & firing for fault in faults.values())
 
 
 def _true_of_this_machine() -> set[str]:
