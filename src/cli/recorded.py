@@ -100,7 +100,7 @@ def _bring(settings: Settings, spool: Spool) -> None:
     """Bring the entry into the log if the database is at hand; a file that stays is taken over by a front."""
     with suppress(psycopg.Error, EmbeddedError, OSError):
         server = None if settings.database.dsn else running_embedded(settings.data_dir)
-        dsn = settings.database.dsn or (server.dsn if server else "")
+        dsn = settings.database.direct_dsn or (server.dsn if server else "")
         if not dsn:
             return
         timeout_s = settings.database.connect_timeout_s

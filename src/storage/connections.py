@@ -71,9 +71,9 @@ def connections_needed(settings: Settings) -> dict[str, int]:
     if with_wallet:
         needed["the wallet actor"] = 1
     if not settings.database.is_pooled:
-        needed[f"{settings.engine.fronts} fronts of {settings.database.pool_size} each"] = (
-            settings.engine.fronts * settings.database.pool_size
-        )
+        # Beside its pool each has one that asks how the database is.
+        each = settings.database.pool_size + 1
+        needed[f"{settings.engine.fronts} fronts of {each} each"] = settings.engine.fronts * each
         needed["the publisher"] = 2
     return needed
 

@@ -52,13 +52,14 @@ class Redaction:
 
 def redaction_of(settings: Settings) -> Redaction:
     """Know the secrets of these settings."""
-    password = conninfo_to_dict(settings.database.dsn).get("password")
+    database = settings.database
+    passwords = [conninfo_to_dict(dsn).get("password") for dsn in (database.dsn, database.session_dsn)]
     return Redaction(
         (
             settings.auth.secret,
             settings.keys.master,
             settings.wallet.secret,
             settings.http.metrics_token,
-            str(password or ""),
+            *(str(password or "") for password in passwords),
         )
     )

@@ -43,7 +43,7 @@ def test_addresses_are_completed_and_keep_what_they_say() -> None:
 def test_all_connections_are_counted() -> None:
     """Each front counts with its pool, a wallet with its actor; through a pooler the fronts need none."""
     needed = connections_needed(settings_with("host=a", engine__fronts=8, database__pool_size=5))
-    assert needed["8 fronts of 5 each"] == 40
+    assert needed["8 fronts of 6 each"] == 48
     pooled = connections_needed(settings_with("host=a", "host=b", engine__fronts=8))
     assert not any("fronts" in who for who in pooled)
     with_wallet = connections_needed(settings_with("host=a", wallet__kind="http"))
@@ -53,7 +53,7 @@ def test_all_connections_are_counted() -> None:
 def test_server_with_too_few_connections_is_refused(dsn: str) -> None:
     """A start says how many connections the engine needs and how many there are, and what to change."""
     assert check_server_fits(settings_with(dsn)) is None
-    with pytest.raises(UnfitDatabaseError, match=r"needs up to 1\d\d connections \(.*32 fronts of 4 each.* allows 61"):
+    with pytest.raises(UnfitDatabaseError, match=r"needs up to 1\d\d connections \(.*32 fronts of 5 each.* allows 61"):
         check_server_fits(settings_with(dsn, engine__fronts=32))
 
 
