@@ -73,6 +73,8 @@ def users(engine: Engine, *names: str, funds: bool = False) -> Iterator[list[Use
                     body = {"user": name, "asset": asset, "amount": amount, "reference": f"{name}.{asset}"}
                     answer = admin.post("/admin/deposits", json=body)
                     assert answer.json()["data"]["status"] == "settled", answer.text
+            recorded = admin.get("/admin/audit").json()["data"]
+            assert [row["action"] for row in recorded] == ["deposit"] * 2 * len(names)
         yield [sign_in(stack, engine, name) for name in names]
 
 
