@@ -216,7 +216,7 @@ async def test_requests_are_answered_by_handlers(memory: Memory) -> None:
         assert await run(lambda: ask(data_dir, "double", number=21)) == {"number": 42}
         with pytest.raises(ClientError, match="no such symbol"):
             await run(lambda: ask(data_dir, "fail"))
-        with pytest.raises(ClientError, match="must be attach, double, fail"):
+        with pytest.raises(ClientError, match="must be attach, observe, double, fail"):
             await run(lambda: ask(data_dir, "triple"))
 
 
