@@ -166,6 +166,14 @@ def test_slow_statements_where_they_are_counted(connection: Connection) -> None:
     (row,) = read(connection, "slow_statements")
     assert (row["query"], row["calls"], row["total_ms"]) == (connection.info.dbname, 4, Decimal("10.0"))
     assert (row["mean_ms"], row["hit_percent"]) == (Decimal("2.510"), Decimal("99.0"))
+    # Who may not look into the extension's schema is told so, and gets no error.
+    told: list[str | None] = []
+    connection.add_notice_handler(lambda notice: told.append(notice.message_primary))
+    connection.execute("SET ROLE tradeengine_reader")
+    assert read(connection, "slow_statements") == []
+    assert told == [
+        "permission denied for schema extensions: who looks needs USAGE of the schema of pg_stat_statements"
+    ]
 
 
 def test_reader_reads_the_views_and_nothing_else(connection: Connection) -> None:
