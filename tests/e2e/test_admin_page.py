@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 import httpx2
 import pytest
 import trio
-from tests.e2e.browser import Page, needs_chromium, open_page, running_browser
+from tests.e2e.browser import needs_chromium, running_browser
+from tests.e2e.operator_page import (
+    FAINT,
+    FOCUSED,
+    KEPT,
+    REQUEST,
+    desk,
+    go_by_tab,
+    recorded,
+    shows,
+    sign_in,
+    some_topology,
+    standing_still,
+    token_of,
+    visiting,
+)
 from tests.e2e.users import User, make_user
 from tests.engines import Engine, running_engine, wait_restarted
-
-from tradeengine.actors.data_dir import read_secret
-from tradeengine.actors.topology import plan
-from tradeengine.settings_files import load_settings
-from tradeengine.web.auth import issue_token
 
 pytestmark = needs_chromium
 
@@ -28,15 +34,6 @@ HALTED: Final = "DOGE/USDT"
 NARROW_PX: Final = 360
 VIEWS: Final = ("pipeline", "symbols", "health", "money", "users", "audit")
 HOSTILE: Final = '<img src=x onerror="window.harmed=1"><script>window.harmed=2</script>&amp;\'`'
-REQUEST: Final = "Network.requestWillBeSent"
-LAGS: Final = {"write": None, "gate": 1, "follow": None}
-KEPT: Final = """JSON.stringify([
-    Object.entries(localStorage), Object.entries(sessionStorage), document.cookie, location.href, history.state,
-    name, document.documentElement.outerHTML, [...document.querySelectorAll("input")].map(input => input.value),
-])"""
-"""Wherever a page could keep something, but for its memory."""
-
-_numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -68,122 +65,6 @@ def root(watched: Engine) -> Iterator[httpx2.Client]:
     """Give a client of a super administrator, to look at what the page has done."""
     with watched.client("root", "super_admin") as client:
         yield client
-
-
-def token_of(engine: Engine, name: str = "olga", role: str = "admin", lifetime_s: float = 3600) -> str:
-    """Make a token."""
-    return issue_token(read_secret(engine.data_dir).encode(), name, role, lifetime_s)
-
-
-@asynccontextmanager
-async def visiting(devtools: str, engine: Engine, *refused: int) -> AsyncIterator[Page]:
-    """Open the page, not signed in; in the end nothing has left the origin and nothing has gone wrong in the browser.
-
-    refused: statuses that this story's calls are answered on purpose, which a browser writes to its console.
-    """
-    async with open_page(devtools, "about:blank") as page:
-        await page.watch()
-        await page.navigate(f"{engine.url}/admin")
-        await page.wait_until("document.querySelector('form.sign-in-form')")
-        yield page
-        await page.evaluate("1")
-    asked = [event["request"]["url"] for name, event in page.told if name == REQUEST]
-    assert len(asked) > 10
-    assert [url for url in asked if not url.startswith((f"{engine.url}/", "data:"))] == []
-    assert [told for told in page.told if is_trouble(*told, refused)] == []
-
-
-def is_trouble(name: str, event: Any, refused: tuple[int, ...]) -> bool:
-    """Whether an event is one that no page of ours should cause."""
-    if name == "Log.entryAdded":
-        entry = event["entry"]
-        if entry["source"] == "network" and any(f"status of {status} " in entry["text"] for status in refused):
-            return False
-        return entry["level"] in {"error", "warning"}
-    return name == "Runtime.exceptionThrown" or (name == "Runtime.consoleAPICalled" and event["type"] != "log")
-
-
-async def sign_in(page: Page, token: str) -> None:
-    """Write a token into the field that has the focus, and send it."""
-    await page.write(token)
-    await page.press("Enter")
-
-
-@asynccontextmanager
-async def desk(devtools: str, engine: Engine, *refused: int, role: str = "admin") -> AsyncIterator[Page]:
-    """Open the page signed in as an administrator of a name of its own."""
-    async with visiting(devtools, engine, *refused) as page:
-        await sign_in(page, token_of(engine, f"olga-{next(_numbers)}", role))
-        await page.wait_until("document.querySelectorAll('.card[data-tone=ok]').length >= 9")
-        yield page
-
-
-async def shows(page: Page, selector: str, *parts: str) -> None:
-    """Wait until an element is there and its text has all parts."""
-    text = f"(document.querySelector({json.dumps(selector)})?.innerText ?? '').replace(/\\s+/g, ' ')"
-    condition = " && ".join(f"{text}.includes({json.dumps(part)})" for part in parts)
-    await page.wait_until(condition)
-
-
-async def go_by_tab(page: Page, name: str) -> None:
-    """Press Tab until something of this accessible name has the focus."""
-    for _ in range(120):
-        await page.press("Tab")
-        if await page.evaluate(FOCUSED) == name:
-            return
-    raise AssertionError(f"{name} cannot be reached by Tab")
-
-
-async def recorded(root: httpx2.Client, count: int, is_there: Callable[[list[Any]], bool]) -> list[Any]:
-    """Wait until the newest rows of the audit log, so many, are those; rows join it in a moment."""
-    with trio.fail_after(20):
-        while True:
-            rows: list[Any] = root.get("/admin/audit", params={"limit": count}).json()["data"]
-            if len(rows) == count and is_there(rows):
-                return rows
-            await trio.sleep(0.05)
-
-
-FAINT: Final = """(() => {
-    const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
-    const pen = canvas.getContext("2d", { willReadFrequently: true });
-    const over = (ground, colour) => {
-        pen.fillStyle = `rgb(${ground})`; pen.fillRect(0, 0, 1, 1);
-        pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1);
-        return [...pen.getImageData(0, 0, 1, 1).data.slice(0, 3)];
-    };
-    const style = (node) => getComputedStyle(node);
-    const ground = (node) => node ? over(ground(node.parentElement), style(node).backgroundColor) : [255, 255, 255];
-    const light = (rgb) => {
-        const [r, g, b] = rgb.map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    const isShown = (node) => node.checkVisibility() && !node.closest(".unseen, .skip, :disabled, [aria-disabled]");
-    return [...document.querySelectorAll("#root *")].filter(isShown).filter(node =>
-        [...node.childNodes].some(child => child.nodeType === 3 && child.data.trim())).map(node => {
-            const behind = ground(node), before = over(behind, style(node).color);
-            const [one, other] = [light(behind), light(before)].sort((a, b) => b - a);
-            return [(one + 0.05) / (other + 0.05), `${node.className} ${node.textContent}`.slice(0, 60)];
-        }).filter(([contrast]) => contrast < 4.5);
-})()"""
-"""Texts that stand out too little from what is behind them: the contrast of WCAG, and which."""
-FOCUSED: Final = """(() => {
-    const it = document.activeElement;
-    return (it.getAttribute("aria-label") ?? it.labels?.[0]?.textContent ?? it.textContent).trim();
-})()"""
-
-
-@contextmanager
-def standing_still(engine: Engine, *names: str) -> Iterator[None]:
-    """Let actors hang while the block runs."""
-    pids = [engine.actors()[name] for name in names]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 async def test_strangers_are_told_why_they_may_not_come_in(devtools: str, watched: Engine) -> None:
@@ -423,6 +304,52 @@ async def test_money_is_reconciled_from_the_page(devtools: str, watched: Engine)
         await shows(page, ".view:not([hidden])", "postings", "balances")
 
 
+async def test_differences_and_dead_letters_are_listed(devtools: str, watched: Engine) -> None:
+    """What a reconciliation finds is told by kind, place and both sides; dead letters can be discarded with a reason.
+
+    The answers are made up in the browser: here the ledger agrees with itself, and no wallet is outside.
+    """
+    difference = {
+        **dict.fromkeys(("symbol", "order_id", "transaction_id", "field")),
+        "kind": "balance_differs",
+        "message": HOSTILE,
+        "account": "alice",
+        "asset": "USDT",
+        "expected": "10.00",
+        "found": "9.99",
+    }
+    found = {"id": "1", "finished_at": "2026-11-24T10:30:45.234Z", "checked": {"postings": 3}}
+    letter = {"id": "77", "kind": "transfer", "error": HOSTILE, "tries": 9, "created_at": "2026-11-24T10:30:45.234Z"}
+    answers = {
+        "/admin/reconciliation": {**found, "difference_count": 1, "differences": [difference]},
+        "/admin/dead-letters": [{**letter, "legs": [{"user": "bob", "asset": "BTC", "amount": "-1"}]}],
+        "/admin/dead-letters/77/discard": letter,
+    }
+    async with desk(devtools, watched) as page:
+        await page.evaluate(
+            f"""asked = []; answers = {json.dumps(answers)}; ask = fetch; fetch = (url, options) => {{
+                const known = answers[url.split("?")[0].replace("/api/v1", "")];
+                if (known === undefined) return ask(url, options);
+                asked.push(options.method + " " + url + " " + options.body);
+                const meta = {{ request_id: "r", timestamp: "", next_cursor: null }};
+                return Promise.resolve(new Response(JSON.stringify({{ success: true, data: known, meta }})));
+            }}; 0"""
+        )
+        await page.evaluate("location.hash = 'money'")
+        await go_by_tab(page, "Reconcile now")
+        await page.press("Enter")
+        await shows(page, "[role=status].headline", "1 difference, as of 2026-11-24 10:30:45 UTC")
+        await shows(page, ".view:not([hidden])", "balance differs", HOSTILE, "alice", "10.00", "9.99", "bob -1 BTC")
+        await go_by_tab(page, "Discard dead letter 77")
+        await page.press("Enter")
+        await page.write("paid by hand")
+        await page.press("Enter")
+        await shows(page, "dialog .outcome", "Done", "77")
+        sent = await page.evaluate("asked.find(call => call.startsWith('POST'))")
+        assert sent == 'POST /api/v1/admin/dead-letters/77/discard {"reason":"paid by hand"}'
+        assert await page.evaluate("window.harmed") is None
+
+
 async def test_user_is_suspended_and_resumed(devtools: str, watched: Engine, trader: User) -> None:
     """A user who is looked up can be suspended, which counts at once, and resumed."""
     async with desk(devtools, watched, 404) as page:
@@ -542,10 +469,10 @@ async def test_figures_are_worded_and_rated(devtools: str, watched: Engine) -> N
         assert await page.evaluate(rated) == [None, 20, 20, 25, None, 2, None]
 
 
-@pytest.mark.parametrize(("shards", "fronts"), [(1, 1), (3, 2), (8, 4)])
-async def test_any_topology_is_placed(devtools: str, watched: Engine, shards: int, fronts: int) -> None:
+@pytest.mark.parametrize(("shards", "fronts", "wallet"), [(1, 1, "ledger"), (3, 2, "http"), (8, 4, "http")])
+async def test_any_topology_is_placed(devtools: str, watched: Engine, shards: int, fronts: int, wallet: str) -> None:
     """Whatever shards, fronts and wallet there are, every actor and ring has exactly one place in the picture."""
-    actors, rings = some_topology(shards, fronts)
+    actors, rings = some_topology(shards, fronts, wallet)
     plan_it = f"import('/admin/topology.js').then(({{ planOf }}) => planOf({json.dumps(actors)}))"
     async with visiting(devtools, watched) as page:
         plan = await page.evaluate(f"{plan_it}.then(plan => ({{ ...plan, rings: [...plan.rings.keys()] }}))")
@@ -557,25 +484,3 @@ async def test_any_topology_is_placed(devtools: str, watched: Engine, shards: in
     drawn = [entry["ring"]["name"] for entry in plan["entries"]] + [plan["feed"]["name"], plan["refusals"]["name"]]
     drawn += [ring["name"] for lane in plan["lanes"] for ring in (lane["commands"], lane["events"])]
     assert sorted(drawn) == sorted(rings) == sorted(plan["rings"])
-
-
-def some_topology(shards: int, fronts: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """Make an answer of /admin/actors out of the engine's own plan; gives also the names of all rings."""
-    engine = {"TRADEENGINE_ENGINE_SHARDS": str(shards), "TRADEENGINE_ENGINE_FRONTS": str(fronts)}
-    topology = plan(load_settings(environ=engine))
-    actors = [
-        {
-            "name": actor.name,
-            "role": actor.role,
-            "state": "ready",
-            "heartbeat_age_seconds": 0.1,
-            "message": "",
-            "rings": [
-                {"name": ring.name, "access": access, "capacity": ring.slots, "head": 5, "lag": LAGS[access]}
-                for ring in topology.rings
-                if (access := ring.access_of(actor.name)) is not None
-            ],
-        }
-        for actor in (*topology.actors, topology.operator)
-    ]
-    return actors, [ring.name for ring in topology.rings]
