@@ -87,15 +87,22 @@ class Prometheus:
         series = self.query('max_over_time(ALERTS{alertstate="firing"}[1h])')
         return {one["metric"]["alertname"] for one in series}
 
-    def wait_firing(self, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
-        """Wait until an alert fires, with these labels among its own; gives it."""
-        wanted = {"alertname": name, **labels}
+    def wait_firing(self, wanted: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
+        """Wait until each of these alerts has fired, with these labels among its own; gives their annotations.
 
-        def found() -> list[dict[str, Any]]:
-            return [alert for alert in self.firing() if wanted.items() <= alert["labels"].items()]
+        Not until all fire at once: some are about what has just happened, and end while others still wait.
+        """
+        seen: dict[str, dict[str, str]] = {}
 
-        self.wait_for(found, f"{name} does not fire")
-        return found()[0]
+        def all_seen() -> bool:
+            for alert in self.firing():
+                name = alert["labels"]["alertname"]
+                if name in wanted and wanted[name].items() <= alert["labels"].items():
+                    seen[name] = alert["annotations"]
+            return seen.keys() == wanted.keys()
+
+        self.wait_for(all_seen, f"of {sorted(wanted)} not all fire")
+        return list(seen.values())
 
     def wait_silent(self, names: Set[str]) -> None:
         """Wait until none of these alerts fires any more."""

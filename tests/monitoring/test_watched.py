@@ -26,6 +26,7 @@ from tests.postgres import postgres
 
 from tradeengine.storage.journal_format import SEGMENT_HEADER_BYTES, SegmentHeader
 from tradeengine.storage.journal_read import list_segments
+from tradeengine.storage.reconciliations import request_reconciliation
 
 __all__ = ["postgres", "watched"]
 
@@ -180,8 +181,10 @@ def ledger_changed(watched: Watched) -> Iterator[None]:
         WHERE account_id = (SELECT id FROM accounts WHERE name = 'buyer')"""
     with connect_database(watched.venue.engine) as connection:
         connection.execute(give, (1,))
+        request_reconciliation(connection, "a test")
         yield
         connection.execute(give, (-1,))
+        request_reconciliation(connection, "a test")
 
 
 @contextmanager
@@ -311,11 +314,8 @@ def expect(watched: Watched, faults: Mapping[str, Fault]) -> None:
     with ExitStack() as stack:
         for fault in faults.values():
             stack.enter_context(fault.make(watched))
-        for alert, labels in wanted.items():
-            said = watched.prometheus.wait_firing(alert, labels)["annotations"]
-            assert said["runbook_url"].endswith(f"/{alert}.md")
-            words = said["summary"] + said["description"]
-            assert "<" not in words, words
+        for said in watched.prometheus.wait_firing(wanted):
+            assert "<" not in said["summary"] + said["description"], said
         firing = {alert["labels"]["alertname"] for alert in watched.prometheus.firing()}
         assert not any(fault.silent & firing for fault in faults.values())
 
