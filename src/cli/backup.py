@@ -89,6 +89,8 @@ def _make(settings: Settings, target: Path, base: Path | None) -> Manifest:
         # Open as long as the dump takes, closed before the journals are looked at.
         with open_view(dsn, settings.database.connect_timeout_s) as view:
             began = dt.datetime.now(dt.UTC)
+            if earlier is not None and view.migrations != earlier.migrations:
+                raise BackupError(f"the database was migrated since {base} was made: take a backup without --base")
             manifest = _begin(settings, view, began) if earlier is None else _begin_on(earlier, base, began)
             if earlier is None:
                 _refuse_full(partial, view.byte_count // _DUMP_SHARE, "the dump of the database")

@@ -324,6 +324,20 @@ def test_full_disk_leaves_no_backup(engine: Engine, tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
+def test_base_of_another_schema_is_refused(engine: Engine, tmp_path: Path) -> None:
+    """Once the database was migrated an earlier backup is no base any more, and nothing is left of the attempt."""
+    assert engine.command("backup", str(tmp_path / "base")).returncode == 0
+    manifest = json.loads((tmp_path / "base" / "manifest.json").read_text())
+    manifest["migrations"].pop()
+    (tmp_path / "base" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "base" / "SHA256SUMS").unlink()
+    seal(tmp_path / "base")
+    result = engine.command("backup", str(tmp_path / "next"), "--base", str(tmp_path / "base"))
+    assert result.returncode == 1
+    assert "the database was migrated since" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
 def test_data_directory_lost_beside_a_database(make_database: Callable[[str], str], tmp_path: Path) -> None:
     """Journals go back beside a database outside unless it is ahead of them; then it is said where both stand."""
     dsn = make_database("template0")
