@@ -18,6 +18,7 @@ BENCHMARKS: Final = (
     "recovery",
     "pipeline",
     "rest",
+    "operations",
     "market_data",
     "streams",
     "reconcile",

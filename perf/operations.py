@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from perf.engine import DEFAULT_DIR, filesystem, machine, running_engine
+from perf.engine import DEFAULT_DIR, Engine, filesystem, machine, running_engine
 
 PATHS: Final = ("/health", "/ready", "/metrics")
 GOALS: Final = {"health_p99_ms": 5.0, "ready_p99_ms": 20.0, "metrics_p99_ms": 50.0}
 INTERVAL_S: Final = 0.02
+FRONTS: Final = ("front-0", "front-1")
+PROCESSOR_CALLS: Final = 200
 SETTLE_S: Final = 3.0
 """After the start the keeper makes partitions, and the first journals are laid out."""
 
@@ -41,7 +43,7 @@ def main() -> int:
         with closing(http.client.HTTPConnection(address.hostname, address.port or 80, timeout=30)) as connection:
             route_count = ask_for_every_route(connection)
             time.sleep(SETTLE_S)
-            figures = measure(connection, arguments.seconds)
+            figures = measure(connection, arguments.seconds) | measure_processor(engine, connection)
             lines = len(ask(connection, "GET", "/metrics")[1].splitlines())
     print(f"metrics    {lines} lines, with {route_count} routes")
     met = {name: figures[name] <= goal for name, goal in GOALS.items()}
@@ -78,6 +80,19 @@ def measure(connection: http.client.HTTPConnection, seconds: float) -> dict[str,
             figures[f"{path[1:]}_{name}_ms"] = round(durations_ms[place], 2)
         shown = ", ".join(f"{name} {figures[f'{path[1:]}_{name}_ms']:.2f} ms" for name in ("p50", "p99", "max"))
         print(f"{path:10} {len(durations_ms)} calls: {shown}")
+    return figures
+
+
+def measure_processor(engine: Engine, connection: http.client.HTTPConnection) -> dict[str, float]:
+    """Say what a call costs a front of processor time, in milliseconds: other programs do not change that much."""
+    figures = {}
+    for path in PATHS:
+        before = sum(engine.processor_s()[name] for name in FRONTS)
+        for _ in range(PROCESSOR_CALLS):
+            ask(connection, "GET", path)
+        used_s = sum(engine.processor_s()[name] for name in FRONTS) - before
+        figures[f"{path[1:]}_processor_ms"] = round(used_s / PROCESSOR_CALLS * 1000, 2)
+    print(f"processor  {', '.join(f'{name} {value}' for name, value in figures.items())}")
     return figures
 
 
