@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from tradeengine.storage.audit import Link
+from tradeengine.storage.audit_spool import sync_folder
 
 NAME: Final = "anchors"
 ANCHORS_BYTES_MAX: Final = 1 << 20
@@ -61,7 +62,7 @@ class Anchors:
             file.flush()
             os.fsync(file.fileno())
         making.rename(self.path)
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
@@ -74,7 +75,7 @@ class Anchors:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 if self.path.stat().st_ino == os.fstat(descriptor).st_ino:
                     if is_new:
-                        _sync_folder(self.path.parent)
+                        sync_folder(self.path.parent)
                     yield descriptor
                     return
             finally:
@@ -83,11 +84,3 @@ class Anchors:
 
 def _line(link: Link) -> bytes:
     return f"{link.id} {link.hash.hex()}\n".encode()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
