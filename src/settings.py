@@ -6,6 +6,7 @@ It refuses to know what a setting is used for, and where it was read.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -17,6 +18,9 @@ SECRET_LENGTH_MIN: Final = 32
 Count = Annotated[int, Meta(ge=1)]
 Slots = Annotated[int, Meta(ge=16, le=1 << 28)]
 Seconds = Annotated[float, Meta(gt=0)]
+LoggingActor = Annotated[
+    str, Meta(pattern=r"^(risk|matcher|settlement|publisher|front|shadow|keeper|wallet|supervisor)(-\d+)?$")
+]
 TokenAlgorithm = Literal["HS256", "RS256", "EdDSA"]
 
 
@@ -250,7 +254,14 @@ class Log(Section, frozen=True):
     """Log lines on standard error."""
 
     level: Literal["debug", "info", "warning", "error"]
+    debug: tuple[LoggingActor, ...]
+    access: bool
     format: Literal["console", "json"]
+
+    def level_of(self, actor: str) -> int:
+        """Give the level of an actor, as ``logging`` counts levels: by its name, or its role's."""
+        told = {actor, actor.partition("-")[0]} & set(self.debug)
+        return logging.DEBUG if told else int(getattr(logging, self.level.upper()))
 
 
 class Settings(Section, frozen=True):

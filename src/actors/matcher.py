@@ -36,6 +36,7 @@ from tradeengine.core.book import (
 from tradeengine.core.records import SYMBOL_ID_ALL, CommandKind, Reason, command_dtype
 from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.metric_names import rejections
+from tradeengine.ipc.tracing import trace
 from tradeengine.ipc.wiring import run_duty
 from tradeengine.storage.journal_format import JournalError, JournalFailed
 from tradeengine.storage.snapshots import SnapshotHeader, write_snapshot
@@ -169,6 +170,7 @@ class MatcherDuty:
             self._journal.sync()
             self._metrics.count_sync(synced_ns)
         crash_point("matcher.after_journal_sync")
+        trace("journaled", commands)
         for events in chain((first,), pieces):
             trades = self._tables.mark(events, self._metrics.rejections)
             # Before the events: risk sizes the next market buy by these rows, and its client may have seen the event.
@@ -176,6 +178,7 @@ class MatcherDuty:
             crash_point("matcher.after_tables")
             self._outlet.publish(events)
             crash_point("matcher.after_publish")
+            trace("matched", events)
             self._metrics.count_events(events, trades)
 
     def _expire_until(self, now_ns: int) -> int:

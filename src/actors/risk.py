@@ -47,6 +47,7 @@ from tradeengine.core.tables import ActorState
 from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.ring_reader import Lapped, RingDamaged, RingWatch
 from tradeengine.ipc.seqlock import SeqlockBusy
+from tradeengine.ipc.tracing import trace
 from tradeengine.ipc.wiring import run_duty
 from tradeengine.storage.recovery import RiskRecovery, load_risk_recovery
 
@@ -199,6 +200,8 @@ class RiskDuty:
             max(0, min(room, len(self._answers))),
         )
         self._publish(answered)
+        trace("taken by risk", batch[:count])
+        trace("answered by risk", self._answers[:answered])
         if count:
             reader.advance(count)
             crash_point("risk.after_cursor")

@@ -31,6 +31,7 @@ from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import RingWriter
 from tradeengine.ipc.ring_reader import RingReader
 from tradeengine.ipc.seqlock import SeqlockBusy
+from tradeengine.ipc.tracing import trace
 from tradeengine.ipc.wiring import Wiring
 from tradeengine.storage.migrate import MigrationError
 from tradeengine.storage.patient import PatientConnection
@@ -203,6 +204,7 @@ class SettlementDuty:
         timestamps_ns = np.concatenate([batch["timestamp_ns"] for batch in batches.values()])
         crash_point("settlement.before_advance")
         for shard, batch in batches.items():
+            trace("settled", batch)
             self._readers[shard].advance(len(batch))
         self._announce(settled)
         self._committed_at_s = began_s

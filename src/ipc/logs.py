@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def configure_logs(settings: Log, actor: str) -> None:
     """Send all log lines of this process to standard error, marked with the actor's name."""
-    level = getattr(logging, settings.level.upper())
+    level = settings.level_of(actor)
     context = {"actor": actor, "pid": os.getpid()}
 
     def add_context(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

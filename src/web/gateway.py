@@ -21,11 +21,14 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import trio
+from quart import has_request_context
 
 from tradeengine.core.records import EventFlag, byte, event_dtype
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import Lapped, RingFull, RingWriter
 from tradeengine.ipc.ring_reader import RingReader
+from tradeengine.ipc.tracing import trace, traces
+from tradeengine.web.envelope import request_id
 
 Records: TypeAlias = np.ndarray[Any, np.dtype[np.void]]
 
@@ -173,6 +176,8 @@ class Gateway:
             raise NoRoom from None
         self._metrics.add(self._sent)
         self._metrics.add(self._out)
+        if traces():
+            trace("sent by front", command, request_id=request_id() if has_request_context() else None)
         expires_s = time.monotonic() + timeout_s
         waiting = self._waiting[sequence] = Waiting(parts, done, time.perf_counter_ns(), expires_s)
         self._wake()

@@ -1,4 +1,4 @@
-"""How requests are counted and told: by route on the front's metric page, and one by one in the log at level debug.
+"""How requests are counted and told: by route on the front's metric page, and one by one in the access log.
 
 Rule 1: what a client wrote becomes no label: a path that is no route, and a method that nobody takes, are *unknown*.
 It refuses to know what an endpoint does.
@@ -32,8 +32,7 @@ class RequestMeter:
     def __init__(self, page: MetricPage, settings: Settings) -> None:
         self._page = page
         self._trusted_proxies = frozenset(settings.http.trusted_proxies)
-        # At other levels not even the words of the line are put together.
-        self._tells = settings.log.level == "debug"
+        self._tells = settings.log.access
         self._requests = page.counter("requests")
         self._errors = page.counter("errors")
         self._latency_us = page.histogram("request_latency_us")
@@ -94,13 +93,17 @@ class RequestMeter:
 
     def _tell(self, response: Response, latency_us: int) -> None:
         headers = request.headers
-        _log.debug(
+        rule = request.url_rule
+        _log.info(
             "request",
             method=request.method,
+            route=None if rule is None else _ARGUMENT.sub(r"{\1}", rule.rule),
             path=request.path,
             status=response.status_code,
             latency_us=latency_us,
+            bytes=response.content_length,
             request_id=request_id(),
+            user=None if (identity := g.get("caller")) is None else identity.name,
             client=client_address(
                 headers.get("Remote-Addr", ""), ",".join(headers.getlist("X-Forwarded-For")), self._trusted_proxies
             ),

@@ -287,7 +287,7 @@ async def test_traders_get_newer_tokens_and_no_secret(monkeypatch: pytest.Monkey
 async def test_traders_whom_the_engine_refuses_say_so_in_one_line() -> None:
     """A refusal that trying again would not mend ends the process, with status 1 and one line that says why."""
     async with http_server((403, failure("FORBIDDEN"))) as server:
-        told = Told(server.url, ["a.b.c"], 1.0, "", Log("info", "json"))
+        told = Told(server.url, ["a.b.c"], 1.0, "", Log(level="info", debug=(), access=False, format="json"))
         process = await trio.lowlevel.open_process(demo_process.PROGRAM, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdin is not None
         assert process.stderr is not None

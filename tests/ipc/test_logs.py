@@ -12,7 +12,7 @@ SAY = """
 import logging, structlog
 from tradeengine.ipc.logs import configure_logs
 from tradeengine.settings import Log
-configure_logs(Log(level="info", format="{}"), "risk")
+configure_logs(Log(level="info", debug=(), access=False, format="{}"), "risk")
 structlog.get_logger().info("ours", count=3, reason=None)
 logging.getLogger("library").warning("theirs")
 """
