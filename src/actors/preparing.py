@@ -52,7 +52,10 @@ def prepare(settings: Settings, dsn: str, ingress_rings: tuple[str, ...]) -> Pre
         _see_that_it_fits(settings)
         migrate(dsn)
         with psycopg.connect(
-            dsn, autocommit=True, connect_timeout=settings.database.connect_timeout_s, application_name="tradeengine-supervisor"
+            dsn,
+            autocommit=True,
+            connect_timeout=settings.database.connect_timeout_s,
+            application_name="tradeengine-supervisor",
         ) as connection:
             _refuse_second_engine(connection)
             keep_kind(connection, settings.wallet.kind, settings.wallet.exchange_user)

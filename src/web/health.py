@@ -9,7 +9,7 @@ It refuses to know how things are mended.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import trio
@@ -127,7 +127,7 @@ class Health:
         return schemas.Component(status=status, message=message, latency_ms=disk.latency_ms, details=details)
 
 
-async def _all_at_once(wanted: dict[str, Callable[[], Awaitable[Probe]]]) -> dict[str, Probe]:
+async def _all_at_once(wanted: Mapping[str, Callable[[], Awaitable[Probe]]]) -> dict[str, Probe]:
     found: dict[str, Probe] = {}
 
     async def look(name: str, probe: Callable[[], Awaitable[Probe]]) -> None:

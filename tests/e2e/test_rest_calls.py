@@ -103,7 +103,8 @@ def test_metrics_count_what_happened(engine: Engine, alice: User) -> None:
         text = httpx2.get(f"{engine.url}/metrics").text
         families = {family.name: family for family in text_string_to_metric_families(text)}
         names = ("tradeengine_front_orders_sent", "tradeengine_risk_commands", "tradeengine_matcher_commands")
-        actors = {sample.labels["actor"] for sample in families["tradeengine_actor_heartbeat_timestamp_seconds"].samples}
+        beats = families["tradeengine_actor_heartbeat_timestamp_seconds"].samples
+        actors = {sample.labels["actor"] for sample in beats}
         assert {"risk", "matcher-0", "settlement", "publisher", "shadow", "keeper", "front-0"} <= actors
         return {name: sum(s.value for s in families[name].samples if s.name.endswith("_total")) for name in names}
 
