@@ -17,6 +17,7 @@ BENCHMARKS: Final = (
     "settlement",
     "recovery",
     "pipeline",
+    "halting",
     "rest",
     "operations",
     "market_data",

@@ -17,6 +17,7 @@ import msgspec
 
 from tradeengine.client.account import AccountCalls
 from tradeengine.client.admin import AdminCalls
+from tradeengine.client.admin_trading import AdminTradingCalls
 from tradeengine.client.api_keys import ApiKeyCalls
 from tradeengine.client.batches import BatchCalls
 from tradeengine.client.credentials import Key, Token, one_of
@@ -49,7 +50,7 @@ PAGE_SIZE: Final = 500
 TimeFrame: TypeAlias = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
 
 
-class Client(AccountCalls, AdminCalls, ApiKeyCalls, BatchCalls, OverviewCalls):
+class Client(AccountCalls, AdminCalls, AdminTradingCalls, ApiKeyCalls, BatchCalls, OverviewCalls):
     """The engine's HTTP calls; an asynchronous context manager.
 
     base_url: ``http://127.0.0.1:8000``. token or key: for everything that is not public; a key signs each request.

@@ -128,6 +128,29 @@ async def test_every_call_has_a_method(venue: Engine) -> None:
     assert all(callable(getattr(Client, name)) for name in CALLS.values())
 
 
+async def test_administrator_halts_cancels_and_lists(venue: Engine) -> None:
+    """Halts, mass cancels and listings by the client, dry and for good."""
+    admin_token = issue_token(read_secret(venue.data_dir).encode(), "root", "super_admin", 3600)
+    async with Client(venue.url, token=admin_token) as root:
+        tried = await root.halt("ADA/USDT", "a fault", dry_run=True)
+        assert (tried.status, tried.previous_status, tried.sequence) == ("halted", "open", None)
+        halted = await root.halt("ADA/USDT", "a fault")
+        rows = {row.symbol: row for row in await root.symbol_statuses()}
+        assert (rows["ADA/USDT"].status, rows["ADA/USDT"].sequence) == ("halted", halted.sequence)
+        assert (await root.halt_all("all of them")).count == len(rows) - 1
+        assert (await root.resume_all("over")).count == len(rows) - 1
+        assert (await root.cancel_only("ADA/USDT", "nearly over")).previous_status == "halted"
+        assert (await root.resume_trading("ADA/USDT", "over")).status == "open"
+        assert (await root.cancel_symbol("ADA/USDT", "a fault", dry_run=True)).cancelled == 0
+        assert (await root.cancel_all_of("alice", "a fault")).dry_run is False
+        terms: Any = {"tick": "0.001", "lot": "0.01", "price_max": 1000, "quantity_min": "0.01", "quantity_max": 1000}
+        terms |= {"min_notional": 5, "maker_fee": 0, "taker_fee": "0.001", "base_places": 8}
+        assert (await root.list_symbol("XLM/USDT", dry_run=True, **terms)).created
+        made = await root.list_symbol("XLM/USDT", **terms)
+        assert (made.created, made.symbol.status, made.symbol.max_price_deviation) == (True, "open", None)
+        assert not (await root.list_symbol("XLM/USDT", **terms)).created
+
+
 async def test_administrator_moves_money_and_sets_limits(venue: Engine) -> None:
     """Limits, suspensions, deposits and withdrawals by the client, and the statement that its owner then reads."""
     admin_token = issue_token(read_secret(venue.data_dir).encode(), "root", "admin", 3600)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.core.book_world import ALICE, BUY, Market, Records, told
+from tests.core.book_world import ALICE, BUY, Market, told
 
 from tradeengine.core.records import (
     SYMBOL_ID_ALL,
@@ -16,6 +16,7 @@ from tradeengine.core.records import (
 )
 from tradeengine.core.trading import (
     REASON_BYTES_MAX,
+    Records,
     Trading,
     cut,
     previous_state,

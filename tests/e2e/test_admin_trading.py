@@ -228,7 +228,9 @@ def test_no_fill_after_a_halt_under_load(bank: Engine, root: User) -> None:
     traders[0].call("GET", "/orders")  # answered once everything is settled
     with connect_database(bank) as connection:
         for symbol, begun, ended in windows:
-            within, earlier, later = connection.execute(query, (begun, ended, begun, ended, symbol)).fetchone() or ()
+            row = connection.execute(query, (begun, ended, begun, ended, symbol)).fetchone()
+            assert row is not None
+            within, earlier, later = row
             assert within == 0, (symbol, begun, ended)
             assert min(earlier, later) > 0
     for trader in traders:
