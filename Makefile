@@ -2,6 +2,7 @@
 #
 #   make up        start the engine (ARGS="--demo --port 9000" go to `tradeengine up`)
 #   make test      lint, types, layers, then the whole test suite
+#   make test-alerts  of these what is about rules, alerts, dashboards and runbooks: for whoever changes one
 #   make perf      all benchmarks; what they measure is stored in perf/results
 #   make perf-check  whether the kernel is as fast as stored there (ARGS="rest pipeline": these benchmarks too)
 #   make install   the environment alone: .venv/bin/tradeengine is the command afterwards
@@ -19,7 +20,7 @@ PROGRAMS := chromium:chromium promtool:prometheus amtool:prometheus-alertmanager
 
 KERNEL_SOURCES := $(shell grep -l njit src/*/*.py) src/kernels.py
 
-.PHONY: up test lint perf perf-check install coverage programs clean
+.PHONY: up test test-alerts lint perf perf-check install coverage programs clean
 .DELETE_ON_ERROR:
 
 up: install
@@ -27,6 +28,9 @@ up: install
 
 test: lint programs
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
+
+test-alerts: install programs
+	@$(BIN)/python -m pytest tests/monitoring
 
 lint: install
 	@$(BIN)/ruff check --quiet .
