@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 import trio
+from tests.e2e.scrapes import scrape
 from tests.e2e.told_book import BookReader
 from tests.e2e.users import User, make_user
 from tests.e2e.watched import token_of
@@ -74,6 +75,9 @@ async def test_reader_who_never_reads_is_closed_and_costs_nobody(venue: Engine) 
                     await reader.read()
                 waited_bytes = max(waited_bytes, metric(venue, "stream_waiting_bytes"))
         assert waited_bytes <= QUEUE_BYTES_MAX + 16_384
+        counted = scrape(venue)
+        assert counted.sum("tradeengine_front_stream_closed_total", code="4008") == 1
+        assert counted.sum("tradeengine_front_stream_merges_total") > 0
         await reader.agree(alice, SYMBOL)
         sequences = [message["sequence"] for message in reader.others["trade_executed"]]
         assert sequences == sorted(set(sequences))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,7 +60,9 @@ def straw() -> Straw:
     return Straw()
 
 
-def make_session(straw: Straw, nursery: trio.Nursery, **limits: float) -> Session:
+def make_session(
+    straw: Straw, nursery: trio.Nursery, note_merge: Callable[[], None] = lambda: None, **limits: float
+) -> Session:
     """Make a session of a client of straw."""
     streams: Streams = msgspec.structs.replace(small_settings().streams, **limits)
     return Session(
@@ -70,6 +73,7 @@ def make_session(straw: Straw, nursery: trio.Nursery, **limits: float) -> Sessio
         address="test",
         binary=False,
         batch=False,
+        note_merge=note_merge,
     )
 
 
@@ -128,8 +132,12 @@ async def test_one_message_may_be_larger_than_the_bound(straw: Straw, nursery: t
 
 
 async def test_latest_state_stands_for_those_before_it(straw: Straw, nursery: trio.Nursery) -> None:
-    """Of what may be merged a client that is behind gets the latest, behind what was pushed before; then all again."""
-    session = make_session(straw, nursery, merge_bytes=1024, queue_bytes_max=100_000)
+    """Of what may be merged a client that is behind gets the latest, behind what was pushed before; then all again.
+
+    Each that is left out is counted.
+    """
+    left_out: list[None] = []
+    session = make_session(straw, nursery, lambda: left_out.append(None), merge_bytes=1024, queue_bytes_max=100_000)
     straw.is_quick = False
     for number in range(50):
         session.push(message(number), TICKER)
@@ -144,6 +152,7 @@ async def test_latest_state_stands_for_those_before_it(straw: Straw, nursery: tr
     assert others == list(range(1000, 1050))
     assert tickers == sorted(tickers)
     assert (tickers[-1], len(tickers) < 10) == (49, True)
+    assert len(left_out) + len(tickers) == 50
     session.push(message(50), TICKER)
     session.push(message(51), TICKER)
     session.flush()
