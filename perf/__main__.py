@@ -25,6 +25,7 @@ BENCHMARKS: Final = (
     "reconcile",
     "wallet_service",
     "wallet",
+    "soak",
 )
 
 
