@@ -137,7 +137,7 @@ class Control:
             packet = line.recv(MESSAGE_BYTES_MAX)
             try:
                 return msgspec.json.decode(packet, type=Request)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 self._reply(line, Reply(error=f"malformed request: {error}"))
         return None
 

@@ -220,7 +220,10 @@ async def test_requests_are_answered_by_handlers(memory: Memory) -> None:
             await run(lambda: ask(data_dir, "triple"))
 
 
-@pytest.mark.parametrize("packet", [b"{", b"[]", b"\xff", b'{"op": 1}'])
+_NESTED = b'{"op": "ping", "arguments": {"a": ' + b"[" * 20_000 + b"]" * 20_000 + b"}}"
+
+
+@pytest.mark.parametrize("packet", [b"{", b"[]", b"\xff", b'{"op": 1}', b'{"op": "\xff"}', _NESTED], ids=range(6))
 async def test_malformed_request_is_refused(memory: Memory, packet: bytes) -> None:
     """What is no request is answered with a reason, and the server goes on."""
     async with serving(memory, ping=lambda _: "pong") as data_dir:
