@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.bank import admin_of, at_once, fresh
-from tests.e2e.users import Json, User, connect_database, deposit_all, make_user, sign_in
+from tests.e2e.users import Json, User, connect_database, deposit_all, make_user
 from tests.engines import Engine, running_engine
 from tests.faults.test_kill_under_load import kill_everything
 from tests.web.raw_websocket import connected
@@ -202,8 +202,9 @@ def test_listed_symbol_outlives_everything(tmp_path: Path) -> None:
         boss.call("POST", "/admin/trading/resume/TWO-USDT", json={"reason": "it begins"})
         users = [make_user(engine, user, {"USDT": "1000"}) for user in ("seller", "buyer")]
         for symbol in ("ONE/USDT", "TWO/USDT"):
-            trade(engine, symbol, *[sign_in(engine, user.name) for user in users])
+            trade(engine, symbol, *users)
         error = boss.call("POST", "/admin/symbols", 422, json=listing("THREE"))
         assert (error["code"], error["details"]["limit"]) == ("LIMIT_EXCEEDED", "limits.symbols_max")
         assert error["details"]["maximum"] == 12
-        boss.http.close()
+        for user in (boss, *users):
+            user.http.close()

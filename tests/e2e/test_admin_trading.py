@@ -15,9 +15,9 @@ from tests.e2e.users import Json, User, connect_database, make_user
 from tests.engines import Engine
 from tests.web.raw_websocket import connected
 
-FUNDS = {"USDT": "1000000", "ADA": "100000", "DOGE": "1000000", "AVAX": "10000"}
-ADA, DOGE, AVAX = "ADA/USDT", "DOGE/USDT", "AVAX/USDT"
-SYMBOL = AVAX
+FUNDS = {"USDT": "1000000", "ADA": "100000", "DOGE": "1000000", "XRP": "10000"}
+ADA, DOGE, XRP = "ADA/USDT", "DOGE/USDT", "XRP/USDT"
+SYMBOL = XRP
 WHY = {"reason": "a price that cannot be"}
 CLOSED = pytest.mark.parametrize(
     ("change", "status", "code"), [("halt", "halted", "SYMBOL_HALTED"), ("cancel-only", "cancel_only", "CANCEL_ONLY")]
@@ -277,7 +277,7 @@ def test_administrator_cancels_all_of_a_symbol(root: User, alice: User, bob: Use
     assert status_of(root)["open_orders"] == 0
 
 
-@pytest.mark.parametrize("path", ["halt/AVAX-USDT", "cancel-only/AVAX-USDT", "halt-all", "resume-all"])
+@pytest.mark.parametrize("path", ["halt/XRP-USDT", "cancel-only/XRP-USDT", "halt-all", "resume-all"])
 def test_dry_run_changes_nothing(root: User, alice: User, path: str) -> None:
     """A dry run says what would be, and state, sequence, reason and book stay what they were."""
     change_state(root, "halt", ADA, json={"reason": "its own"})
@@ -310,7 +310,7 @@ def test_dry_run_changes_nothing(root: User, alice: User, path: str) -> None:
 )
 @pytest.mark.parametrize(
     "path",
-    ["trading/halt/AVAX-USDT", "trading/resume-all", "trading/halt-all", "orders/cancel-symbol/AVAX-USDT"],
+    ["trading/halt/XRP-USDT", "trading/resume-all", "trading/halt-all", "orders/cancel-symbol/XRP-USDT"],
 )
 def test_wrong_question_is_refused_by_field(root: User, path: str, body: Json, query: str, field: str) -> None:
     """Whatever is wrong with a call is named, and nothing is done."""
@@ -360,3 +360,31 @@ def test_list_of_symbols_shows_prices_orders_and_states(root: User, alice: User)
     assert (row["status"], row["reason"], row["sequence"]) == ("halted", WHY["reason"], halted["sequence"])
     assert row["changed_at"].startswith(time.strftime("%Y-%m-%dT", time.gmtime()))
     assert {each["shard"] for each in root.call("GET", "/admin/symbols")} == {0, 1}
+
+
+def test_dry_run_of_other_destructive_calls(root: User, alice: User) -> None:
+    """Suspensions and limits tried dry are answered as they would be, and nothing is different afterwards."""
+    limits = root.call("GET", f"/admin/limits/user/{alice.name}")
+    path = f"/admin/limits/user/{alice.name}?dry_run=true"
+    tried = root.call("POST", path, json={"max_order_size": "5", "max_open_orders": 1})
+    assert (tried["max_order_size"], tried["max_open_orders"]) == ("5", 1)
+    tried = root.call("POST", f"/admin/users/{alice.name}/suspend?dry_run=true", json=WHY)
+    assert (tried["suspended"], tried["reason"]) == (True, WHY["reason"])
+    assert root.call("GET", f"/admin/limits/user/{alice.name}") == limits
+    alice.place(**order("buy", "1", "15"))
+    bounds = root.call("GET", f"/admin/limits/symbol/{dashed(SYMBOL)}")
+    path = f"/admin/limits/symbol/{dashed(SYMBOL)}?dry_run=true"
+    assert root.call("POST", path, json={"max_price_deviation": "0.5"})["max_price_deviation"] == "0.500000"
+    assert root.call("POST", path, 400, json={"min_order_size": "0.00000001"})["details"]["field"] == "min_order_size"
+    assert root.call("GET", f"/admin/limits/symbol/{dashed(SYMBOL)}") == bounds
+    assert root.call("POST", "/admin/users/never-seen-by-anyone/suspend?dry_run=true", json=WHY)["suspended"] is True
+    assert root.call("GET", "/admin/limits/user/never-seen-by-anyone", 404)["code"] == "NOT_FOUND"
+
+
+def test_dry_run_is_recorded_as_one(root: User) -> None:
+    """The audit log says of a dry run that it was one."""
+    change_state(root, "halt", json={"reason": "only to see"})
+    root.call("POST", f"/admin/trading/resume/{dashed(SYMBOL)}?dry_run=true", json={"reason": "only to see"})
+    (entry,) = root.call("GET", "/admin/audit?limit=1&action=resume_symbol")
+    assert (entry["details"]["dry_run"], entry["reason"], entry["outcome"]) == (True, "only to see", "ok")
+    assert status_of(root)["status"] == "halted"

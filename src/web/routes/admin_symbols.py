@@ -22,10 +22,12 @@ from tradeengine.web import commanding
 from tradeengine.web import schemas_admin as schemas
 from tradeengine.web.access import Access, caller
 from tradeengine.web.audit import audited
+from tradeengine.web.dry_run import is_dry_run
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.front import Front, current_front, read_json
 from tradeengine.web.openapi import describe
+from tradeengine.web.schemas_trading import DryRun
 
 blueprint = Blueprint("admin_symbols", __name__)
 _TAG = "administration"
@@ -50,7 +52,12 @@ async def show_symbol_limits(symbol: str) -> Response:
 
 @blueprint.post("/limits/symbol/<path:symbol>")
 @describe(
-    tags=_TAG, body=schemas.ChangeSymbolLimits, answers={200: schemas.SymbolLimitsAnswer}, access=Access.ADMIN, weight=5
+    tags=_TAG,
+    body=schemas.ChangeSymbolLimits,
+    query=DryRun,
+    answers={200: schemas.SymbolLimitsAnswer},
+    access=Access.ADMIN,
+    weight=5,
 )
 async def change_symbol_limits(symbol: str) -> Response:
     """Change the bounds of a symbol's orders; what is left out stays.
@@ -78,6 +85,8 @@ async def change_symbol_limits(symbol: str) -> Response:
         trio.from_thread.run(_set_parameters, front, changed)
 
     try:
+        if is_dry_run():
+            return success(_limits_view(change(spec)))
         changed = await front.database.run(change_symbol, spec.symbol_id, change, carry_out)
     except ListingError as error:
         raise _misfit(error) from None

@@ -23,10 +23,13 @@ from tradeengine.web import schemas_admin as schemas
 from tradeengine.web.access import Access, caller
 from tradeengine.web.audit import audited
 from tradeengine.web.auth import SUBJECT_PATTERN
+from tradeengine.web.dry_run import is_dry_run
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.front import Front, current_front, read_json
 from tradeengine.web.openapi import describe
+from tradeengine.web.reasons import checked_reason
+from tradeengine.web.schemas_trading import DryRun
 
 blueprint = Blueprint("admin_users", __name__)
 _TAG = "administration"
@@ -48,7 +51,12 @@ async def show_user_limits(user: str) -> Response:
 
 @blueprint.post("/limits/user/<user>")
 @describe(
-    tags=_TAG, body=schemas.ChangeUserLimits, answers={200: schemas.UserLimitsAnswer}, access=Access.ADMIN, weight=5
+    tags=_TAG,
+    body=schemas.ChangeUserLimits,
+    query=DryRun,
+    answers={200: schemas.UserLimitsAnswer},
+    access=Access.ADMIN,
+    weight=5,
 )
 async def change_user_limits(user: str) -> Response:
     """Change a user's limits; what is left out stays, null takes a limit away.
@@ -66,7 +74,14 @@ async def change_user_limits(user: str) -> Response:
 
 
 @blueprint.post("/users/<user>/suspend")
-@describe(tags=_TAG, body=schemas.Suspend, answers={200: schemas.StandingAnswer}, access=Access.ADMIN, weight=5)
+@describe(
+    tags=_TAG,
+    body=schemas.Suspend,
+    query=DryRun,
+    answers={200: schemas.StandingAnswer},
+    access=Access.ADMIN,
+    weight=5,
+)
 async def suspend_user(user: str) -> Response:
     """Suspend a user, whatever tokens and keys are out.
 
@@ -80,7 +95,14 @@ async def suspend_user(user: str) -> Response:
 
 
 @blueprint.post("/users/<user>/resume")
-@describe(tags=_TAG, body=schemas.Suspend, answers={200: schemas.StandingAnswer}, access=Access.ADMIN, weight=5)
+@describe(
+    tags=_TAG,
+    body=schemas.Suspend,
+    query=DryRun,
+    answers={200: schemas.StandingAnswer},
+    access=Access.ADMIN,
+    weight=5,
+)
 async def resume_user(user: str) -> Response:
     """Let a suspended user go on; at once, too."""
     return await _set_standing(user, suspended=False)
@@ -96,17 +118,19 @@ async def known_account(front: Front, user: str) -> int:
 
 async def any_account(front: Front, user: str) -> int:
     """Account id of a user, made for one who has never been seen. Raises ApiError for what cannot be a name."""
+    return await front.account_id(checked_name(user))
+
+
+def checked_name(user: str) -> str:
+    """Give what can be a user's name. Raises ApiError."""
     if not SUBJECT_PATTERN.match(user):
         raise invalid_field("user", "user must be 1 to 64 of A-Z a-z 0-9 _ . : @ -")
-    return await front.account_id(user)
+    return user
 
 
 async def _set_standing(user: str, *, suspended: bool) -> Response:
     front = current_front()
-    reason = (await read_json(schemas.Suspend)).reason
-    if not 1 <= len(reason) <= schemas.REASON_CHARACTERS_MAX or not reason.isprintable():
-        maximum = schemas.REASON_CHARACTERS_MAX
-        raise invalid_field("reason", f"reason must be 1 to {maximum} printable characters.", maximum=maximum)
+    reason = checked_reason((await read_json(schemas.Suspend)).reason)
     changes = {"suspended": suspended, "suspended_reason": reason, "suspended_by": caller().name}
     return success(await _change(front, user, changes, _standing_view))
 
@@ -114,7 +138,14 @@ async def _set_standing(user: str, *, suspended: bool) -> Response:
 async def _change(
     front: Front, user: str, changes: dict[str, Any], view: Callable[[str, AccountSettings], View]
 ) -> View:
-    """Write a change down, and return what the settings are when it is in force everywhere. Raises ApiError."""
+    """Write a change down, and return what the settings are when it is in force everywhere. Raises ApiError.
+
+    In a dry run: return what they would be.
+    """
+    if is_dry_run():
+        known = await front.accounts.find(checked_name(user))
+        present = await front.database.run(account_settings.read_settings, known) if known else AccountSettings(0)
+        return view(user, replace(present, **changes))
     account_id = await any_account(front, user)
     before, version = await front.database.run(account_settings.change_from, account_id, **changes)
     audited(before=view(user, before), after=view(user, replace(before, version=version, **changes)))

@@ -22,12 +22,14 @@ from tradeengine.storage.dead_letters import (
 from tradeengine.web import schemas_wallet as schemas
 from tradeengine.web.access import Access, caller
 from tradeengine.web.audit import audited
+from tradeengine.web.dry_run import is_dry_run
 from tradeengine.web.envelope import success
-from tradeengine.web.errors import ApiError, invalid_field
+from tradeengine.web.errors import ApiError
 from tradeengine.web.front import current_front, read_json
 from tradeengine.web.openapi import describe
 from tradeengine.web.paging import decode_cursor, encode_cursor, parse_id
-from tradeengine.web.schemas_admin import REASON_CHARACTERS_MAX
+from tradeengine.web.reasons import checked_reason
+from tradeengine.web.schemas_trading import DryRun
 from tradeengine.web.validation import read_query
 
 blueprint = Blueprint("dead_letters", __name__)
@@ -77,21 +79,26 @@ async def retry_dead_letter(letter_id: str) -> Response:
 
 
 @blueprint.post("/dead-letters/<letter_id>/discard")
-@describe(tags=_TAG, body=schemas.Discard, answers={200: schemas.DeadLetterAnswer}, access=Access.ADMIN, weight=5)
+@describe(
+    tags=_TAG,
+    body=schemas.Discard,
+    query=DryRun,
+    answers={200: schemas.DeadLetterAnswer},
+    access=Access.ADMIN,
+    weight=5,
+)
 async def discard_dead_letter(letter_id: str) -> Response:
     """Give it up for good; answered with the letter as it was.
 
     The fill and the ledger stay as they are. By how much the wallet differs from the ledger from now on is written down
     with the reason, so that reconciliation counts it as explained.
     """
-    reason = (await read_json(schemas.Discard)).reason
-    if not 1 <= len(reason) <= REASON_CHARACTERS_MAX or not reason.isprintable():
-        maximum = REASON_CHARACTERS_MAX
-        raise invalid_field("reason", f"reason must be 1 to {maximum} printable characters.", maximum=maximum)
+    reason = checked_reason((await read_json(schemas.Discard)).reason)
+    number, database = parse_id(letter_id, "NOT_FOUND"), current_front().database
     try:
-        letter = await current_front().database.run(
-            discard_letter, parse_id(letter_id, "NOT_FOUND"), reason=reason, by=caller().name
-        )
+        if is_dry_run():
+            return success(_view(await database.run(find_letter, number)))
+        letter = await database.run(discard_letter, number, reason=reason, by=caller().name)
     except NoSuchLetterError as error:
         raise _not_found(error) from None
     _log.info("dead letter discarded", id=letter.id, kind=letter.kind.value, by=caller().name, reason=reason)
