@@ -229,8 +229,8 @@ def live_order_ids(
     parameters = {"account_id": account_id, "symbol_id": symbol_id, "limit": limit}
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        (total,) = connection.execute(f"SELECT count(*) {_LIVE_ORDERS}", parameters).fetchone() or (0,)  # noqa: S608
-        rows = connection.execute(f"SELECT id {_LIVE_ORDERS} ORDER BY id LIMIT %(limit)s", parameters)  # noqa: S608
+        (total,) = connection.execute(f"SELECT count(*) {_LIVE_ORDERS}", parameters).fetchone() or (0,)
+        rows = connection.execute(f"SELECT id {_LIVE_ORDERS} ORDER BY id LIMIT %(limit)s", parameters)
         return total, [order_id for (order_id,) in rows]
 
 

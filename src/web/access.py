@@ -163,7 +163,7 @@ async def _find_soon(front: Front, name: str, latest: int) -> int | None:
     async def ask() -> None:
         try:
             found.append(await front.accounts.find(name, latest))
-        except Exception:  # noqa: BLE001 - whatever it was, nobody knows the account, and the call goes on
+        except Exception:
             _log.warning("an urgent call's account cannot be looked up", user=name)
         finally:
             asked.set()
