@@ -170,7 +170,7 @@ class Follower:
 
     def _fold(self, events: NDArray[np.void]) -> None:
         self._add_listed(events)
-        new = events[events["sequence"] >= self._history_from]
+        new = events[np.searchsorted(events["sequence"], self._history_from) :]
         self._tickers.fold(new)
         self.changed.update(new["symbol_id"][new["kind"] == EventKind.TRADED].tolist())
         try:
@@ -183,7 +183,7 @@ class Follower:
         self.add_symbols(set(changes["symbol_id"].tolist()))
         sequences = events["sequence"][changes["event"]]
         new = sequences > self._known_through[changes["symbol_id"]]
-        changes, sequences = changes[new], sequences[new]
+        changes, sequences = changes.compress(new), sequences[new]
         for symbol_id, side, prices_ticks, lots in net_changes(changes):
             self._depths[symbol_id].add(side, prices_ticks, lots)
         # Ordered by event: of a symbol's several changes the last one stays.

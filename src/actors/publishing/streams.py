@@ -115,7 +115,7 @@ class Streams:
 
     def take(self, shard: int, events: NDArray[np.void]) -> None:
         """Look at a shard's next events, 1-D ``event_dtype``; those that were looked at before are passed over."""
-        events = events[events["sequence"] >= self._positions[shard]]
+        events = events[np.searchsorted(events["sequence"], self._positions[shard]) :]
         if not len(events):
             return
         self._positions[shard] = int(events["sequence"][-1]) + 1

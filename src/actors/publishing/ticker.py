@@ -61,12 +61,12 @@ class Tickers:
 
     def fold(self, events: NDArray[np.void]) -> None:
         """Add the trades among a shard's events, 1-D ``event_dtype`` in order."""
-        trades = events[events["kind"] == EventKind.TRADED]
+        trades = events.take(np.flatnonzero(events["kind"] == EventKind.TRADED))
         if not len(trades):
             return
         minutes = trades["timestamp_ns"] // MINUTE_NS
         order = np.lexsort((minutes, trades["symbol_id"]))  # stable: within a minute they stay in order
-        trades, minutes = trades[order], minutes[order]
+        trades, minutes = trades.take(order), minutes[order]
         firsts = np.flatnonzero(np.diff(trades["symbol_id"], prepend=-1) | np.diff(minutes, prepend=-1))
         sums = {
             "high_ticks": np.maximum.reduceat(trades["price_ticks"], firsts),
