@@ -39,6 +39,7 @@ from tradeengine.actors.errors import StartError
 from tradeengine.actors.forking import Forker
 from tradeengine.actors.outside import check_outside
 from tradeengine.actors.profiling import FOLDER
+from tradeengine.actors.service_manager import ServiceManager
 from tradeengine.actors.topology import OPERATOR, Topology, plan
 from tradeengine.core.tables import ActorState
 
@@ -96,7 +97,7 @@ def make_supervisor(settings: Settings, listener: socket.socket, lock_fd: int, a
     if profiled and profiled not in names:
         raise StartError(f"setting supervisor.profile = {profiled!r} is no actor of this engine: {', '.join(names)}")
     forker = Forker(settings.supervisor, (lock_fd,), settings.data_dir / FOLDER)
-    supervisor = Supervisor(settings, topology, listener, attend, forker, {})
+    supervisor = Supervisor(settings, topology, listener, attend, forker, ServiceManager(os.environ), {})
     for actor in topology.actors:
         supervisor.children[actor.name] = Child(actor, settings.supervisor, forker.launch, supervisor.child_changed)
     return supervisor
@@ -128,6 +129,7 @@ class Supervisor:
     listener: socket.socket
     attend: Attend
     forker: Forker
+    manager: ServiceManager
     children: dict[str, Child]
     started_s: float = field(default_factory=time.monotonic)
     memory: Memory | None = None
@@ -171,6 +173,7 @@ class Supervisor:
             await nursery.start(self.database.keep)
         nursery.start_soon(self._watch)
         await nursery.start(self._serve)
+        self.manager.ready()
         async with trio.open_nursery() as attendance:
             attendance.start_soon(self.attend, running)
             await self._stop_asked.wait()
@@ -256,6 +259,7 @@ class Supervisor:
 
     async def _drain(self) -> None:
         """End fronts, keeper and wallet, then wait until all that is on its way is matched and settled."""
+        self.manager.stopping()
         self._serving.cancel()
         await self._stop_children({"front", "keeper", "wallet"}, self.settings.http.stop_timeout_s + KILL_AFTER_S)
         with trio.move_on_after(self.settings.supervisor.stop_timeout_s) as waiting:
@@ -308,6 +312,8 @@ class Supervisor:
                     logger.error("actor hangs and is killed", name=name, silent_s=round(age_s))
                     child.kill()
                 self.roster.show(child)
+            if not self._stop_asked.is_set():
+                self.manager.alive(self.children.values())
             await trio.sleep(WATCH_INTERVAL_S)
 
     def _open_database(self) -> str:
