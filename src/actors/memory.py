@@ -13,11 +13,12 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from tradeengine.actors.topology import DATABASE, OBSERVED_TABLES, OBSERVER, OPERATOR, Topology
+from tradeengine.ipc import buckets, replay_guard
 from tradeengine.ipc.doorbell import Doorbell, create_page
 from tradeengine.ipc.handoff import Handoff, RingTerms, TableTerms
 from tradeengine.ipc.metric_names import ROLE_METRICS, operator_metrics
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
     from tradeengine.actors.topology import Actor, RingPlan
     from tradeengine.settings import Settings
+
+BOARD_BYTES: Final = {"buckets": buckets.board_bytes, "signatures": replay_guard.board_bytes}
+"""How large a board is by its entries. Not in the topology, which is read before anything heavy is imported."""
 
 
 @dataclass
@@ -57,7 +61,9 @@ class Memory:
             table.name: SeqlockTable.create(table.name, topology.dtype_of(table.name), table.rows)
             for table in topology.tables
         }
-        self.boards = {board.name: Segment.create(board.name, board.size_bytes) for board in topology.boards}
+        self.boards = {
+            board.name: Segment.create(board.name, BOARD_BYTES[board.name](board.entries)) for board in topology.boards
+        }
         parties = (*topology.actors, topology.operator, *topology.clients)
         processes = [(actor.name, actor.role) for actor in (*topology.actors, topology.operator)]
         layouts = {**ROLE_METRICS, OPERATOR: operator_metrics([*processes, (DATABASE, DATABASE)])}

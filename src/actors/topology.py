@@ -30,7 +30,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
 from tradeengine.core.tables import table_dtype
-from tradeengine.ipc import buckets, replay_guard
 from tradeengine.ipc.handoff import Access, Layout, RingTerms, TableTerms
 
 if TYPE_CHECKING:
@@ -112,10 +111,10 @@ class TablePlan:
 
 @dataclass(frozen=True, slots=True)
 class BoardPlan:
-    """A board: words of shared memory that all fronts change at the same time, by compare-and-swap."""
+    """A board: words of shared memory that all fronts change at the same time; ``entries``: how much it remembers."""
 
     name: str
-    size_bytes: int
+    entries: int
 
 
 @dataclass(frozen=True)
@@ -224,8 +223,8 @@ def plan(settings: Settings) -> Topology:
         ),
         tables=_tables(settings, matchers, fronts, clients),
         boards=(
-            BoardPlan("buckets", buckets.board_bytes(settings.requests.names_max)),
-            BoardPlan("signatures", replay_guard.board_bytes(settings.keys.signatures_max)),
+            BoardPlan("buckets", settings.requests.names_max),
+            BoardPlan("signatures", settings.keys.signatures_max),
         ),
         limits=settings.limits,
     )
