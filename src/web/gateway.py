@@ -255,6 +255,9 @@ def _keep(waiting: Waiting, group: Records) -> None:
     """Copy a command's events; of an enormous one only the first many, and whatever ends it on a shard."""
     room = max(EVENTS_KEPT_MAX - waiting.count, 0)
     waiting.count += len(group)
+    if len(group) <= room:
+        waiting.chunks.append(group.copy())
+        return
     kept, rest = group[:room], group[room:]
     for chunk in (kept, rest[rest["flags"] & EventFlag.LAST_OF_COMMAND != 0]):
         if len(chunk):

@@ -69,9 +69,8 @@ def was_triggered_before(events: Records, content: OrderRow) -> bool:
 
 def trades_of(events: Records, order_id: int) -> list[TradeRow]:
     """Pick the trades of one order from the events of one command."""
-    traded = events[events["kind"] == EventKind.TRADED]
-    own = traded[(traded["order_id"] == order_id) | (traded["maker_order_id"] == order_id)]
-    return [_trade_row(event) for event in own]
+    traded = np.flatnonzero(events["kind"] == EventKind.TRADED).tolist()
+    return [_trade_row(events[place]) for place in traded if _takes_part(events[place], order_id)]
 
 
 def order_view(content: OrderRow, spec: SymbolSpec) -> schemas.Order:
@@ -160,6 +159,10 @@ def _trade(trade: TradeRow, spec: SymbolSpec, **whose: Any) -> schemas.Trade:
         timestamp=format_ms(trade.timestamp_ms),
         **whose,
     )
+
+
+def _takes_part(trade: np.void, order_id: int) -> bool:
+    return int(trade["order_id"]) == order_id or int(trade["maker_order_id"]) == order_id
 
 
 def _by_side(trade: TradeRow, takers: int, makers: int) -> tuple[int, int]:
