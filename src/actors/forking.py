@@ -3,7 +3,8 @@
 The supervisor is not the actors' parent. It knows each by a descriptor of the process, to see its end and to signal it
 without ever meaning another process that got the same number.
 
-Rule 1: a zygote that dies is started again; actors do not notice. How those ended that end meanwhile nobody knows.
+Rule 1: a zygote that dies, or hangs, is started again; actors do not notice. How those ended that end meanwhile nobody
+knows.
 Rule 2: an order that a dying zygote may have carried out is not repeated: it fails, and whoever ordered closes the
 actor's line, which ends a process that nobody knows, and orders anew with another line.
 It refuses to know what actors do.
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 ZYGOTE_PROGRAM: Final = (sys.executable, "-m", "tradeengine.actors.zygote")
 STATUS_TIMEOUT_S: Final = 1.0
 """How long a process that has ended waits for the zygote to say how."""
+ORDER_TIMEOUT_S: Final = 60.0
+"""How long a zygote may take to carry an order out, imports included; then it hangs, and is killed."""
 ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 """No actor computes in parallel, and idle threads of numerical libraries cost time at every start."""
 
@@ -116,6 +119,7 @@ class Forker:
         self._deaths = Deaths(policy)
         self._numbers = count(1)
         self._line: socket.socket | None = None
+        self._zygote: trio.Process | None = None
         self._changed = trio.Event()
         """Something was reported, or there is another zygote, or none."""
         self._ordered: set[int] = set()
@@ -141,6 +145,15 @@ class Forker:
         with suppress(OSError):
             # A zygote that is gone is noticed by whoever listens to it.
             socket.send_fds(self._line, [order], [line.fileno()])
+        with trio.move_on_after(ORDER_TIMEOUT_S):
+            return await self._carried_out(number)
+        if number in self._ordered and self._zygote is not None:
+            logger.error("zygote hangs and is killed", hanging_pid=self._zygote.pid)
+            self._zygote.kill()
+        return await self._carried_out(number)
+
+    async def _carried_out(self, number: int) -> Forked:
+        """Wait for the process of an order. Raises LaunchError."""
         while number not in self._forked:
             if number not in self._ordered:
                 raise LaunchError("the zygote died")
@@ -163,7 +176,7 @@ class Forker:
             )
             theirs.close()
             try:
-                self._line = ours
+                self._line, self._zygote = ours, process
                 self._wake()
                 await self._listen(ours)
             finally:
@@ -194,7 +207,7 @@ class Forker:
             self._wake()
 
     def _lose(self) -> None:
-        self._line = None
+        self._line = self._zygote = None
         self._ordered.clear()
         for forked in self._forked.values():
             forked.reported.set()

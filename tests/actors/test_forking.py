@@ -14,6 +14,7 @@ import trio
 import trio.testing
 from tests.engines import is_alive
 
+from tradeengine.actors import forking
 from tradeengine.actors.forking import Forked, Forker, LaunchError
 from tradeengine.actors.topology import Actor
 from tradeengine.ipc.handoff import EXIT_ORPHANED
@@ -128,6 +129,24 @@ async def test_order_that_a_dying_zygote_had_is_not_repeated() -> None:
                 os.kill(zygote, signal.SIGKILL)
             process.kill()
             await process.wait()
+
+
+async def test_zygote_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zygote that carries no order out is killed: nobody who has died would come back otherwise."""
+    async with forker() as kept:
+        with line() as (_, theirs), line() as (_, others):
+            process = await kept.launch(RISK, theirs, False)
+            zygote = parent_of(process.pid)
+            os.kill(zygote, signal.SIGSTOP)
+            with monkeypatch.context() as hasty:
+                hasty.setattr(forking, "ORDER_TIMEOUT_S", 0.1)
+                with pytest.raises(LaunchError):
+                    await kept.launch(RISK, others, False)
+            second = await launched(kept, others)
+            assert parent_of(second.pid) != zygote
+            for forked in (process, second):
+                forked.kill()
+                await forked.wait()
 
 
 async def launched(kept: Forker, theirs: socket.socket) -> Forked:
