@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Final
 
 import httpx2
 import pytest
 import trio
-from tests.e2e.browser import needs_chromium, running_browser
+from tests.e2e.browser import Page, needs_chromium, running_browser
 from tests.e2e.operator_page import (
     FAINT,
     FOCUSED,
@@ -25,7 +26,7 @@ from tests.e2e.operator_page import (
     token_of,
     visiting,
 )
-from tests.e2e.users import User, make_user
+from tests.e2e.users import Json, User, make_user
 from tests.engines import Engine, running_engine, wait_restarted
 
 pytestmark = needs_chromium
@@ -33,6 +34,18 @@ pytestmark = needs_chromium
 HALTED: Final = "DOGE/USDT"
 NARROW_PX: Final = 360
 VIEWS: Final = ("pipeline", "symbols", "health", "money", "users", "audit")
+LISTING: Final = {
+    "symbol": "PAGE/USDT",
+    "base_places": "4",
+    "tick": "0.01",
+    "lot": "0.1",
+    "price_max": "1000",
+    "quantity_min": "0.1",
+    "quantity_max": "10000",
+    "min_notional": "1",
+    "maker_fee": "0.001",
+    "taker_fee": "0.002",
+}
 HOSTILE: Final = '<img src=x onerror="window.harmed=1"><script>window.harmed=2</script>&amp;\'`'
 
 
@@ -319,10 +332,17 @@ async def test_differences_and_dead_letters_are_listed(devtools: str, watched: E
         "found": "9.99",
     }
     found = {"id": "1", "finished_at": "2026-11-24T10:30:45.234Z", "checked": {"postings": 3}}
-    letter = {"id": "77", "kind": "transfer", "error": HOSTILE, "tries": 9, "created_at": "2026-11-24T10:30:45.234Z"}
+    letter: Json = {
+        "id": "77",
+        "kind": "transfer",
+        "error": HOSTILE,
+        "tries": 9,
+        "created_at": "2026-11-24T10:30:45.234Z",
+    }
+    letter["legs"] = [{"user": "bob", "asset": "BTC", "amount": "-1"}]
     answers = {
         "/admin/reconciliation": {**found, "difference_count": 1, "differences": [difference]},
-        "/admin/dead-letters": [{**letter, "legs": [{"user": "bob", "asset": "BTC", "amount": "-1"}]}],
+        "/admin/dead-letters": [letter],
         "/admin/dead-letters/77/discard": letter,
     }
     async with desk(devtools, watched) as page:
@@ -344,14 +364,17 @@ async def test_differences_and_dead_letters_are_listed(devtools: str, watched: E
         await page.press("Enter")
         await page.write("paid by hand")
         await page.press("Enter")
+        await shows(page, "dialog .outcome", "This would happen", "Would be given up bob -1 BTC", "77")
+        await page.press("Enter")
         await shows(page, "dialog .outcome", "Done", "77")
-        sent = await page.evaluate("asked.find(call => call.startsWith('POST'))")
-        assert sent == 'POST /api/v1/admin/dead-letters/77/discard {"reason":"paid by hand"}'
+        sent = await page.evaluate("asked.filter(call => call.startsWith('POST'))")
+        path, body = "POST /api/v1/admin/dead-letters/77/discard", '{"reason":"paid by hand"}'
+        assert sent == [f"{path}?dry_run=true {body}", f"{path} {body}"]
         assert await page.evaluate("window.harmed") is None
 
 
 async def test_user_is_suspended_and_resumed(devtools: str, watched: Engine, trader: User) -> None:
-    """A user who is looked up can be suspended, which counts at once, and resumed."""
+    """A user who is looked up can be suspended, which counts at once, and resumed; a look before changes nothing."""
     async with desk(devtools, watched, 404) as page:
         await page.evaluate("location.hash = 'users'")
         await page.wait_until("document.activeElement.id === 'user-name'")
@@ -367,31 +390,110 @@ async def test_user_is_suspended_and_resumed(devtools: str, watched: Engine, tra
             await page.press("Enter")
             await page.write("a story")
             await page.press("Enter")
+            await shows(page, "dialog .outcome", f"Then {'suspended' if is_suspended else 'active'}")
+            assert trader.http.get("/orders").status_code == (200 if is_suspended else 403)
+            await page.press("Enter")
             await shows(page, "dialog .outcome", "Done", f"Suspended {'yes' if is_suspended else 'no'}")
             assert trader.http.get("/orders").status_code == (403 if is_suspended else 200)
             await page.press("Enter")
             await shows(page, ".user", "suspended" if is_suspended else "active")
 
 
-async def test_super_administrators_list_a_symbol(devtools: str, watched: Engine, root: httpx2.Client) -> None:
-    """Only super administrators are offered to list a symbol; what they list can be traded when the page says so."""
+async def test_limits_are_changed_after_a_look(devtools: str, watched: Engine, root: httpx2.Client) -> None:
+    """The dialog says of each limit what it is and would be, and changes it when that is confirmed; not before."""
+    path = "/admin/limits/user/bounded"
+    assert root.post(path, json={"max_open_orders": 5}).status_code == 200
+    async with desk(devtools, watched, 400) as page:
+        await page.evaluate("location.hash = 'users'")
+        await page.wait_until("document.activeElement.id === 'user-name'")
+        await page.write("bounded")
+        await page.press("Enter")
+        await shows(page, ".user", "bounded", "active")
+        await go_by_tab(page, "Change limits")
+        await page.press("Enter")
+        await page.write("a lot")
+        await page.press("Enter")
+        await page.wait_until("document.activeElement.matches('dialog [name=max_order_size][aria-invalid]')")
+        await page.evaluate("document.activeElement.select()")
+        await page.write("250.5")
+        await page.press("Enter")
+        await shows(page, "dialog .outcome", "Largest order no limit, then 250.5", "Open orders stays 5")
+        assert root.get(path).json()["data"]["max_order_size"] is None
+        await page.press("Enter")
+        await shows(page, "dialog .outcome", "Done", "Largest order 250.5")
+    limits = root.get(path).json()["data"]
+    assert (limits["max_order_size"], limits["max_open_orders"]) == ("250.5", 5)
+
+
+async def write_listing(page: Page, **terms: str) -> None:
+    """Open the form as a super administrator would and fill its fields in their order, by keys alone."""
+    await page.evaluate("location.hash = 'symbols'")
+    await go_by_tab(page, "List a symbol")
+    await page.press("Enter")
+    names = await page.evaluate("[...document.querySelectorAll('dialog input')].map(input => input.name)")
+    assert set(terms) <= set(names)
+    for name in names:
+        assert await page.evaluate("document.activeElement.name") == name
+        await page.write(terms.get(name, ""))
+        await page.press("Tab")
+    await go_by_tab(page, "Show what would happen")
+
+
+async def test_super_administrators_list_a_symbol(
+    devtools: str, watched: Engine, root: httpx2.Client, trader: User
+) -> None:
+    """Only super administrators are offered to list a symbol; it is listed after a look, and then it is traded."""
     offered = "[...document.querySelectorAll('button')].some(button => button.textContent === 'List a symbol')"
     async with desk(devtools, watched) as page:
         assert await page.evaluate(offered) is False
     async with desk(devtools, watched, role="super_admin") as page:
-        await page.evaluate("location.hash = 'symbols'")
-        await go_by_tab(page, "List a symbol")
+        await write_listing(page, **LISTING)
         await page.press("Enter")
-        for value in ("PAGE/USDT", "0.01", "0.1", "1000", "0.1", "10000", "1", "0.001", "0.002", "", "4"):
-            await page.write(value)
-            await page.press("Tab")
+        await shows(page, "dialog .outcome", "This would happen", "It would be listed", "tick 0.01", "status open")
+        assert root.get("/orderbook/PAGE-USDT").status_code == 404
         await page.press("Enter")
-        await shows(page, "dialog .outcome", "This would happen", "Listed anew")
-        await page.press("Enter")
-        await shows(page, "dialog .outcome", "Done", "PAGE/USDT")
+        await shows(page, "dialog .outcome", "Done", "It is listed", "PAGE/USDT")
+        order = trader.place(symbol="PAGE/USDT", quantity="2", price="5")["order"]
         await page.press("Enter")
         await shows(page, ".view:not([hidden])", "PAGE/USDT")
-    assert root.get("/orderbook/PAGE-USDT").status_code == 200
+    assert order["status"] == "open"
+    shown = next(row for row in trader.call("GET", "/symbols") if row["symbol"] == "PAGE/USDT")
+    for name, value in LISTING.items():
+        assert Decimal(shown[name]) == Decimal(value) if name != "symbol" else shown[name] == value
+    assert (shown["max_price_deviation"], shown["status"]) == (None, "open")
+    trader.call("DELETE", f"/orders/{order['id']}")
+
+
+async def test_what_cannot_be_listed_is_said_at_its_field(devtools: str, watched: Engine, root: httpx2.Client) -> None:
+    """A bad tick is told at its field, which gets the focus; put right, the look goes on. On a narrow screen, too."""
+    wrong = "document.getElementById(document.activeElement.getAttribute('aria-describedby').split(' ')[0]).innerText"
+    wide = "document.querySelector('dialog').scrollWidth > document.querySelector('dialog').clientWidth"
+    async with desk(devtools, watched, 400, role="super_admin") as page:
+        await page.ask(
+            "Emulation.setDeviceMetricsOverride", width=NARROW_PX, height=700, deviceScaleFactor=1, mobile=False
+        )
+        await write_listing(page, **LISTING | {"symbol": "BAD/USDT", "tick": "0", "lot": ""})
+        await page.press("Enter")
+        await shows(page, "dialog [role=alert]", "Lot is needed.")
+        assert await page.evaluate(FOCUSED) == "Lot"
+        await page.write("0.1")
+        await page.press("Enter")
+        await shows(page, "dialog [role=alert]", "NUMBER_OUT_OF_RANGE (tick)")
+        assert await page.evaluate(FOCUSED) == "Tick"
+        assert "tick must be" in await page.evaluate(wrong)
+        assert await page.evaluate("[...document.querySelectorAll('dialog [aria-invalid]')].map(it => it.name)") == [
+            "tick"
+        ]
+        assert await page.evaluate(wide) is False
+        await page.evaluate("document.activeElement.select()")
+        await page.write("0.01")
+        assert await page.evaluate("document.querySelector('dialog [aria-invalid]')") is None
+        await page.press("Enter")
+        await shows(page, "dialog .outcome", "It would be listed", "BAD/USDT")
+        assert await page.evaluate(wide) is False
+        await page.press("Escape")
+        await page.wait_until("!document.querySelector('dialog')")
+    assert root.get("/orderbook/BAD-USDT").status_code == 404
 
 
 async def test_every_view_fits_a_narrow_screen(devtools: str, watched: Engine) -> None:

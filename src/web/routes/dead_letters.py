@@ -65,11 +65,17 @@ async def show_dead_letter(letter_id: str) -> Response:
 
 
 @blueprint.post("/dead-letters/<letter_id>/retry")
-@describe(tags=_TAG, answers={200: schemas.DeadLetterAnswer}, access=Access.ADMIN, weight=5)
+@describe(tags=_TAG, query=DryRun, answers={200: schemas.DeadLetterAnswer}, access=Access.ADMIN, weight=5)
 async def retry_dead_letter(letter_id: str) -> Response:
-    """Let the wallet be asked again, as if it had never failed; answered with the letter as it was."""
+    """Let the wallet be asked again, as if it had never failed; answered with the letter as it was.
+
+    NOT_FOUND when it is retried or discarded already. In a dry run it stays dead.
+    """
+    number, database = parse_id(letter_id, "NOT_FOUND"), current_front().database
     try:
-        letter = await current_front().database.run(retry_letter, parse_id(letter_id, "NOT_FOUND"))
+        if is_dry_run():
+            return success(_view(await database.run(find_letter, number)))
+        letter = await database.run(retry_letter, number)
     except NoSuchLetterError as error:
         raise _not_found(error) from None
     _log.info("dead letter retried", id=letter.id, kind=letter.kind.value, by=caller().name)

@@ -1,8 +1,10 @@
 // An action: a dialog that asks why, shows what would happen (a dry run), does it, and shows what has happened.
 //
-// Rule 1: what is done is what was shown: after any change of what was written the dry run is asked for again.
+// Rule 1: what is done is what was shown: after any change of what was written, also while the engine is looking, the dry
+// run is asked for again.
 // Rule 2: the whole way can be gone by the keyboard: reason, Enter, Enter. Escape leaves without a trace, but not while
 // the engine is doing it: then the answer is waited for, and shown.
+// Rule 3: what is wrong with a field is said at the field, which gets the focus.
 
 import { announce, freshId, make, setAttribute, setText } from "./dom.js";
 import { plain, words } from "./format.js";
@@ -13,13 +15,13 @@ const MANY = 5;
 /**
  * Open the dialog.
  *
- * wanted: {title, lead, path, verb, tone, fields, hasReason, reasonHint, dryRun, bodyOf(values), preview(data),
- * outcome(data), done()}
- * fields: [{name, label, value, hint, required, inputmode}]; preview and outcome give lists of [term, text].
+ * wanted: {title, lead, path, verb, tone, fields, hasReason, reasonHint, bodyOf(values), preview(data), outcome(data),
+ * done()}
+ * fields: [{name, label, value, hint, required, inputmode, options}]; preview and outcome give lists of [term, text].
  */
 export function openAction({ api }, wanted) {
-  const { title, lead, path, verb, tone = "bad", hasReason = true, dryRun = true, bodyOf = (values) => values } = wanted;
-  const fields = [...(wanted.fields ?? []), ...(hasReason ? [reasonField(wanted.reasonHint)] : [])].map((field) => ({ ...field, input: inputOf(field) }));
+  const { title, lead, path, verb, tone = "bad", hasReason = true, bodyOf = (values) => values } = wanted;
+  const fields = [...(wanted.fields ?? []), ...(hasReason ? [reasonField(wanted.reasonHint)] : [])].map(madeOf);
   const heading = make("h2", { id: freshId("title") }, title);
   const trouble = make("p", { class: "trouble", role: "alert" });
   const told = make("dl", { class: "facts told", "aria-live": "polite" });
@@ -29,8 +31,9 @@ export function openAction({ api }, wanted) {
   const go = make("button", { type: "submit", class: "strong" });
   const form = make("form", { novalidate: true, onsubmit: submit }, ...fields.map(rowOf), trouble, panel, make("div", { class: "buttons" }, away, go));
   const dialog = make("dialog", { class: fields.length > MANY ? "sheet wide" : "sheet", "data-tone": tone, "aria-labelledby": heading.id }, heading, make("p", { class: "lead" }, lead), form);
-  let step = dryRun ? "compose" : "ready";
+  let step = "compose";
   let busy = false;
+  let changes = 0;
 
   function enter(next) {
     step = next;
@@ -43,25 +46,31 @@ export function openAction({ api }, wanted) {
     event.preventDefault();
     if (busy) return;
     if (step === "done") return dialog.close();
-    const missing = fields.find((field) => field.required && !field.input.value.trim());
-    if (missing) {
-      setText(trouble, `${missing.label} is needed.`);
-      return missing.input.focus();
-    }
-    setText(trouble, "");
+    const missing = fields.filter((field) => field.required && !field.input.value.trim());
+    fields.forEach((field) => blame(field, missing.includes(field) ? `${field.label} is needed.` : ""));
+    setText(trouble, missing.map((field) => `${field.label} is needed.`).join(" "));
+    if (missing.length) return missing[0].input.focus();
     setBusy(true);
+    const asked = changes;
     const values = Object.fromEntries(fields.map((field) => [field.name, field.input.value.trim()]));
     const isTry = step === "compose";
     try {
       const answer = await api.post(path, bodyOf(values), isTry ? { dry_run: "true" } : {}, { timeoutMs: 30_000 });
       setBusy(false);
-      if (isTry) showPreview(answer.data);
-      else showOutcome(answer);
+      if (!isTry) showOutcome(answer);
+      else if (asked === changes) showPreview(answer.data);
     } catch (error) {
       setBusy(false);
-      setText(trouble, troubleOf(error));
-      (fields[0]?.input ?? go).focus();
+      showTrouble(error);
     }
+  }
+
+  function showTrouble(error) {
+    const { field, fields: others = [] } = error.details ?? {};
+    const blamed = fields.filter(({ name }) => name === field || others.includes(name));
+    blamed.forEach((each) => blame(each, each.name === field ? error.message : "It is there with another value."));
+    setText(trouble, troubleOf(error));
+    (blamed[0]?.input ?? fields[0]?.input ?? go).focus();
   }
 
   function showPreview(data) {
@@ -96,7 +105,9 @@ export function openAction({ api }, wanted) {
 
   for (const field of fields) {
     field.input.addEventListener("input", () => {
-      if (!dryRun || step !== "ready") return;
+      changes += 1;
+      blame(field, "");
+      if (step !== "ready") return;
       panel.hidden = true;
       enter("compose");
     });
@@ -126,16 +137,30 @@ function reasonField(hint = "It is kept in the audit log.") {
   return { name: "reason", label: "Reason", required: true, hint, maxlength: REASON_CHARACTERS_MAX };
 }
 
+/** A field with its input and the line that says what is wrong with it. */
+function madeOf(field) {
+  const input = inputOf(field);
+  return { ...field, input, wrong: make("p", { id: `${input.id}-wrong`, class: "trouble" }) };
+}
+
+/** Say at a field what is wrong with it; nothing: it is well. */
+function blame({ input, hint, wrong }, text) {
+  setText(wrong, text);
+  setAttribute(input, "aria-invalid", text ? "true" : null);
+  const told = [text && wrong.id, hint && `${input.id}-hint`].filter(Boolean).join(" ");
+  setAttribute(input, "aria-describedby", told || null);
+}
+
 function inputOf(field) {
   const options = field.options?.map((option) => make("option", { value: option }, option));
-  const attributes = { id: freshId(field.name), name: field.name, autocomplete: "off", "aria-required": field.required ? "true" : null };
+  const id = freshId(field.name);
+  const attributes = { id, name: field.name, autocomplete: "off", "aria-required": field.required ? "true" : null, "aria-describedby": field.hint ? `${id}-hint` : null };
   if (options) return make("select", attributes, ...options);
   const made = make("input", { ...attributes, type: "text", maxlength: field.maxlength, inputmode: field.inputmode, spellcheck: field.name === "reason" ? null : "false" });
   made.value = field.value ?? "";
-  if (field.hint) setAttribute(made, "aria-describedby", `${made.id}-hint`);
   return made;
 }
 
-function rowOf({ label, hint, input }) {
-  return make("div", { class: "field" }, make("label", { for: input.id }, label), input, hint ? make("p", { id: `${input.id}-hint`, class: "hint" }, hint) : null);
+function rowOf({ label, hint, input, wrong }) {
+  return make("div", { class: "field" }, make("label", { for: input.id }, label), input, wrong, hint ? make("p", { id: `${input.id}-hint`, class: "hint" }, hint) : null);
 }

@@ -97,9 +97,9 @@ function createLetters(context) {
       verb: what === "retry" ? "Try again" : "Discard it",
       tone: what === "retry" ? "ok" : "bad",
       hasReason: what === "discard",
-      dryRun: false,
       bodyOf: (values) => (what === "discard" ? values : undefined),
-      outcome: (data) => facts({ id: data.id, kind: data.kind, error: data.error }),
+      preview: (data) => [[what === "retry" ? "Would be tried again" : "Would be given up", movesOf(data)], ...tell(data)],
+      outcome: tell,
       done: () => load(),
     });
   const table = createTable("Dead letters", letterColumns(act), (letter) => letter.id);
@@ -117,6 +117,14 @@ function createLetters(context) {
   return { load, node: make("section", {}, make("div", { class: "toolbar" }, make("h2", {}, "Dead letters"), make("div", { class: "buttons" }, make("button", { type: "button", onclick: load }, "Look again"))), trouble, table.node) };
 }
 
+function tell({ id, kind, error }) {
+  return facts({ id, kind, error });
+}
+
+function movesOf(letter) {
+  return letter.legs.map((leg) => `${leg.user} ${leg.amount} ${leg.asset}`).join(", ");
+}
+
 function letterColumns(act) {
   return [
     { title: "Id", text: (letter) => letter.id },
@@ -124,7 +132,7 @@ function letterColumns(act) {
     { title: "What the wallet said", text: (letter) => letter.error },
     { title: "Tries", number: true, text: (letter) => count(letter.tries) },
     { title: "Since", text: (letter) => moment(letter.created_at) },
-    { title: "Moves", text: (letter) => letter.legs.map((leg) => `${leg.user} ${leg.amount} ${leg.asset}`).join(", ") },
+    { title: "Moves", text: movesOf },
     {
       title: "",
       create: () => [make("div", { class: "buttons" })],

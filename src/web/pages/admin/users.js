@@ -42,7 +42,7 @@ export function createUsers(context) {
   function show(limits) {
     const name = limits.user;
     const again = () => look(name);
-    const badge = make("span", { class: "badge", "data-tone": limits.suspended ? "bad" : "ok" }, limits.suspended ? "suspended" : "active");
+    const badge = make("span", { class: "badge", "data-tone": limits.suspended ? "bad" : "ok" }, is(limits.suspended));
     const rows = [...LIMITS.map(([key, label]) => [label, key === "max_open_orders" ? count(limits[key]) : limits[key]]), ["Changed", limits.updated_at ? `${moment(limits.updated_at)} UTC` : "never"]];
     card.replaceChildren(
       make("header", {}, make("h3", {}, name), badge),
@@ -69,7 +69,7 @@ export function createUsers(context) {
       path: `/admin/users/${inPath(name)}/${what}`,
       verb: suspends ? "Suspend" : "Resume",
       tone: suspends ? "bad" : "ok",
-      dryRun: false,
+      preview: (data) => [["User", data.user], ["Now", is(!suspends)], ["Then", is(data.suspended)]],
       outcome: (data) => [["User", data.user], ["Suspended", data.suspended ? "yes" : "no"]],
       done,
     });
@@ -83,9 +83,9 @@ export function createUsers(context) {
       verb: "Change limits",
       tone: "warn",
       hasReason: false,
-      dryRun: false,
       fields: LIMITS.map(([name, label, hint]) => ({ name, label, hint, value: limits[name] ?? "", inputmode: "decimal" })),
       bodyOf: limitsOf,
+      preview: (data) => LIMITS.map(([key, label]) => [label, change(limits[key], data[key])]),
       outcome: (data) => LIMITS.map(([key, label]) => [label, data[key] ?? "no limit"]),
       done,
     });
@@ -103,6 +103,15 @@ export function createUsers(context) {
   }
 
   return { node, shown: () => field.focus() };
+}
+
+function is(suspended) {
+  return suspended ? "suspended" : "active";
+}
+
+function change(before, then) {
+  const [from, to] = [before ?? "no limit", then ?? "no limit"];
+  return String(from) === String(to) ? `stays ${from}` : `${from}, then ${to}`;
 }
 
 /** What was written into the fields as a body: empty is null, the count a number where it is one. */
