@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import structlog
 from msgspec.structs import replace
 
 from tradeengine.storage.audit import Entry
@@ -34,6 +36,8 @@ UNKNOWN_CODE: Final = "OUTCOME_UNKNOWN"
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(Entry).decode
 _CHECKSUM_DIGITS: Final = 8
+
+logger = structlog.get_logger()
 
 
 class SpoolError(Exception):
@@ -142,11 +146,24 @@ class Spool:
                 self._open[entry.action_id] = entry
             else:
                 self._open.pop(entry.action_id, None)
-        # What is behind the last whole line was never acted upon.
+        # What is behind the last whole line was never acted upon, unless the disk or somebody damaged the line.
+        self._put_aside(end)
         os.ftruncate(self._descriptor, end)
         self._take_room(self._descriptor, end)
         os.fsync(self._descriptor)
         return end
+
+    def _put_aside(self, end: int) -> None:
+        """Keep what will be cut off in a file of its own if there is more of it than half a line."""
+        rest = os.pread(self._descriptor, os.fstat(self._descriptor).st_size - end, end).rstrip(b"\0")
+        if b"\n" not in rest:
+            return
+        aside = self.path.with_suffix(f".damaged-{time.time_ns()}")
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(rest)
+            file.flush()
+            os.fsync(file.fileno())
+        logger.error("an audit file is damaged; what cannot be read is kept aside", path=str(aside), position=end)
 
     def _take_room(self, descriptor: int, end: int) -> None:
         # Without room on the disk it goes on as far as it goes.
@@ -250,5 +267,5 @@ def _read_line(line: bytes) -> Entry | None:
         return None
     try:
         return _decode(payload)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -6,6 +6,8 @@ import errno
 import multiprocessing
 import os
 import signal
+import stat
+import zlib
 from pathlib import Path
 
 import psycopg
@@ -88,6 +90,31 @@ def test_changed_byte_is_no_entry(path: Path) -> None:
     spool.write(make_entry(actor="root"))
     spool.close()
     path.write_bytes(path.read_bytes().replace(b'"root"', b'"toor"'))
+    spool = open_spool(path)
+    assert spool.read_ended(10)[0] == []
+    spool.close()
+
+
+def test_what_a_damaged_line_hides_is_kept_aside(path: Path) -> None:
+    """Lines behind a damaged one are not entries, and are not lost in silence: they are in a file of their own."""
+    spool = open_spool(path)
+    start = spool.write(make_entry())
+    end = spool.write(make_entry(actor="hidden"))
+    spool.close()
+    content = path.read_bytes()
+    path.write_bytes(b"x" + content[1:])
+    open_spool(path).close()
+    (aside,) = path.parent.glob("front-0.damaged-*")
+    assert aside.read_bytes() == b"x" + content[1:end]
+    assert b"hidden" in content[start:end]
+    assert stat.S_IMODE(aside.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("payload", [b'{"actor": "\xff"}', b'{"details": ' + b"[" * 20_000 + b"]" * 20_000 + b"}"])
+def test_line_that_nobody_can_read_is_no_entry(path: Path, payload: bytes) -> None:
+    """A line with the right checksum and an unreadable text stops no front."""
+    path.parent.mkdir()
+    path.write_bytes(b"%08x %b\n" % (zlib.crc32(payload), payload))
     spool = open_spool(path)
     assert spool.read_ended(10)[0] == []
     spool.close()
