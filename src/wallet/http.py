@@ -235,7 +235,7 @@ def _read(response: _Response, shape: type[Shape]) -> Shape:
     if status in {200, 201}:
         try:
             answer = msgspec.json.decode(response.content, type=shape)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Unavailable(f"the wallet's answer cannot be understood: {error}") from error
         if getattr(answer, "success", False) is not True:
             raise Unavailable(f"the wallet's answer is {status} and no success")
@@ -248,7 +248,7 @@ def _read(response: _Response, shape: type[Shape]) -> Shape:
 def _refuse(response: _Response) -> NoReturn:
     try:
         error = msgspec.json.decode(response.content, type=_Failure).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Unavailable(f"the wallet answered {response.status} without saying why: {_shown(response)}") from None
     code = _CODES.get(error.code, RefusalCode.INVALID)
     raise Refused(

@@ -47,6 +47,8 @@ class Fault(Enum):
     """It is done, and half of the answer comes."""
     GARBAGE = auto()
     """It is done, and the answer is no JSON."""
+    NESTED = auto()
+    """It is done, and the answer is JSON that is nested too deeply."""
     ACCEPTED = auto()
     """It is done, and answered 202: that it will be."""
     ENDLESS = auto()
@@ -245,6 +247,7 @@ _ANSWERED_AFTER: dict[Fault, Callable[[bytes, bytes], bytes]] = {
     Fault.ACCEPTED: lambda _head, body: _answer(202, body),
     Fault.HALF: lambda head, body: head + body[: len(body) // 2],
     Fault.GARBAGE: lambda _head, _body: _answer(200, b"{]"),
+    Fault.NESTED: lambda _head, _body: _answer(200, b'{"data": ' + b"[" * 20_000 + b"]" * 20_000 + b"}"),
     Fault.OTHER_AMOUNT: partial(_edited, edit=_set_amount),
     Fault.OTHER_NUMBER: partial(_edited, edit=lambda data: data.update(number=1)),
     Fault.REFUSED_AFTER: lambda _head, _body: _refusal("INSUFFICIENT_BALANCE"),

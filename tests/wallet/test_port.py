@@ -126,7 +126,7 @@ async def test_one_user_on_both_sides(path: str, wallet: HttpWallet) -> None:
     "fault",
     [
         Fault.ERROR, Fault.ERROR_AFTER, Fault.BUSY, Fault.FORBIDDEN, Fault.MOVED, Fault.CUT, Fault.CUT_AFTER,
-        Fault.ACCEPTED, Fault.HALF, Fault.GARBAGE, Fault.BARE_REFUSAL, Fault.ENDLESS,
+        Fault.ACCEPTED, Fault.HALF, Fault.GARBAGE, Fault.NESTED, Fault.BARE_REFUSAL, Fault.ENDLESS,
     ],
 )  # fmt: skip
 async def test_unknown_outcome_is_repeated_to_one_end(
