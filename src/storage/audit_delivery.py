@@ -37,12 +37,19 @@ def deliver(connection: Connection, spool: Spool, anchors: Anchors) -> Delivered
 
 
 def deliver_left_over(connection: Connection, folder: Path, anchors: Anchors) -> Delivered:
-    """Bring into the log what processes left behind that are gone, and remove their files. Raises as ``deliver``."""
+    """Bring into the log what processes left behind that are gone, and remove their files.
+
+    A file with an entry that no log can take is kept aside. Raises as ``deliver``.
+    """
     delivered: Delivered = []
     for spool in left_over_spools(folder):
         try:
             while spool.waiting_bytes():
                 delivered += deliver(connection, spool, anchors)
+        except (ValueError, TypeError, psycopg.DataError, psycopg.IntegrityError) as error:
+            # No process of ours wrote that; it must not keep others' entries out of the log for ever.
+            spool.put_aside(str(error))
+            continue
         except BaseException:
             spool.close()
             raise

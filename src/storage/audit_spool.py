@@ -120,6 +120,12 @@ class Spool:
         self.path.unlink()
         self.close()
 
+    def put_aside(self, why: str) -> None:
+        """Rename a file with entries that the log does not take, and let go of it. Raises OSError."""
+        aside = self.path.rename(self._aside())
+        self.close()
+        logger.error("an audit file is kept aside", path=str(aside), position=self.unread, error=why)
+
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._descriptor)
@@ -147,23 +153,26 @@ class Spool:
             else:
                 self._open.pop(entry.action_id, None)
         # What is behind the last whole line was never acted upon, unless the disk or somebody damaged the line.
-        self._put_aside(end)
+        self._keep_rest(end)
         os.ftruncate(self._descriptor, end)
         self._take_room(self._descriptor, end)
         os.fsync(self._descriptor)
         return end
 
-    def _put_aside(self, end: int) -> None:
+    def _keep_rest(self, end: int) -> None:
         """Keep what will be cut off in a file of its own if there is more of it than half a line."""
         rest = os.pread(self._descriptor, os.fstat(self._descriptor).st_size - end, end).rstrip(b"\0")
         if b"\n" not in rest:
             return
-        aside = self.path.with_suffix(f".damaged-{time.time_ns()}")
+        aside = self._aside()
         with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(rest)
             file.flush()
             os.fsync(file.fileno())
         logger.error("an audit file is damaged; what cannot be read is kept aside", path=str(aside), position=end)
+
+    def _aside(self) -> Path:
+        return self.path.with_suffix(f".damaged-{time.time_ns()}")
 
     def _take_room(self, descriptor: int, end: int) -> None:
         # Without room on the disk it goes on as far as it goes.
