@@ -1,4 +1,4 @@
-"""docs/operations.md, followed to the letter: what it says to type is typed into one shell, and all is answered."""
+"""docs/operations.md and its pages, to the letter: what they say to type is typed into a shell, and is answered."""
 
 from __future__ import annotations
 
@@ -8,21 +8,32 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from tests.engines import Engine
+import pytest
+from tests.engines import SMALL, Engine
+from tests.wallet.service import free_port
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
+DOCUMENTS = Path(__file__).parents[2] / "docs"
+ADDRESS = "http://127.0.0.1:8000"
 
 
 def test_followed_to_the_letter(bank: Engine, tmp_path: Path) -> None:
     """Money in and out, limits, suspended and resumed, a statement as CSV, no difference: all as the page has it."""
-    text = DOCUMENT.read_text(encoding="utf-8").replace("http://127.0.0.1:8000", bank.url)
-    lines = typed(bank, "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)), tmp_path).splitlines()
-    answers = [json.loads(line) for line in lines if line.startswith("{")]
-    assert all(answer["success"] for answer in answers), answers
-    performance, health, deposit, withdrawal, again, limits, limits_again, suspended, resumed, reconciliation = (
-        answer["data"] for answer in answers[:10]
-    )
+    lines = typed(bank, "operations.md", tmp_path).splitlines()
+    (
+        performance,
+        health,
+        deposit,
+        withdrawal,
+        again,
+        limits,
+        limits_again,
+        suspended,
+        resumed,
+        reconciliation,
+        *_,
+    ) = answers_in(lines)
     assert any(line.startswith("actor ") for line in lines)
     assert performance["matching_engine"]["orders_placed"] >= 0
     assert health["components"]["matching_engine"]["status"] == "healthy"
@@ -39,19 +50,79 @@ def test_followed_to_the_letter(bank: Engine, tmp_path: Path) -> None:
     assert reconciliation["difference_count"] == 0
 
 
-def typed(engine: Engine, script: str, folder: Path) -> str:
-    """Run lines of the document in a folder, with the program where a shell finds it; returns what they print."""
+def test_symbols_and_halts(bank: Engine, tmp_path: Path) -> None:
+    """A symbol is listed and opened; one is halted, takes cancels only and is resumed; everything is, and is again."""
+    bank.deposit("alice", "USDT", "10")
+    would_be, listed, opened, symbols, dry, halted, cancel_only, resumed, all_halted, all_resumed, *cancels = (
+        answers_in(typed(bank, "operations/trading.md", tmp_path).splitlines())
+    )
+    assert (would_be["dry_run"], listed["created"]) == (True, True)
+    assert opened["status"] == "open"
+    assert "PEPE/USDT" in {row["symbol"] for row in symbols}
+    assert (dry["dry_run"], dry["previous_status"]) == (True, "open")
+    assert [change["status"] for change in (halted, cancel_only, resumed)] == ["halted", "cancel_only", "open"]
+    assert all_halted["count"] == all_resumed["count"] == len(symbols)
+    assert [cancel["dry_run"] for cancel in cancels] == [True, False]
+
+
+def test_backed_up_and_restored(bank: Engine, tmp_path: Path) -> None:
+    """A backup, one upon it, verified, and restored into another directory."""
+    said = typed(bank, "operations/backup.md", tmp_path)
+    assert "restored" in said
+    assert (tmp_path / "restored" / "postgres").is_dir()
+
+
+@pytest.mark.timeout(300)
+def test_started_stopped_upgraded_and_taken_back(tmp_path: Path) -> None:
+    """An engine by hand: started, stopped, backed up before an upgrade, and restored after it, without a difference."""
+    said = typed(None, "operations/running.md", tmp_path)
+    assert said.count("stopped\n") == 4
+    assert said.count("differences  0") == 3
+
+
+@pytest.mark.timeout(300)
+def test_mended(tmp_path: Path) -> None:
+    """A lost database and a lost data directory come back, and each look at what is wrong ends well on what is well."""
+    said = typed(None, "operations/trouble.md", tmp_path)
+    assert said.count("differences  0") == 4
+    assert {path.name for path in tmp_path.glob("*.broken")} == {"data.broken", "postgres.broken"}
+
+
+def answers_in(lines: list[str]) -> list[Any]:
+    """Pick the data of what the API answered; every answer is a success."""
+    answers = [json.loads(line) for line in lines if line.startswith('{"success"')]
+    assert all(answer["success"] for answer in answers), answers
+    return [answer["data"] for answer in answers if "data" in answer]
+
+
+def typed(engine: Engine | None, page: str, folder: Path) -> str:
+    """Run a page's lines in a folder, with the program where a shell finds it; returns what they print.
+
+    engine: the one that the page is about; None: the page starts its own, in that folder.
+    """
     folder.joinpath("tradeengine").write_text(f'#!/bin/sh\nexec {sys.executable} -m tradeengine.cli.app "$@"\n')
     folder.joinpath("tradeengine").chmod(0o755)
-    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "TRADEENGINE_ENGINE_DATA_DIR": str(engine.data_dir)}
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}"}
+    if engine is None:
+        port = free_port()
+        environment |= {**SMALL, "TRADEENGINE_HTTP_PORT": str(port)}
+        url = f"http://127.0.0.1:{port}"
+    else:
+        environment["TRADEENGINE_ENGINE_DATA_DIR"] = str(engine.data_dir)
+        url = engine.url
+    text = (DOCUMENTS / page).read_text(encoding="utf-8").replace(ADDRESS, url)
+    # Whatever becomes of the lines, an engine that they have started ends with them.
+    script = "trap 'kill ${engine:-} 2> /dev/null || true' EXIT\n" + "".join(
+        re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    )
     result = subprocess.run(
         ["bash", "-euc", script],
         cwd=folder,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         check=False,
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
