@@ -196,6 +196,12 @@ def resolve_account(connection: Connection, name: str, *, accounts_max: int) -> 
         return account_id
 
 
+def has_room_for_account(connection: Connection, accounts_max: int) -> bool:
+    """Whether one more account can be made."""
+    query = "SELECT FROM counters WHERE name = 'account' AND value + 1 < %s"
+    return connection.execute(query, (accounts_max,)).rowcount == 1
+
+
 def find_account(connection: Connection, name: str) -> int | None:
     """Account id of a name, or None."""
     row = connection.execute("SELECT id FROM accounts WHERE name = %s", (name,)).fetchone()

@@ -169,16 +169,33 @@ class Accounts:
         known = self._ids.get(name)
         if known is not None:
             return known
+        self._refuse_taken(name)
+        try:
+            account_id = await self._database.run(directory.resolve_account, name, accounts_max=self._accounts_max)
+        except directory.DirectoryFullError:
+            raise self._full() from None
+        # Bounded by accounts_max: only names that have an account are kept.
+        self._ids[name] = account_id
+        return account_id
+
+    async def foresee(self, name: str) -> int | None:
+        """Account id of a user's name, or None for one that would get it. Raises ApiError as ``id_of`` does."""
+        known = self._ids.get(name)
+        if known is not None:
+            return known
+        self._refuse_taken(name)
+        found = await self.find(name)
+        if found is None and not await self._database.run(directory.has_room_for_account, self._accounts_max):
+            raise self._full()
+        return found
+
+    def _refuse_taken(self, name: str) -> None:
         if name == self._taken:
             raise ApiError(
                 "FORBIDDEN", "The exchange's own account at the wallet has this name; no user may.", {"field": "user"}
             )
-        try:
-            account_id = await self._database.run(directory.resolve_account, name, accounts_max=self._accounts_max)
-        except directory.DirectoryFullError:
-            raise ApiError(
-                "LIMIT_EXCEEDED", "This engine has no room for another account.", {"maximum": self._accounts_max}
-            ) from None
-        # Bounded by accounts_max: only names that have an account are kept.
-        self._ids[name] = account_id
-        return account_id
+
+    def _full(self) -> ApiError:
+        return ApiError(
+            "LIMIT_EXCEEDED", "This engine has no room for another account.", {"maximum": self._accounts_max}
+        )

@@ -189,6 +189,51 @@ def test_more_than_the_engine_can_count(root: User, alice: User) -> None:
     move(root, "withdrawal", alice.name, "DOGE", "20000000000", f"{alice.name}.3")
 
 
+def test_dry_run_of_a_deposit_writes_nothing_down(root: User, alice: User) -> None:
+    """A deposit tried dry is told as it would be; no account, no row and no credit comes of it, and it can be made."""
+    name = f"{alice.name}-unseen"
+    body = body_of(alice, "5", f"{alice.name}.1") | {"user": name}
+    tried = root.call("POST", "/admin/deposits?dry_run=true", json=body)
+    assert (tried["status"], tried["amount"], tried["transaction_id"]) == ("settled", "5.00000000", None)
+    assert root.call("GET", f"/admin/limits/user/{name}", 404)["code"] == "NOT_FOUND"
+    assert root.call("GET", f"/admin/deposits/{alice.name}.1", 404)["code"] == "NOT_FOUND"
+    made = move(root, "deposit", alice.name, "USDT", "5", f"{alice.name}.1")
+    assert root.call("POST", "/admin/deposits?dry_run=true", json=body_of(alice, "5.0", f"{alice.name}.1")) == made
+    for other in (body, body_of(alice, "6", f"{alice.name}.1")):
+        assert root.call("POST", "/admin/deposits?dry_run=true", 409, json=other)["code"] == "REFERENCE_REUSED"
+    assert alice.balances()["USDT"][0] == 5
+    assert root.call("GET", f"/admin/limits/user/{name}", 404)["code"] == "NOT_FOUND"
+    move(root, "deposit", alice.name, "DOGE", "20000000000", f"{alice.name}.2")
+    much = body_of(alice, "20000000000", f"{alice.name}.3", "DOGE")
+    assert root.call("POST", "/admin/deposits?dry_run=true", 400, json=much)["code"] == "NUMBER_OUT_OF_RANGE"
+    move(root, "withdrawal", alice.name, "DOGE", "20000000000", f"{alice.name}.4")
+
+
+def test_dry_run_of_a_withdrawal_takes_nothing(root: User, alice: User) -> None:
+    """A withdrawal tried dry is refused for what is not free and for a user who is not there; the reference stays free.
+
+    What is free would be taken, and is still there afterwards.
+    """
+    move(root, "deposit", alice.name, "USDT", "1000", f"{alice.name}.0")
+    order = alice.place(symbol="BTC/USDT", quantity="0.01", price="50000")["order"]
+    balances = alice.balances()
+    free = balances["USDT"][1]
+    path, reference = "/admin/withdrawals?dry_run=true", f"{alice.name}.1"
+    error = root.call("POST", path, 422, json=body_of(alice, str(free + Decimal(UNIT)), reference))
+    assert (error["code"], error["details"]["asset"]) == ("INSUFFICIENT_BALANCE", "USDT")
+    tried = root.call("POST", path, json=body_of(alice, str(free), reference))
+    assert (tried["status"], tried["transaction_id"], Decimal(tried["amount"])) == ("settled", None, free)
+    error = root.call("POST", path, 400, json=body_of(alice, "1", reference, "NOPE"))
+    assert error["details"]["field"] == "asset"
+    nobody = body_of(alice, "1", reference) | {"user": "nobody-at-all"}
+    assert root.call("POST", path, 404, json=nobody)["code"] == "NOT_FOUND"
+    assert alice.balances() == balances
+    assert root.call("GET", f"/admin/withdrawals?user={alice.name}") == []
+    assert move(root, "withdrawal", alice.name, "USDT", str(free), reference)["status"] == "settled"
+    assert root.call("POST", path, 409, json=body_of(alice, "1", reference))["code"] == "REFERENCE_REUSED"
+    alice.call("DELETE", f"/orders/{order['id']}")
+
+
 def test_pages_of_movements_are_complete(root: User, alice: User) -> None:
     """Deposits and withdrawals are listed newest first, page by page, by user and by status."""
     for number in range(7):

@@ -114,9 +114,10 @@ def test_withdrawals_race_orders_and_an_outage(venue: WalletVenue, alice: User, 
     """Proceeds that the wallet has not confirmed can be traded, not taken out; what was there before can."""
     venue.service.stop()
     venue.trade(alice, bob, quantity="1", price="50000")
-    refused = root.call("POST", "/admin/withdrawals", 422, json=_money(bob, "USDT", "1049975"))
-    assert refused["code"] == "INSUFFICIENT_BALANCE"
-    assert refused["details"]["unconfirmed"] == "49975.00000000"
+    for query in ("?dry_run=true", ""):
+        refused = root.call("POST", f"/admin/withdrawals{query}", 422, json=_money(bob, "USDT", "1049975"))
+        assert refused["code"] == "INSUFFICIENT_BALANCE"
+        assert refused["details"]["unconfirmed"] == "49975.00000000"
     # With the proceeds bob buys: the engine knows that they are his.
     carol = f"carol-{next(_numbers)}"
     asked = _money(bob, "USDT", "1000000", carol)
@@ -132,7 +133,12 @@ def test_withdrawals_race_orders_and_an_outage(venue: WalletVenue, alice: User, 
 
 
 def test_deposit_waits_for_the_wallet(venue: WalletVenue, alice: User, root: User) -> None:
-    """A deposit that the wallet cannot reserve is refused by its answer; one asked while it is away is made later."""
+    """A deposit that the wallet cannot reserve is refused by its answer; one asked while it is away is made later.
+
+    A dry run does not ask the wallet, and says that it is for it to decide.
+    """
+    tried = root.call("POST", "/admin/deposits?dry_run=true", json=_money(alice, "USDT", "5"))
+    assert (tried["status"], tried["transaction_id"]) == ("pending", None)
     refused = root.call("POST", "/admin/deposits", 422, json=_money(alice, "USDT", "5"))
     assert refused["code"] == "INSUFFICIENT_BALANCE"
     assert "wallet" in refused["message"]
@@ -162,6 +168,8 @@ def test_dead_letters_by_api_and_command_line(venue: WalletVenue, alice: User, b
     shown = venue.engine.command("dead-letters", "show", first)
     assert json.loads(shown.stdout)["legs"] == listed["legs"]
     assert "1 dead letter\n" in venue.engine.command("dead-letters", "list").stdout
+    assert root.call("POST", f"/admin/dead-letters/{first}/retry?dry_run=true") == listed
+    assert root.call("GET", "/admin/dead-letters") == [listed]
     _take_at_the_wallet(venue, bob, "BTC", "-10")
     assert venue.engine.command("dead-letters", "retry", first).returncode == 0
     venue.until(lambda: venue.settlement_status(alice, first) == "settled")
@@ -171,7 +179,8 @@ def test_dead_letters_by_api_and_command_line(venue: WalletVenue, alice: User, b
     root.call("POST", f"/admin/dead-letters/{second}/discard", 400, json={"reason": ""})
     discarded = venue.engine.command("dead-letters", "discard", second, "--reason", "paid by hand")
     assert discarded.returncode == 0, discarded.stderr
-    root.call("POST", f"/admin/dead-letters/{second}/retry", 404)
+    for query in ("", "?dry_run=true"):
+        root.call("POST", f"/admin/dead-letters/{second}/retry{query}", 404)
     assert venue.engine.command("dead-letters", "retry", second).returncode == 1
     _take_at_the_wallet(venue, bob, "BTC", "-9")
     assert venue.settlement_status(alice, second) == "failed"

@@ -1,7 +1,7 @@
 """Deposits and withdrawals, by administrators: idempotent by their reference, answered when they are in the ledger.
 
 A request is written down first and then waited for; when that takes too long the answer is 202, and the same request
-again, or a look at the reference, tells what became of it.
+again, or a look at the reference, tells what became of it. A dry run foresees that (``foreseen``) and writes nothing.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ from tradeengine.storage.funding import (
 from tradeengine.web import schemas_admin as schemas
 from tradeengine.web.access import Access, caller
 from tradeengine.web.audit import audited
+from tradeengine.web.dry_run import is_dry_run
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field, reason_error
+from tradeengine.web.foreseen import foresee_funding
 from tradeengine.web.front import Front, current_front, read_json, read_page
 from tradeengine.web.openapi import describe
 from tradeengine.web.paging import decode_cursor, encode_cursor
-from tradeengine.web.routes.admin_users import any_account, known_account
+from tradeengine.web.routes.admin_users import any_account, checked_name, known_account
+from tradeengine.web.schemas_trading import DryRun
 from tradeengine.web.validation import read_query
 
 blueprint = Blueprint("admin_money", __name__)
@@ -50,6 +53,7 @@ _log = structlog.get_logger()
 @describe(
     tags=_TAG,
     body=schemas.MoveMoney,
+    query=DryRun,
     answers={200: schemas.FundingAnswer, 202: schemas.FundingAnswer},
     access=Access.ADMIN,
     weight=5,
@@ -59,6 +63,9 @@ async def deposit() -> Response:
 
     A repeat with the same reference and content is answered with the first one; with other content it is
     REFERENCE_REUSED. A user who has never been seen gets an account.
+
+    A dry run is answered as it would be now, by 200 or the refusal, and writes nothing down; transaction_id is null
+    unless the reference was settled before. pending there: the wallet outside, which is not asked, has a say in it.
     """
     return await _move(FundingKind.DEPOSIT)
 
@@ -67,6 +74,7 @@ async def deposit() -> Response:
 @describe(
     tags=_TAG,
     body=schemas.MoveMoney,
+    query=DryRun,
     answers={200: schemas.FundingAnswer, 202: schemas.FundingAnswer},
     access=Access.ADMIN,
     weight=5,
@@ -76,6 +84,10 @@ async def withdraw() -> Response:
 
     INSUFFICIENT_BALANCE (422) when it is more than what is not held by open orders; nothing was taken then, and the
     reference stands for this refusal. A repeat with the same reference and content is answered as the first one was.
+
+    A dry run is answered as it would be now, by 200 or the refusal, and writes nothing down: the reference stays free.
+    transaction_id is null unless the reference was settled before. pending there: a wallet outside, which is not asked,
+    has a say in it.
     """
     return await _move(FundingKind.WITHDRAWAL)
 
@@ -114,12 +126,12 @@ async def _move(kind: FundingKind) -> Response:
     audited(target=wanted.user)
     asset = _asset(front, wanted.asset)
     amount_units = _units(asset, wanted.amount)
+    if is_dry_run():
+        return await _foresee(front, kind, wanted, asset, amount_units)
     if kind is FundingKind.DEPOSIT:
         account_id = await any_account(front, wanted.user)
     else:
-        account_id = await known_account(front, wanted.user)
-        if front.settings.wallet.kind == "http":
-            await _refuse_unconfirmed(front, wanted, account_id, asset, amount_units)
+        account_id = await _payer(front, wanted, asset, amount_units)
     try:
         asked = await front.database.run(
             request_funding,
@@ -130,11 +142,7 @@ async def _move(kind: FundingKind) -> Response:
             amount_units=amount_units,
         )
     except ReferenceReusedError:
-        raise ApiError(
-            "REFERENCE_REUSED",
-            f"This reference names another {kind} already; choose a new one.",
-            {"field": "reference", "reference": wanted.reference},
-        ) from None
+        raise _reused(kind, wanted.reference) from None
     before = _view(asked, wanted.user, asset)
     audited(before=before, after=before)
     _log.info(
@@ -152,6 +160,39 @@ async def _move(kind: FundingKind) -> Response:
     if outcome.status is FundingStatus.REFUSED:
         raise _refusal(outcome, asset)
     return success(view, 202 if outcome.status is FundingStatus.PENDING else 200)
+
+
+async def _foresee(
+    front: Front, kind: FundingKind, wanted: schemas.MoveMoney, asset: AssetSpec, amount_units: int
+) -> Response:
+    """Answer a dry run. Raises ApiError where the deed would."""
+    account_id: int | None
+    if kind is FundingKind.DEPOSIT:
+        account_id = await front.accounts.foresee(checked_name(wanted.user))
+    else:
+        account_id = await _payer(front, wanted, asset, amount_units)
+    try:
+        outcome = await foresee_funding(
+            front,
+            kind,
+            reference=wanted.reference,
+            account_id=account_id,
+            asset_id=asset.asset_id,
+            amount_units=amount_units,
+        )
+    except ReferenceReusedError:
+        raise _reused(kind, wanted.reference) from None
+    if outcome.status is FundingStatus.REFUSED:
+        raise _refusal(outcome, asset)
+    return success(_view(outcome, wanted.user, asset))
+
+
+async def _payer(front: Front, wanted: schemas.MoveMoney, asset: AssetSpec, amount_units: int) -> int:
+    """Account id of whom is taken from, if that can be; risk decides. Raises ApiError."""
+    account_id = await known_account(front, wanted.user)
+    if front.settings.wallet.kind == "http":
+        await _refuse_unconfirmed(front, wanted, account_id, asset, amount_units)
+    return account_id
 
 
 async def _refuse_unconfirmed(
@@ -191,6 +232,14 @@ async def _wait(front: Front, asked: Funding) -> Funding:
             assert looked is not None
             found = looked
     return found
+
+
+def _reused(kind: FundingKind, reference: str) -> ApiError:
+    return ApiError(
+        "REFERENCE_REUSED",
+        f"This reference names another {kind} already; choose a new one.",
+        {"field": "reference", "reference": reference},
+    )
 
 
 def _refusal(refused: Funding, asset: AssetSpec) -> ApiError:
