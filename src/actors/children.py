@@ -93,7 +93,11 @@ class Child:
 
     async def _live(self, make_handoff: Callable[[], Handoff], handoff_possible: trio.Event) -> tuple[int, int | None]:
         """Run one process from start to reaping; returns its id, 0: there was none, and its exit status."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self.message = f"no line for it: {error.strerror}"
+            return 0, None
         silent = trio.Event()
         with ours, theirs:
             try:
@@ -135,7 +139,13 @@ class Child:
         self, line: socket.socket, make_handoff: Callable[[], Handoff], handoff_possible: trio.Event
     ) -> None:
         await handoff_possible.wait()
-        handoff = make_handoff()
+        try:
+            handoff = make_handoff()
+        except OSError as error:
+            # No descriptors left, which may pass: the actor ends without a handoff, and the next one may get it.
+            self.message = f"nothing to hand over: {error.strerror}"
+            self.kill()
+            return
         # A process that died meanwhile has closed the line; its exit status says more than this error.
         with suppress(OSError):
             send_handoff(line, handoff)

@@ -128,8 +128,11 @@ class Forker:
     async def keep(self) -> None:
         """Have a zygote until cancelled."""
         while True:
-            pid = await self._live()
-            logger.error("zygote died", dead_pid=pid)
+            try:
+                pid = await self._live()
+                logger.error("zygote died", dead_pid=pid)
+            except OSError as error:
+                logger.warning("zygote not started", error=str(error))
             self._deaths.add()
             await trio.sleep(self._deaths.pause_s())
 
@@ -156,7 +159,7 @@ class Forker:
         """Wait for the process of an order. Raises LaunchError."""
         while number not in self._forked:
             if number not in self._ordered:
-                raise LaunchError("the zygote died")
+                raise LaunchError("the zygote died, or its answer was lost")
             await self._changed.wait()
         return self._forked[number]
 
@@ -200,8 +203,10 @@ class Forker:
             if fds:
                 self._ordered.remove(report.number)
                 self._forked[report.number] = Forked(report.pid, fds[0])
-            else:
-                forked = self._forked.pop(report.number)
+            elif report.status is None:
+                # We have no room for the descriptor: it counts as not started, and ends when its line is closed.
+                self._ordered.discard(report.number)
+            elif (forked := self._forked.pop(report.number, None)) is not None:
                 forked.status = report.status
                 forked.reported.set()
             self._wake()

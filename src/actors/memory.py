@@ -78,21 +78,19 @@ class Memory:
         return Ring.create(plan.name, LAYOUTS[plan.layout], plan.slots, readers, self.first_sequences.get(plan.name, 0))
 
     def handoff(self, actor: Actor, listener: socket.socket | None = None) -> Handoff:
-        """Give what an actor is joined to. ``fds`` are new descriptors that the caller closes after sending them."""
+        """Give what an actor is joined to. ``fds`` are new descriptors that the caller closes after sending them.
+
+        Raises OSError when there are no more descriptors.
+        """
         rings = self.topology.rings_of(actor.name)
         tables = self.topology.tables_of(actor.name)
-        fds = {"bells": os.dup(self.bells_page.fd)}
-        fds |= {f"bell:{name}": os.dup(bell.fd) for name, bell in self.bells.items()}
-        for name, terms in rings.items():
-            fds[f"ring:{name}"] = _descriptor(self.rings[name].segment, writable=terms.access != "follow")
-        for name, table_terms in tables.items():
-            fds[f"table:{name}"] = _descriptor(self.tables[name].segment, writable=table_terms.writable)
-        fds |= {f"board:{name}": os.dup(self.boards[name].fd) for name in self.topology.boards_of(actor.name)}
-        for name, page in self.metrics.items():
-            if name == actor.name or actor.role in {"front", "operator"}:
-                fds[f"metrics:{name}"] = _descriptor(page.segment, writable=name == actor.name)
-        if actor.role == "front" and listener is not None:
-            fds["listen"] = os.dup(listener.fileno())
+        fds: dict[str, int] = {}
+        try:
+            self._open_for(actor, fds, listener)
+        except OSError:
+            for fd in fds.values():
+                os.close(fd)
+            raise
         return Handoff(
             name=actor.name,
             role=actor.role,
@@ -104,6 +102,23 @@ class Memory:
             doorbells=self.topology.doorbells,
             fds=fds,
         )
+
+    def _open_for(self, actor: Actor, fds: dict[str, int], listener: socket.socket | None) -> None:
+        """Add new descriptors of what an actor is joined to. Raises OSError when there are no more."""
+        fds["bells"] = os.dup(self.bells_page.fd)
+        for name, bell in self.bells.items():
+            fds[f"bell:{name}"] = os.dup(bell.fd)
+        for name, terms in self.topology.rings_of(actor.name).items():
+            fds[f"ring:{name}"] = _descriptor(self.rings[name].segment, writable=terms.access != "follow")
+        for name, table_terms in self.topology.tables_of(actor.name).items():
+            fds[f"table:{name}"] = _descriptor(self.tables[name].segment, writable=table_terms.writable)
+        for name in self.topology.boards_of(actor.name):
+            fds[f"board:{name}"] = os.dup(self.boards[name].fd)
+        for name, page in self.metrics.items():
+            if name == actor.name or actor.role in {"front", "operator"}:
+                fds[f"metrics:{name}"] = _descriptor(page.segment, writable=name == actor.name)
+        if actor.role == "front" and listener is not None:
+            fds["listen"] = os.dup(listener.fileno())
 
     def observation(self) -> Handoff:
         """Give what it takes to look at everything and to touch nothing: who gets it is nobody on the rings.

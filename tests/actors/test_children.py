@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,6 +20,7 @@ from tradeengine.actors.children import Child
 from tradeengine.actors.memory import Memory
 from tradeengine.actors.topology import Actor, Topology, plan
 from tradeengine.core.tables import ActorState
+from tradeengine.ipc.handoff import Handoff
 from tradeengine.settings import Settings
 from tradeengine.settings_files import load_settings
 
@@ -122,6 +126,40 @@ async def test_killed_child_is_started_again(memory: Memory, settings: Settings)
         assert watched.child.pid not in {0, first}
         assert not is_alive(first)
         assert watched.child.restart_count == 1
+
+
+async def test_shortage_of_descriptors_is_survived(memory: Memory, settings: Settings) -> None:
+    """With no descriptors left for a handoff the child ends, none of them leaks, and the next process gets its own."""
+    watched = Watched(memory, settings, OBEDIENT)
+    possible = trio.Event()
+    possible.set()
+    used: list[int] = []
+
+    def hand_over() -> Handoff:
+        if used:
+            return memory.handoff(watched.child.actor)
+        used.append(descriptor_count())
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 2, hard))
+        try:
+            return memory.handoff(watched.child.actor)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            used.append(descriptor_count())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watched.child.keep, hand_over, possible)
+        await watched.until(ActorState.READY)
+        assert watched.child.restart_count == 1
+        assert used[0] == used[1]
+        await watched.child.stop(0.5)
+
+
+def descriptor_count() -> int:
+    """Count what is open here."""
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_death_and_return_are_logged(memory: Memory, settings: Settings) -> None:
