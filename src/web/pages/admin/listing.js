@@ -11,9 +11,9 @@ const FIELDS = [
   { name: "quote_places", label: "Quote places", hint: "Of the quote asset. Needed only if it is new.", inputmode: "numeric" },
   { name: "tick", label: "Tick", hint: "Step of prices.", required: true, inputmode: "decimal" },
   { name: "lot", label: "Lot", hint: "Step of quantities.", required: true, inputmode: "decimal" },
-  { name: "price_max", label: "Price max", hint: "A multiple of the tick.", required: true, inputmode: "decimal" },
   { name: "quantity_min", label: "Quantity min", hint: "A multiple of the lot.", required: true, inputmode: "decimal" },
   { name: "quantity_max", label: "Quantity max", hint: "A multiple of the lot.", required: true, inputmode: "decimal" },
+  { name: "price_max", label: "Price max", hint: "A multiple of the tick.", required: true, inputmode: "decimal" },
   { name: "min_notional", label: "Min notional", hint: "What an order must be worth, in the quote asset.", required: true, inputmode: "decimal" },
   { name: "maker_fee", label: "Maker fee", hint: "As a fraction: 0.001 is 0.1 %.", required: true, inputmode: "decimal" },
   { name: "taker_fee", label: "Taker fee", hint: "As a fraction, too.", required: true, inputmode: "decimal" },
@@ -40,7 +40,7 @@ export function openListing(context, done) {
 }
 
 function tell({ symbol, created }, anew, before) {
-  return [["Outcome", created ? anew : before], ...Object.entries(symbol).map(([name, value]) => [words(name), plain(value)])];
+  return [["outcome", created ? anew : before], ...Object.entries(symbol).map(([name, value]) => [words(name), plain(value)])];
 }
 
 /** What was written as a body: what is empty is left out, whole numbers are numbers. */
