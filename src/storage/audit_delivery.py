@@ -46,7 +46,7 @@ def deliver_left_over(connection: Connection, folder: Path, anchors: Anchors) ->
         try:
             while spool.waiting_bytes():
                 delivered += deliver(connection, spool, anchors)
-        except (ValueError, TypeError, psycopg.DataError, psycopg.IntegrityError) as error:
+        except (ValueError, TypeError, ArithmeticError, psycopg.DataError, psycopg.IntegrityError) as error:
             # No process of ours wrote that; it must not keep others' entries out of the log for ever.
             spool.put_aside(str(error))
             continue
