@@ -267,6 +267,26 @@ async def test_escape_leaves_everything_as_it_is(devtools: str, watched: Engine,
     assert {symbol["status"] for symbol in root.get("/admin/symbols").json()["data"]} == {"open"}
 
 
+async def test_what_is_changed_while_it_looks_is_looked_at_again(devtools: str, watched: Engine) -> None:
+    """A reason that is changed while the look is under way is not done unseen: its answer is passed over."""
+    held = """ask = fetch; fetch = (url, options) => url.includes("dry_run")
+        ? new Promise(go => { release = go; }).then(() => ask(url, options)) : ask(url, options); 0"""
+    async with desk(devtools, watched) as page:
+        await page.evaluate("location.hash = 'symbols'")
+        await go_by_tab(page, "Halt all")
+        await page.press("Enter")
+        await page.write("for a look")
+        await page.evaluate(held)
+        await page.press("Enter")
+        await page.wait_until("document.querySelector('dialog form[aria-busy]')")
+        await page.write("; no, another")
+        await page.evaluate("release(); 0")
+        await page.wait_until("!document.querySelector('dialog form[aria-busy]')")
+        assert await page.evaluate("document.querySelector('dialog').dataset.step") == "compose"
+        assert await page.evaluate("document.querySelector('dialog .outcome').hidden") is True
+        await page.press("Escape")
+
+
 async def test_what_people_wrote_is_text(devtools: str, watched: Engine, root: httpx2.Client) -> None:
     """Markup in reasons is shown letter for letter, in symbols, the audit log and dialogs, and runs nowhere."""
     path = f"/admin/trading/cancel-only/{HALTED.replace('/', '-')}"
