@@ -16,7 +16,7 @@ TESTS ?=
 # Files of tests that run side by side; many of them run a whole engine.
 WORKERS ?= 2
 # Programs that tests need and that are no Python packages: each a command, and the package of Debian that has it.
-PROGRAMS := chromium:chromium promtool:prometheus amtool:prometheus-alertmanager pgbouncer:pgbouncer
+PROGRAMS := chromium:chromium promtool:prometheus amtool:prometheus-alertmanager pgbouncer:pgbouncer systemd-analyze:systemd
 
 KERNEL_SOURCES := $(shell grep -l njit src/*/*.py) src/kernels.py
 

@@ -28,7 +28,8 @@ trap '$cleanup' EXIT
 
 install() {
     export DEBIAN_FRONTEND=noninteractive
-    # shellcheck disable=SC2086 - a list of words
+    # A list of words.
+    # shellcheck disable=SC2086
     apt-get -qq update && apt-get -qq install -y --no-install-recommends $packages || return
     [ -d /run/systemd/system ] || return 0
     for package in $packages; do
