@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.e2e.bank import admin_of
 from tests.e2e.test_admin_listing import listing, trade
-from tests.e2e.users import make_user, sign_in
+from tests.e2e.users import Json, make_user, sign_in
 from tests.engines import run_command, running_engine
 
 
@@ -16,7 +16,7 @@ def test_shard_is_added_to_what_is_there(tmp_path: Path) -> None:
 
     Back at the first number it starts as long as nothing lives on the new shard.
     """
-    order = {"symbol": "BTC/USDT", "quantity": "0.5", "price": "40000.00"}
+    order: Json = {"symbol": "BTC/USDT", "quantity": "0.5", "price": "40000.00"}
     folder = tmp_path / "data"
     with running_engine(folder, ["--shards", "1"]) as engine, ExitStack() as users:
         ann, ben = (make_user(engine, name, {"USDT": "100000", "BTC": "1"}) for name in ("ann", "ben"))

@@ -129,7 +129,7 @@ def test_lock_script_runs_before_anything_is_installed() -> None:
 def command(installed: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the installed command in a clean folder with nothing but what is given."""
     environment = {"PATH": "/usr/bin:/bin", "TRADEENGINE_ENGINE_DATA_DIR": str(installed / "data"), **environment}
-    line = [installed / "bin" / "tradeengine", *arguments]
+    line = [str(installed / "bin" / "tradeengine"), *arguments]
     return subprocess.run(line, env=environment, cwd=installed, capture_output=True, text=True, check=False)
 
 
