@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -92,6 +93,32 @@ def test_kernels_are_taken_as_they_were_compiled(installed: Path) -> None:
     stand_in.chmod(0o755)
     (installed / "processor").write_text("x86-64-v3")
     assert command(installed, "up", "--port", "0").stdout == "x86-64-v3/ up --port 0\n"
+
+
+def test_kernels_are_found_where_nobody_may_write(tmp_path: Path) -> None:
+    """Machine code is loaded from an installation that is read-only, and none is compiled into the user's cache."""
+    program, home = tmp_path / "lib" / "tradeengine", tmp_path / "home"
+    shutil.copytree(ROOT / "src", program)
+    home.mkdir()
+    for folder, _, _ in os.walk(program):
+        Path(folder).chmod(0o555)
+    installed = (ROOT / "packaging" / "bin" / "tradeengine").read_text(encoding="utf-8")
+    locator = re.findall(r"^export (NUMBA_CACHE_LOCATOR_CLASSES)=(\S+)$", installed, re.MULTILINE)
+    # Root may write anywhere, but for this.
+    bound = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+    load = "import tradeengine as t, tradeengine.ipc.atomics as a; a.compile_kernels(); print(t.__file__)"
+    result = subprocess.run(
+        [*bound, sys.executable, "-c", load],
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(program.parent), **dict(locator)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    for folder, _, _ in os.walk(program):
+        Path(folder).chmod(0o755)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(program / "__init__.py")
+    assert list(home.rglob("*.nb?")) == []
 
 
 def test_health_check_says_whether_orders_are_accepted(installed: Path, engine: Engine) -> None:
