@@ -33,7 +33,7 @@ def test_unit_is_whole(tmp_path: Path) -> None:
 
 @needs_systemd
 def test_unit_has_no_needless_rights() -> None:
-    """By systemd's own measure, from 0 to 10, it is exposed by less than 1.6."""
+    """By systemd's own measure, from 0 to 10, it is exposed by 1.6 at most."""
     result = analyze("security", "--offline=true", "--threshold=16", "--no-pager", str(UNIT))
     assert result.returncode == 0, result.stdout
 
