@@ -62,7 +62,10 @@ def _placed(http: httpx2.Client, order: dict[str, str], request_id: str) -> dict
 
 
 def test_order_is_followed_through_all_processes(told: Told) -> None:
-    """From a request's id one gets to its ring and sequence, and with these to what every actor did with it."""
+    """From a request's id one gets to its ring and sequence, and with these to what every actor did with it.
+
+    They are found again by a reader that knows no integers of 64 bits, as the order's id is.
+    """
     (sent,) = told.having(event="sent by front", request_id="first-request")
     pair = {name: sent[name] for name in ("ingress_ring", "ingress_sequence")}
     way = [(line["actor"], line["event"], line["kind"]) for line in told.having(**pair)]
@@ -73,7 +76,8 @@ def test_order_is_followed_through_all_processes(told: Told) -> None:
         ("matcher-0", "matched", "accepted"),
         ("settlement", "settled", "accepted"),
     ]
-    order_id = int(told.order["data"]["order"]["id"])
+    assert isinstance(sent["ingress_sequence"], str)
+    order_id = told.order["data"]["order"]["id"]
     assert {line["order_id"] for line in told.having(event="matched", **pair)} == {order_id}
 
 
