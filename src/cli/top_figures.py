@@ -2,7 +2,8 @@
 
 Rule 1: rates, utilisation and percentiles are of the interval; what was not measured is None.
 Rule 2: who is slow is decided here, once: the actor with the highest *load*, which is its utilisation or how full the
-fullest ring is that waits for it, whichever is more; who takes nothing though something waits has the highest.
+fullest ring is that waits for it, whichever is more; who takes nothing though something waits has the highest. Before
+all of them comes who does not run, by the supervisor's word or by its silence.
 It refuses to know terminals.
 """
 
@@ -38,6 +39,8 @@ LATENCY: Final = {
 """What tells how long an actor takes for its work, by role."""
 LOAD_HIGH: Final = 0.8
 LOAD_RAISED: Final = 0.5
+SILENCE_S_MAX: Final = 3.0
+"""Actors beat many times a second; whoever has not for so long does not run, though nobody has noticed yet."""
 _MS_PER_S: Final = 1000
 
 
@@ -70,7 +73,12 @@ class ActorFigures(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_well(self) -> bool:
         """Whether it does its duty, or will in a moment."""
-        return self.state in {"ready", "starting"}
+        return self.state in {"ready", "starting"} and not self.is_silent
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it should be at work and gives no sign of life. Nothing waits for a front or the publisher."""
+        return self.state == "ready" and (self.heartbeat_age_seconds or 0.0) > SILENCE_S_MAX
 
 
 class RingFigures(msgspec.Struct, frozen=True, kw_only=True):

@@ -77,10 +77,12 @@ def _slowest(figures: Figures) -> Text:
         busiest = max(figures.actors, key=lambda actor: actor.load)
         return _one_line(Text(f"nobody is slow; busiest: {busiest.name}, {_percent(busiest.load)}", "green"))
     line = Text(f"{SLOW} slow: {actor.name}", "bold red")
-    if not actor.is_well:
-        line.append(f" is {actor.state}")
-    elif actor.is_stuck:
+    if actor.is_stuck and actor.state == "ready":
         line.append(" takes nothing")
+    elif actor.is_silent:
+        line.append(f" has been silent for {actor.heartbeat_age_seconds:.0f} s")
+    elif not actor.is_well:
+        line.append(f" is {actor.state}")
     elif actor.utilisation is not None:
         line.append(f" works {_percent(actor.utilisation)} of the time")
     if actor.lag:
@@ -103,7 +105,8 @@ _SYMBOL_COLUMNS: Final = ("<symbol", ">shard", "<state", ">bid", ">ask", ">last"
 
 def _actor_row(actor: ActorFigures, slowest: str | None) -> tuple[str | Text, ...]:
     style = _style(actor.load)
-    state = Text(actor.state, "green" if actor.state == "ready" else "yellow" if actor.is_well else "bold red")
+    word = "silent" if actor.is_silent else actor.state
+    state = Text(word, "green" if word == "ready" else "yellow" if actor.is_well else "bold red")
     return (
         Text(actor.name, "bold red" if actor.name == slowest else ""),
         state,

@@ -4,7 +4,7 @@ What joins the lines is what joins the actors: (ingress ring, ingress sequence),
 line has the request's id beside it; from there on it is these two numbers.
 
 Rule 1: at other levels than debug an actor pays one comparison for a batch. At debug a line costs more than an order.
-Rule 2: ids and sequences of 64 bits are strings: a reader with floats (jq, a browser) would take neighbours for the same.
+Rule 2: ids and sequences of 64 bits are strings: to a reader with floats (jq, a browser) neighbours would be the same.
 It refuses to know what follows from a record.
 """
 

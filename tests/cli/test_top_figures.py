@@ -30,9 +30,10 @@ class Stage:
             self.set_state(actor.name, ActorState.READY)
         self.observatory = Observatory(Wiring(memory.observation()))
 
-    def set_state(self, name: str, state: ActorState, message: str = "") -> None:
+    def set_state(self, name: str, state: ActorState, message: str = "", silent_ms: int = 0) -> None:
         """Write an actor's row as the supervisor does."""
         row = np.zeros(1, actor_dtype)
+        row["heartbeat_age_ms"] = silent_ms
         row["name"], row["state"], row["pid"], row["message"] = name.encode(), state, 7, message.encode()
         place = [actor.name for actor in self.memory.topology.actors].index(name)
         self.memory.tables["actors"].write_rows((place,), row)
@@ -133,6 +134,19 @@ def test_who_does_not_run_comes_first(stage: Stage) -> None:
     text = drawn(figures)
     assert "slow: publisher is restarting" in text.splitlines()[1]
     assert "publisher: SIGKILL" in text
+
+
+def test_who_gives_no_sign_of_life_is_slow(stage: Stage) -> None:
+    """An actor for which nothing waits is named when its heart stands still, though nobody has noticed yet."""
+    stage.set_state("publisher", ActorState.READY, silent_ms=1000)
+    figures, _ = stage.look()
+    assert figures.slowest is None
+    stage.set_state("publisher", ActorState.READY, silent_ms=4000)
+    figures, _ = stage.look()
+    assert figures.slowest == "publisher"
+    lines = drawn(figures).splitlines()
+    assert "slow: publisher has been silent for 4 s" in lines[1]
+    assert next(line for line in lines if line.startswith("publisher")).split()[1] == "silent"
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(80, 24), (80, 10), (200, 60), (40, 5)])
