@@ -25,6 +25,8 @@ def manager() -> Iterator[socket.socket]:
 def test_service_manager_knows_how_the_engine_is(manager: socket.socket, tmp_path: Path) -> None:
     """It hears that orders are accepted, that somebody looks after the actors, who is not well, and of the stop."""
     environment = {"NOTIFY_SOCKET": f"@tradeengine-test-{os.getpid()}", "WATCHDOG_USEC": "30000000"}
+    # Else who died may be back before the supervisor looks again.
+    environment["TRADEENGINE_SUPERVISOR_RESTART_BACKOFF_MS"] = "2000"
     lines: list[str] = []
     with running_engine(tmp_path / "data", [], environment) as engine:
         hear(manager, lines, lambda: {"READY=1", "STATUS=running"} <= set(lines))
