@@ -15,6 +15,7 @@ import psycopg
 import structlog
 import trio
 
+from tradeengine.core.times import format_ms
 from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.storage.audit import Entry
@@ -116,6 +117,8 @@ class AuditTrail:
                 "audit",
                 id=link.id,
                 hash=link.hash.hex(),
+                # After a restart the latest come once more.
+                began=format_ms(entry.time_us // 1000),
                 actor=entry.actor,
                 action=entry.action,
                 target=entry.target,

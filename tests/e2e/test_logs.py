@@ -107,6 +107,22 @@ def test_secrets_are_in_no_line(told: Told) -> None:
     assert [secret for secret in told.secrets if secret in told.text] == []
 
 
+def test_audit_line_says_when_its_action_began(tmp_path: Path) -> None:
+    """The lines of the latest actions come again after a restart, with the time at which each began."""
+    lines = []
+    for reason in ("first", None):
+        with running_engine(tmp_path / "data", (), {"TRADEENGINE_LOG_FORMAT": "json"}) as engine:
+            with engine.client("root", role="admin") as root:
+                if reason:
+                    root.post("/admin/trading/halt/BTC-USDT", json={"reason": reason}).raise_for_status()
+                (row,) = root.get("/admin/audit", params={"action": "halt_symbol"}).json()["data"]
+                root.post("/admin/users/nobody/suspend", json={"reason": "behind all others"}).raise_for_status()
+            engine.stop()
+            told = [json.loads(line) for line in engine.errors if line.startswith("{")]
+        lines.append([line for line in told if line["event"] == "audit" and line["action"] == "halt_symbol"])
+    assert [[line["began"] for line in lines_of_start] for lines_of_start in lines] == [[row["time"]], [row["time"]]]
+
+
 def test_one_role_may_tell_more_than_the_others(tmp_path: Path) -> None:
     """A role named in log.debug tells of every event, while the others keep to their level."""
     environment = {"TRADEENGINE_LOG_FORMAT": "json", "TRADEENGINE_LOG_DEBUG": "matcher"}
