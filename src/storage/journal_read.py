@@ -242,8 +242,10 @@ def load_bytes(path: Path) -> NDArray[np.uint8]:
 
 
 def as_words(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Give a file's whole words, for ``scan``."""
-    return data[: len(data) // 8 * 8].view(np.uint64)
+    """Give a file's whole words, for ``scan``: not to be written, as what its kernel was compiled for."""
+    words = data[: len(data) // 8 * 8].view(np.uint64)
+    words.flags.writeable = False
+    return words
 
 
 def read_header(path: Path) -> SegmentHeader:

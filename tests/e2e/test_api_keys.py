@@ -28,6 +28,7 @@ CONNECTIONS_MAX = 64
 ENVIRONMENT = {
     "TRADEENGINE_HTTP_TRUSTED_PROXIES": "127.0.0.1",
     "TRADEENGINE_LOG_LEVEL": "debug",
+    "TRADEENGINE_LOG_ACCESS": "true",
 }
 Json = dict[str, Any]
 Secret = str | Ed25519PrivateKey

@@ -106,7 +106,7 @@ def test_halt_while_the_database_is_away(venue: Engine) -> None:
         for symbol in symbols:
             path = f"/admin/trading/resume/{symbol.replace('/', '-')}"
             assert client.post(path, json={"reason": "it is back"}).status_code == 200
-        assert len(rows_of(client, actor="halter")) == 2 * len(symbols)
+        assert len(_until_answered(client, 2 * len(symbols), actor="halter")) == 2 * len(symbols)
     assert venue.command("audit", "verify").returncode == 0
 
 
