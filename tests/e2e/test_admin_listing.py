@@ -143,7 +143,7 @@ def test_dry_run_lists_nothing(boss: User) -> None:
         ({"quantity_min": "5", "quantity_max": "4"}, "NUMBER_OUT_OF_RANGE", "quantity_max"),
         ({"quantity_max": "50000000000"}, "NUMBER_OUT_OF_RANGE", "quantity_max"),
         ({"maker_fee": "1.5"}, "NUMBER_OUT_OF_RANGE", "maker_fee"),
-        ({"taker_fee": "-0.1"}, "INVALID_REQUEST", "taker_fee"),
+        ({"taker_fee": "-0.1"}, "NUMBER_OUT_OF_RANGE", "taker_fee"),
         ({"max_price_deviation": "11"}, "NUMBER_OUT_OF_RANGE", "max_price_deviation"),
         ({"min_notional": "abc"}, "INVALID_REQUEST", "min_notional"),
         ({"shard": 2}, "NUMBER_OUT_OF_RANGE", "shard"),

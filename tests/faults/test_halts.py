@@ -29,7 +29,9 @@ SOL_SHARD = 0
 @pytest.fixture(scope="module")
 def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Run an engine of two shards whose parts these tests break."""
-    with running_engine(tmp_path_factory.mktemp("venue") / "data", ["--shards", "2"]) as running:
+    # What is stopped here shall not be replaced before the test is over.
+    environment = {"TRADEENGINE_SUPERVISOR_HEARTBEAT_TIMEOUT_S": "100"}
+    with running_engine(tmp_path_factory.mktemp("venue") / "data", ["--shards", "2"], environment) as running:
         yield running
 
 
@@ -148,12 +150,12 @@ def test_halt_passes_when_nothing_else_does(venue: Engine, root: User, trader: U
     settlement = venue.actors()["settlement"]
     os.kill(settlement, signal.SIGSTOP)
     try:
-        flood(venue, refusals=100)
+        flood(venue, f"events.{SOL_SHARD}", lambda ring: ring.capacity * 7 // 8 + 1)
         for method in ("POST", "DELETE"):
             refused = trader.http.request(method, "/orders", json=buy(SOL) if method == "POST" else None)
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "SETTLEMENT_BACKLOG")
         assert set_state(root, "halt/SOL-USDT")["status"] == "halted"
-        flood(venue, refusals=65536 - 1024)
+        flood(venue, "events.risk", lambda ring: ring.capacity - 1024)
         assert set_state(root, "resume/SOL-USDT")["status"] == "open"
         assert root.call("POST", "/admin/orders/cancel-symbol/SOL-USDT", json=WHY)["dry_run"] is False
     finally:
@@ -161,19 +163,20 @@ def test_halt_passes_when_nothing_else_does(venue: Engine, root: User, trader: U
     wait_settled(trader)
 
 
-def flood(engine: Engine, refusals: int) -> None:
-    """Ask for nothing again and again, until risk has refused so often; with 65,536 its own ring is full.
+def flood(engine: Engine, name: str, wanted: Callable[[Ring], int]) -> None:
+    """Ask for nothing again and again, until so many records of a ring wait for settlement.
 
-    Each of these mass cancels meets no order and gives one event, and passes as long as any cancel.
+    Each of these mass cancels meets no order and gives one event of the symbol's shard, and passes as long as any
+    cancel; then it is refused, which is an event of risk.
     """
     with open_client(engine.data_dir) as wiring:
         line = LocalClient(wiring)
         commands = np.zeros(1024, command_dtype)
         commands["kind"], commands["account_id"] = CommandKind.CANCEL_ALL, ACCOUNT_ID_FIRST_USER
         commands["symbol_id"] = line.directory().symbol_by_name[SOL].symbol_id
-        ring = wiring.ring("events.risk")
+        ring = wiring.ring(name)
         deadline_s = time.monotonic() + 60
-        while ring.head - settled_of(ring) < refusals:
+        while ring.head - settled_of(ring) < wanted(ring):
             assert time.monotonic() < deadline_s
             if line.free() < len(commands):
                 time.sleep(0.001)  # risk takes them; should it not, the deadline says so
