@@ -91,7 +91,7 @@ def _seed(connection: psycopg.Connection[Any], settings: Settings) -> Directory:
     directory = load_directory(connection)
     # Seeds are for a new database: a symbol that was taken off later shall not come back by itself.
     if not directory.symbols:
-        _refuse_lost_database(settings)
+        refuse_lost_database(settings)
         directory = seed_directory(
             connection, load_seeds(), shards=shards, assets_max=limits.assets_max, symbols_max=limits.symbols_max
         )
@@ -111,8 +111,11 @@ def _seed(connection: psycopg.Connection[Any], settings: Settings) -> Directory:
     return directory
 
 
-def _refuse_lost_database(settings: Settings) -> None:
-    """Refuse to begin anew beside journals: their accounts would have no names, and new users would get their ids."""
+def refuse_lost_database(settings: Settings) -> None:
+    """Refuse to begin anew beside journals: their accounts would have no names, and new users would get their ids.
+
+    Raises StartError.
+    """
     for shard in range(settings.engine.shards):
         try:
             end = journal_end(settings.journal_dir(shard))

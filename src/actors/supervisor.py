@@ -329,8 +329,13 @@ class Supervisor:
                 return settings.database.dsn
             from tradeengine.actors.embedded_server import EmbeddedServer
             from tradeengine.storage.connections import CONNECTIONS_SPARE, connections_needed
-            from tradeengine.storage.embedded import EmbeddedError
+            from tradeengine.storage.embedded import EmbeddedError, is_made
 
+            if not is_made(settings.data_dir):
+                # Before one is made: what is restored later wants its place empty.
+                from tradeengine.actors.preparing import refuse_lost_database
+
+                refuse_lost_database(settings)
             self.database = EmbeddedServer(
                 settings.data_dir,
                 settings.supervisor,

@@ -32,6 +32,8 @@ from psycopg.conninfo import make_conninfo
 POSTGRES_VERSION: Final = 18
 DATABASE_NAME: Final = "tradeengine"
 SUPERUSER_NAME: Final = "postgres"
+DIRECTORY_NAME: Final = "postgres"
+"""Folder of the server in the data directory."""
 SYSTEM_USER_NAME: Final = "tradeengine-pg"
 PORT: Final = 5432
 """Names the socket file; nothing listens on it."""
@@ -145,7 +147,7 @@ class _Cluster:
     """The folder of one server and the programs that act on it."""
 
     def __init__(self, data_dir: Path) -> None:
-        self.directory = data_dir.expanduser().absolute() / "postgres"
+        self.directory = data_dir.expanduser().absolute() / DIRECTORY_NAME
         self.programs = postgres_programs()
 
     def prepare(self) -> None:
@@ -305,6 +307,11 @@ class _Cluster:
     def _server_log(self) -> str:
         logs = sorted((self.directory / "log").glob("*.log"), key=lambda path: path.stat().st_mtime)
         return _tail(logs[-1]) if logs else ""
+
+
+def is_made(data_dir: Path) -> bool:
+    """Whether a server was made in the data directory before."""
+    return (data_dir / DIRECTORY_NAME).exists()
 
 
 def postgres_programs() -> Path:

@@ -182,7 +182,7 @@ def test_only_the_database_lost(source: Source, tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert "the database is empty, but" in refused.stderr
     assert "tradeengine restore FOLDER --only database" in refused.stderr
-    shutil.rmtree(tmp_path / "data" / "postgres")
+    assert not (tmp_path / "data" / "postgres").exists()
     report = restore(source.second, tmp_path / "data", "--only", "database")
     assert report["unknown_accounts"] == []
     assert "under their references" in report["warnings"][0]
