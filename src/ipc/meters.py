@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Final
 
 import trio
 
-from tradeengine.ipc.metric_names import ERROR_LINES, WARNING_LINES
+from tradeengine.ipc.metric_names import ERROR_LINES, TASKS, WARNING_LINES
 from tradeengine.ipc.metrics import MetricPage
+
+_TASKS_INTERVAL_NS: Final = 10**9
 
 
 def measured(page: MetricPage, duty: Callable[[], int]) -> Callable[[], int]:
@@ -45,10 +48,13 @@ class BusyTime:
 
 
 class LoopMeter(trio.abc.Instrument):
-    """Measures how long a trio program's event loop works between its sleeps."""
+    """Measures how long a trio program's event loop works between its sleeps, and once a second how many tasks live."""
 
     def __init__(self, page: MetricPage) -> None:
         self._busy = BusyTime(page)
+        self._page = page
+        self._tasks = page.gauge(TASKS)
+        self._counted_ns = 0
         self._woke_ns = time.perf_counter_ns()
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's interface
@@ -57,7 +63,11 @@ class LoopMeter(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's interface
         """Go to sleep, or only look for news, which is a moment."""
-        self._busy.add(time.perf_counter_ns() - self._woke_ns)
+        now_ns = time.perf_counter_ns()
+        self._busy.add(now_ns - self._woke_ns)
+        if now_ns - self._counted_ns >= _TASKS_INTERVAL_NS:
+            self._counted_ns = now_ns
+            self._page.set(self._tasks, trio.lowlevel.current_statistics().tasks_living)
 
 
 class LineCounter(logging.Handler):

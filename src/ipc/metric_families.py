@@ -13,7 +13,7 @@ from functools import cache
 from typing import Final, Literal, NamedTuple
 
 from tradeengine.ipc.metric_help import metric_help
-from tradeengine.ipc.metric_names import EVERYWHERE
+from tradeengine.ipc.metric_names import EVERYWHERE, TASKS
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -26,7 +26,7 @@ _UNITS: Final = (
     ("_ns", "_seconds", 10**9),
 )
 """Ends of names, what they become, and how many of the page's units make one."""
-_EVERYWHERE: Final = frozenset(name.partition("{")[0] for name in EVERYWHERE)
+_EVERYWHERE: Final = frozenset(name.partition("{")[0] for name in (*EVERYWHERE, TASKS))
 _ROLELESS: Final = re.compile(r"(http|process)_")
 
 

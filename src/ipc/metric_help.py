@@ -19,6 +19,7 @@ EVERYWHERE_HELP: Final[dict[str, str]] = {
     "records_in": "Records that the actor has taken from rings and worked off, since the engine's start.",
     "records_out": "Records that the actor has published on rings, since the engine's start.",
     "log_lines": "Lines that the actor has logged as warnings or errors, tracebacks included in the latter.",
+    "tasks": "Tasks of the actor's event loop, a few of its own and some for each connection.",
 }
 
 METRIC_HELP: Final[dict[str, dict[str, str]]] = {

@@ -33,6 +33,8 @@ WARNING_LINES: Final = 'log_lines{level="warning"}'
 ERROR_LINES: Final = 'log_lines{level="error"}'
 EVERYWHERE: Final = ("busy_us", "records_in", "records_out", WARNING_LINES, ERROR_LINES)
 """Counters of every role but the clients'."""
+TASKS: Final = "tasks"
+"""Gauge of each role that runs an event loop."""
 
 OTHER_REQUESTS: Final = 'http_requests{route="other",method="other",code="other"}'
 OTHER_DURATIONS: Final = 'http_request_us{route="other",method="other"}'
@@ -112,7 +114,7 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
     ),
     "publisher": RoleMetrics(
         counters=(*EVERYWHERE, "events", "depth_writes", "ticker_writes", "messages", "lapped"),
-        gauges=("lag_events",),
+        gauges=(TASKS, "lag_events"),
         histograms=("batch_events", "publish_latency_us"),
     ),
     "shadow": RoleMetrics(
@@ -128,6 +130,7 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
             *("reconciliations", "reconciliations_failed"),
         ),
         gauges=(
+            TASKS,
             *("partitions_kept", "maintenance_done_at_s", "depth_done_at_s"),
             *("audit_broken", "audit_done_at_s"),
             *("differences", "reconciled_at_s", "census_us"),
@@ -140,7 +143,7 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
             *("transfers_delivered", "deposits_reserved", "withdrawals_released"),
             *("requests", "unavailable", "refused", "waits", "deaths", "errors"),
         ),
-        gauges=("outbox_pending", "outbox_oldest_age_s", "dead_letters", "breaker_state", "in_flight"),
+        gauges=(TASKS, "outbox_pending", "outbox_oldest_age_s", "dead_letters", "breaker_state", "in_flight"),
         histograms=("request_latency_us", "delivery_latency_ms", "round_latency_us"),
     ),
     "front": RoleMetrics(
@@ -155,6 +158,7 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
             *(OTHER_REQUESTS, OTHER_REFUSALS),
         ),
         gauges=(
+            TASKS,
             *("in_flight", "connections", "stream_clients", "stream_channels", "stream_waiting_bytes"),
             *("pool_size", "pool_in_use", "pool_waiting"),
             "audit_waiting_bytes",
@@ -173,6 +177,7 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
     "operator": RoleMetrics(
         counters=(*EVERYWHERE, "clock_steps"),
         gauges=(
+            TASKS,
             *("symbols_listed", "memory_bytes"),
             *("disk_free_bytes", "disk_size_bytes", "disk_low_water_bytes"),
             *("clock_offset_ns", "clock_error_max_ns", "clock_synchronised", "clock_step_ns"),

@@ -9,13 +9,13 @@ import trio
 
 from tradeengine.ipc.meters import BusyTime, LineCounter, LoopMeter, measured
 from tradeengine.ipc.metric_families import family_of, split_labels
-from tradeengine.ipc.metric_names import ERROR_LINES, EVERYWHERE, WARNING_LINES
+from tradeengine.ipc.metric_names import ERROR_LINES, EVERYWHERE, TASKS, WARNING_LINES
 from tradeengine.ipc.metrics import MetricPage
 
 
 def make_page() -> MetricPage:
     """Make a page with what every actor has."""
-    return MetricPage.create("risk", "risk", EVERYWHERE)
+    return MetricPage.create("front-0", "front", EVERYWHERE, (TASKS,))
 
 
 def test_parts_of_a_microsecond_add_up() -> None:
@@ -53,7 +53,24 @@ def test_loop_is_busy_between_its_sleeps() -> None:
     began_ns = time.perf_counter_ns()
     trio.run(work_and_sleep, instruments=[LoopMeter(page)])
     elapsed_us = (time.perf_counter_ns() - began_ns) // 1000
-    assert 10_000 <= page.snapshot().counters["busy_us"] <= elapsed_us - 500_000
+    # Deadlines are moments: what passes until trio looks at the clock again is not slept.
+    assert 10_000 <= page.snapshot().counters["busy_us"] <= elapsed_us - 450_000
+
+
+def test_tasks_of_a_loop_are_counted() -> None:
+    """A trio program's page says how many tasks it has: those that leak are seen."""
+    page = make_page()
+
+    async def live() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(trio.sleep_forever)
+            while page.snapshot().gauges[TASKS] <= 20:
+                await trio.sleep(0.01)
+            assert page.snapshot().gauges[TASKS] == trio.lowlevel.current_statistics().tasks_living
+            nursery.cancel_scope.cancel()
+
+    trio.run(live, instruments=[LoopMeter(page)])
 
 
 def test_lines_are_counted_by_level() -> None:
