@@ -19,7 +19,7 @@ from tradeengine.core.book import load, make_book, state_hash
 from tradeengine.core.hashing import HASH_START
 from tradeengine.storage.journal import Journal
 from tradeengine.storage.journal_read import SequenceNotHeld, list_segments, read_groups
-from tradeengine.storage.snapshots import Skipped, newest_snapshot
+from tradeengine.storage.snapshots import Skipped, list_snapshots, newest_snapshot, read_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +84,7 @@ def recover(
     )
     try:
         _check_commands(journal, commands)
+        _check_snapshots(place, journal)
         matching, skipped = starting_point(place, settled_sequence)
         from_command, from_event = matching.command_sequence, matching.event_sequence
         published = _replay(place, matching, settled_sequence, outlet, alive, skipped)
@@ -150,6 +151,8 @@ def _replay(
             f"the settled cursor {settled_sequence} of shard {place.limits.shard} lies before what the journal holds, "
             f"and no usable snapshot is that old: {error}"
             + "".join(f"; {skip.path}: {skip.reason}" for skip in skipped)
+            + f". Remedy: put the segments that are missing, or an older snapshot, back into {place.journal_dir} and "
+            f"{place.snapshot_dir}, or `tradeengine restore` a newer backup of the database"
         ) from error
     if matching.command_sequence in openings:
         check_opening(openings[matching.command_sequence], matching)
@@ -172,6 +175,24 @@ def _check_commands(journal: Journal, commands: RingReader) -> None:
             f"the journal ends before command {journal.next_ring_sequence} of the ring, which was read up to "
             f"{commands.cursor} and written up to {commands.head}: they do not belong together"
         )
+
+
+def _check_snapshots(place: Place, journal: Journal) -> None:
+    """Refuse a journal that ends before a snapshot of it: it is an older copy, and would be gone on with in silence."""
+    for path, command_sequence, _ in reversed(list_snapshots(place.snapshot_dir)):
+        if command_sequence <= journal.next_command_sequence:
+            return
+        try:
+            header = read_snapshot(path).header
+        except (ValueError, OSError):
+            continue  # damaged: it says nothing
+        if (header.shard, header.command_sequence) == (place.limits.shard, command_sequence):
+            raise RecoveryRefused(
+                f"{journal.directory} ends before command {journal.next_command_sequence}, but the snapshot {path} was "
+                f"made of commands up to {command_sequence}: the journal is an older copy, or was lost. Remedy: put "
+                "the journal that belongs to this snapshot there; if it is lost, `tradeengine restore` a backup into a new "
+                "database and a new data directory"
+            )
 
 
 def _check_end(journal: Journal, matching: Matching, settled_sequence: int, outlet: EventOutlet) -> None:

@@ -179,6 +179,7 @@ def list_segments(directory: Path) -> list[SegmentFile]:
     """All segments in order, their headers and seals checked against each other. Raises JournalDamaged."""
     if not directory.is_dir():
         return []
+    _refuse_misnamed(directory)
     segments = [_open_segment(path) for path in sorted(directory.glob(f"*{SUFFIX}"))]
     for before, after in pairwise(segments):
         _check_link(before, after)
@@ -269,6 +270,19 @@ def _open_segment(path: Path) -> SegmentFile:
         name = segment_name(header.first_command_sequence)
         raise JournalDamaged(path, header.first_command_sequence, "the file has a wrong name", f"rename it to {name}")
     return SegmentFile(path, header)
+
+
+def _refuse_misnamed(directory: Path) -> None:
+    """Refuse a segment that no pattern finds by its name: left out, it would not be missed if it was the only one."""
+    for path in directory.iterdir():
+        if path.name.endswith((SUFFIX, SUCCESSOR_SUFFIX, REWRITE_SUFFIX)) or not path.is_file():
+            continue
+        try:
+            sequence = read_header(path).first_command_sequence
+        except ValueError:
+            continue
+        remedy = f"rename it to {segment_name(sequence)}; if it is a copy, keep it in another folder"
+        raise JournalDamaged(path, sequence, "a segment whose name is none", remedy)
 
 
 def _check_link(before: SegmentFile, after: SegmentFile) -> None:

@@ -87,14 +87,18 @@ def newest_snapshot(
     (None: there is no usable snapshot) and those newer ones that had to be skipped, with reasons.
     """
     skipped: list[Skipped] = []
-    for path, _, event_sequence in reversed(list_snapshots(directory)):
+    for path, command_sequence, event_sequence in reversed(list_snapshots(directory)):
         if event_sequence > event_sequence_max:
             continue
         try:
             snapshot = read_snapshot(path)
-            if snapshot.header.shard == shard:
+            header = snapshot.header
+            if header.shard != shard:
+                skipped.append(Skipped(path, f"of shard {header.shard}, not {shard}"))
+            elif (header.command_sequence, header.event_sequence) != (command_sequence, event_sequence):
+                skipped.append(Skipped(path, "its name says other sequences than its header"))
+            else:
                 return restore(snapshot), skipped
-            skipped.append(Skipped(path, f"of shard {snapshot.header.shard}, not {shard}"))
         except (ValueError, OSError) as error:
             skipped.append(Skipped(path, str(error)))
     return None, skipped
