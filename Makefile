@@ -1,7 +1,8 @@
 # Everything a newcomer types. `make up` and `make test` install what they need first, and only when it changed.
 #
 #   make up        start the engine (ARGS="--demo --port 9000" go to `tradeengine up`)
-#   make test      lint, types, layers, then the whole test suite
+#   make test      lint, types, layers, then all tests but the long ones
+#   make test-long the long ones: everything is killed, lost, restored, upgraded
 #   make test-alerts  of these what is about rules, alerts, dashboards and runbooks: for whoever changes one
 #   make perf      all benchmarks; what they measure is stored in perf/results
 #   make perf-check  whether the kernel is as fast as stored there (ARGS="rest pipeline": these benchmarks too)
@@ -20,14 +21,17 @@ PROGRAMS := chromium:chromium promtool:prometheus amtool:prometheus-alertmanager
 
 KERNEL_SOURCES := $(shell grep -l njit src/*/*.py) src/kernels.py
 
-.PHONY: up test test-alerts lint perf perf-check install coverage programs clean
+.PHONY: up test test-long test-alerts lint perf perf-check install coverage programs clean
 .DELETE_ON_ERROR:
 
 up: install
 	@exec $(BIN)/tradeengine up $(ARGS)
 
 test: lint programs
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not long" $(TESTS)
+
+test-long: install programs
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m long $(TESTS)
 
 test-alerts: install programs
 	@$(BIN)/python -m pytest tests/monitoring

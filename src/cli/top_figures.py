@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tradeengine.core.records import TradingState
-from tradeengine.core.tables import ActorState
+from tradeengine.core.tables import SILENCE_MS_MAX, ActorState
 from tradeengine.ipc.directory import read_directory
 from tradeengine.ipc.overview import Overview
 from tradeengine.ipc.seqlock import SeqlockBusy
@@ -39,8 +39,6 @@ LATENCY: Final = {
 """What tells how long an actor takes for its work, by role."""
 LOAD_HIGH: Final = 0.8
 LOAD_RAISED: Final = 0.5
-SILENCE_S_MAX: Final = 3.0
-"""Actors beat many times a second; whoever has not for so long does not run, though nobody has noticed yet."""
 _MS_PER_S: Final = 1000
 
 
@@ -78,7 +76,7 @@ class ActorFigures(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_silent(self) -> bool:
         """Whether it should be at work and gives no sign of life. Nothing waits for a front or the publisher."""
-        return self.state == "ready" and (self.heartbeat_age_seconds or 0.0) > SILENCE_S_MAX
+        return self.state == "ready" and (self.heartbeat_age_seconds or 0.0) * _MS_PER_S > SILENCE_MS_MAX
 
 
 class RingFigures(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,6 +47,9 @@ CONNECTION_USER_BYTES_MAX: Final = 64
 CONNECTION_ADDRESS_BYTES_MAX: Final = 64
 CONNECTION_CHANNELS_BYTES_MAX: Final = 256
 
+SILENCE_MS_MAX: Final = 3000
+"""Actors beat many times a second; whoever has not for so long does not run, though nobody may have noticed yet."""
+
 NO_PRICE: Final = 0
 """A price of zero ticks says that there is none: no bid, no ask, no trade yet."""
 

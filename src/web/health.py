@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import trio
 
 from tradeengine import __version__
-from tradeengine.core.tables import ActorState
+from tradeengine.core.tables import SILENCE_MS_MAX, ActorState
 from tradeengine.ipc import backlog
 from tradeengine.wallet.breaker import BreakerState
 from tradeengine.web import schemas_overview as schemas
 from tradeengine.web.errors import ApiError
 from tradeengine.web.figures import latency_of, uptime_s
-from tradeengine.web.watch import SILENCE_MS_MAX
 
 if TYPE_CHECKING:
     from tradeengine.ipc.overview import ActorView, Overview

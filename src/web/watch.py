@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from tradeengine.core.tables import ActorState
+from tradeengine.core.tables import SILENCE_MS_MAX, ActorState
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import Ring
 from tradeengine.ipc.seqlock import SeqlockBusy, SeqlockTable
@@ -20,8 +20,6 @@ from tradeengine.web.schemas import Readiness
 _SERVING: Final = frozenset({ActorState.READY, ActorState.STALLED})
 _ASIDE: Final = frozenset({"keeper"})
 """Actors that no caller misses, whatever their state; status and metrics show it."""
-SILENCE_MS_MAX: Final = 3000
-"""Whoever orders pass beats many times a second; without a heartbeat for so long it passes none."""
 _LAG_DEGRADED_SHARE: Final = 0.5
 """Settlement counts as degraded when it has this share of the backlog to settle at which orders are refused."""
 

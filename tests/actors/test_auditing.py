@@ -56,6 +56,7 @@ CREATE TRIGGER forge BEFORE INSERT ON audit FOR EACH ROW EXECUTE FUNCTION forge(
 """Alters rows as they come: one altered later may have been looked at before."""
 
 
+@pytest.mark.long
 def test_keeper_asks_by_itself(data_dir: Path) -> None:
     """The keeper of an engine sees a new row that is not as it was sealed, and that it is again."""
     environment = {"TRADEENGINE_KEEPER_AUDIT_INTERVAL_S": "0.1"}

@@ -55,6 +55,7 @@ def place(engine: Engine) -> str:
     return str(answer.json()["data"]["order"]["id"])
 
 
+@pytest.mark.long
 def test_hanging_actor_is_replaced(data_dir: Path) -> None:
     """An actor that stands still is shown as stalled, then killed and replaced."""
     environment = {"TRADEENGINE_SUPERVISOR_HEARTBEAT_TIMEOUT_S": "2"}

@@ -174,6 +174,7 @@ def test_both_lost(source: Source, tmp_path: Path, which: str) -> None:
             assert int(answer.json()["data"]["order"]["id"]) > max(map(int, told.orders))
 
 
+@pytest.mark.long
 def test_only_the_database_lost(source: Source, tmp_path: Path) -> None:
     """An older database beside today's journals is brought forward to the unit: every trade, order and balance."""
     shutil.copytree(source.data_dir, tmp_path / "data", ignore=shutil.ignore_patterns("postgres", "*.sock"))
@@ -289,6 +290,7 @@ def test_target_that_is_in_use_is_refused(source: Source, tmp_path: Path) -> Non
             run_restore(settings, source.first.folder, only=only)
 
 
+@pytest.mark.long
 def test_half_restored_directory_does_not_start(source: Source, tmp_path: Path) -> None:
     """After a restore that was killed no engine starts; the same restore again succeeds."""
     line = [*PROGRAM, "restore", str(source.first.folder), "--data-dir", str(tmp_path / "data")]
@@ -338,6 +340,7 @@ def test_base_of_another_schema_is_refused(engine: Engine, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
+@pytest.mark.long
 def test_data_directory_lost_beside_a_database(make_database: Callable[[str], str], tmp_path: Path) -> None:
     """Journals go back beside a database outside unless it is ahead of them; then it is said where both stand."""
     dsn = make_database("template0")

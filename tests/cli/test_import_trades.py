@@ -159,6 +159,7 @@ def test_what_cannot_be_imported_is_refused_in_one_line(run: Run, tmp_path: Path
     assert result.stderr.startswith("tradeengine: no engine was ever started")
 
 
+@pytest.mark.long
 def test_import_works_beside_an_engine_and_without_one(data_dir: Path, tmp_path: Path) -> None:
     """The database of a running engine is found, and that of a stopped one is started for it."""
     file = tmp_path / "trades.csv"

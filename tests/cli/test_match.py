@@ -286,6 +286,7 @@ def random_lines(seed: int, count: int) -> str:
     return "".join(lines)
 
 
+@pytest.mark.long
 def test_same_lines_give_the_same_bytes_in_whatever_pieces(tmp_path: Path) -> None:
     """The same input gives the same output and hash, all at once or in pieces that end within lines."""
     lines = random_lines(1, 3_000)

@@ -175,6 +175,7 @@ SMALL_RINGS = {
 }
 
 
+@pytest.mark.long
 def test_replay_waits_for_backlog_and_its_book_survives_a_restart(data_dir: Path, tmp_path: Path) -> None:
     """With rings that are full in no time nothing is lost or refused; a restarted engine shows the same book."""
     with running_engine(data_dir, environment=SMALL_RINGS) as engine:

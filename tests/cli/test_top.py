@@ -175,6 +175,7 @@ def test_who_is_slow_is_marked(engine: Engine) -> None:
         assert terminal.end() == 0
 
 
+@pytest.mark.long
 def test_engine_that_ends_and_comes_back(data_dir: Path) -> None:
     """When the engine is killed or stops it says so and waits; the next engine is shown without any key.
 

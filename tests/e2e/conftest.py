@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.e2e.bank import admin_of
 from tests.e2e.users import NewUser, User, make_user
 from tests.engines import Engine, running_engine
 
@@ -50,6 +51,14 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Run an engine of two fronts and two shards for stories about accounts and money."""
     with running_engine(tmp_path_factory.mktemp("bank"), ["--fronts", "2", "--shards", "2"]) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def root(bank: Engine) -> Iterator[User]:
+    """Give an administrator of the bank."""
+    admin = admin_of(bank)
+    yield admin
+    admin.http.close()
 
 
 @pytest.fixture

@@ -141,6 +141,7 @@ def test_command_line_signs_with_the_issuers_key(guarded: Engine, keys_file: Pat
     assert statuses(guarded, result.stdout.strip()) == {200}
 
 
+@pytest.mark.long
 async def test_keys_are_rotated_without_a_restart(guarded: Engine, keys_file: Path) -> None:
     """A new key counts on every front, an old one does not any more, and ends the streams that it had opened: 4001."""
     old, new = issue(ed_key(), "ed"), issue(ed_key("next"), "next")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from tests.e2e.bank import admin_of, ask_everyone, fresh
+from tests.e2e.bank import ask_everyone, fresh
 from tests.e2e.users import Json, User, connect_database, make_user
 from tests.e2e.watched import token_of
 from tests.engines import Engine
@@ -24,14 +24,6 @@ NO_LIMITS = {
     "suspended": False,
 }
 SUSPENDED = (403, "ACCOUNT_SUSPENDED")
-
-
-@pytest.fixture(scope="module")
-def root(bank: Engine) -> Iterator[User]:
-    """Give an administrator."""
-    admin = admin_of(bank)
-    yield admin
-    admin.http.close()
 
 
 @pytest.fixture

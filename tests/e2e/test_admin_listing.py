@@ -172,6 +172,7 @@ def test_what_is_there_otherwise_is_a_conflict(boss: User) -> None:
     assert (error["code"], error["details"]["fields"]) == ("ASSET_EXISTS", ["base_places"])
 
 
+@pytest.mark.long
 def test_listed_symbol_outlives_everything(tmp_path: Path) -> None:
     """A symbol listed a moment before everything is killed is traded after the start; a row alone is listed by it.
 

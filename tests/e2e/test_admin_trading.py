@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from tests.e2e.bank import admin_of, ask_everyone, fresh
+from tests.e2e.bank import ask_everyone, fresh
 from tests.e2e.users import Json, User, connect_database, make_user
 from tests.engines import Engine
 from tests.web.raw_websocket import connected
@@ -22,14 +22,6 @@ WHY = {"reason": "a price that cannot be"}
 CLOSED = pytest.mark.parametrize(
     ("change", "status", "code"), [("halt", "halted", "SYMBOL_HALTED"), ("cancel-only", "cancel_only", "CANCEL_ONLY")]
 )
-
-
-@pytest.fixture(scope="module")
-def root(bank: Engine) -> Iterator[User]:
-    """Give an administrator."""
-    admin = admin_of(bank)
-    yield admin
-    admin.http.close()
 
 
 @pytest.fixture

@@ -418,6 +418,7 @@ def test_two_ways_to_say_who_asks_are_refused(alice: User, fronts: list[httpx2.C
     assert ask(client, key, "GET", public).status_code == 200
 
 
+@pytest.mark.long
 def test_keys_outlive_a_restart_and_old_signatures_do_not(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -121,6 +121,7 @@ def test_killed_traders_are_replaced(demo: Engine) -> None:
     assert demo.actors() == actors
 
 
+@pytest.mark.long
 def test_they_end_with_the_engine(data_dir: Path) -> None:
     """A stop of the engine ends the demo traders first, in order, without a complaint of anyone."""
     with running_engine(data_dir, ["--demo"], OFTEN) as engine:
@@ -131,6 +132,7 @@ def test_they_end_with_the_engine(data_dir: Path) -> None:
         assert not [line for line in engine.errors if "Traceback" in line or "[warning" in line or "[error" in line]
 
 
+@pytest.mark.long
 def test_they_end_with_a_killed_supervisor(data_dir: Path, tmp_path: Path) -> None:
     """Over TLS, with tokens that had to be renewed, they trade, and end when the supervisor is killed."""
     certificate, key = make_certificate(tmp_path)

@@ -90,6 +90,7 @@ def ask(user: User, url: str, method: str, path: str, operation: Json, place: tu
     return user.http.request(method, f"{url}{path}", params=query, json=body)
 
 
+@pytest.mark.long
 def test_hostile_texts_are_letters(bank: Engine, mallory: User, operations: list[Any]) -> None:
     """Whatever text stands wherever a call takes one, the answer is a plain refusal or takes it as it is.
 

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.engines import Engine, is_alive, run_command, running_engine, start_engine, wait_ready, wait_restarted
 
 import tradeengine
@@ -64,6 +65,7 @@ def test_stop_and_start_keep_everything(data_dir: Path) -> None:
         assert engine.stop(signal.SIGTERM) == 0
 
 
+@pytest.mark.long
 def test_killed_supervisor_takes_its_actors_along(data_dir: Path) -> None:
     """When the supervisor is killed the actors exit by themselves; the next start finds every acknowledged order."""
     with running_engine(data_dir) as engine:
@@ -80,6 +82,7 @@ def test_killed_supervisor_takes_its_actors_along(data_dir: Path) -> None:
             assert client.delete(f"/orders/{order['id']}").status_code == 200
 
 
+@pytest.mark.long
 def test_killed_actors_are_replaced(data_dir: Path) -> None:
     """Whichever actor is killed, another process takes its place, and orders placed before and after are all there.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.e2e.bank import admin_of, ask_everyone, at_once, fresh
+from tests.e2e.bank import ask_everyone, at_once, fresh
 from tests.e2e.users import Json, User, make_user
 from tests.e2e.watched import token_of
 from tests.engines import Engine
@@ -21,14 +21,6 @@ FUNDS = {"USDT": "100000", "LTC": "1000", "LINK": "1000"}
 LTC, LINK = "LTC/USDT", "LINK/USDT"
 ORDER: Json = {"symbol": LTC, "side": "buy", "type": "limit", "quantity": "1", "price": "100"}
 UNIT = Decimal("0.00000001")
-
-
-@pytest.fixture(scope="module")
-def root(bank: Engine) -> Iterator[User]:
-    """Give an administrator."""
-    admin = admin_of(bank)
-    yield admin
-    admin.http.close()
 
 
 @pytest.fixture

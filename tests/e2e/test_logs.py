@@ -107,6 +107,7 @@ def test_secrets_are_in_no_line(told: Told) -> None:
     assert [secret for secret in told.secrets if secret in told.text] == []
 
 
+@pytest.mark.long
 def test_audit_line_says_when_its_action_began(tmp_path: Path) -> None:
     """The lines of the latest actions come again after a restart, with the time at which each began."""
     lines = []

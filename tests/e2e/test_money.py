@@ -10,19 +10,11 @@ from decimal import Decimal
 from functools import partial
 
 import pytest
-from tests.e2e.bank import admin_of, at_once, check_ledger, check_statement, fresh, move, statement
+from tests.e2e.bank import at_once, check_ledger, check_statement, fresh, move, statement
 from tests.e2e.users import Json, User, connect_database, make_user
 from tests.engines import Engine
 
 UNIT = "0.00000001"
-
-
-@pytest.fixture(scope="module")
-def root(bank: Engine) -> Iterator[User]:
-    """Give an administrator."""
-    admin = admin_of(bank)
-    yield admin
-    admin.http.close()
 
 
 @pytest.fixture

@@ -72,6 +72,7 @@ def test_backed_up_and_restored(bank: Engine, tmp_path: Path) -> None:
     assert (tmp_path / "restored" / "postgres").is_dir()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_started_stopped_upgraded_and_taken_back(tmp_path: Path) -> None:
     """An engine by hand: started, stopped, backed up before an upgrade, and restored after it, without a difference."""
@@ -80,6 +81,7 @@ def test_started_stopped_upgraded_and_taken_back(tmp_path: Path) -> None:
     assert said.count("differences  0") == 3
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_mended(tmp_path: Path) -> None:
     """A lost database and a lost data directory come back, and each look at what is wrong ends well on what is well."""

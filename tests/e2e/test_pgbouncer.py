@@ -111,6 +111,7 @@ def pages(client: httpx2.Client, order_id: str) -> None:
         assert answer.status_code == 200, (path, answer.text)
 
 
+@pytest.mark.long
 def test_an_orders_life_through_pgbouncer(venue: Venue) -> None:
     """Orders are placed, matched, settled, read from history and reconciled, over and over, and after a restart."""
     with venue.run() as engine, users(engine, "seller", "buyer", funds=True) as (seller, buyer):
@@ -135,6 +136,7 @@ def test_an_orders_life_through_pgbouncer(venue: Venue) -> None:
         venue.command("reconcile")
 
 
+@pytest.mark.long
 def test_pooler_that_dies_under_load_loses_nothing(venue: Venue) -> None:
     """While the pooler is away orders are taken, matched and settled; when it is back all of them are in history."""
     with venue.run() as engine, users(engine, "maker", "taker", funds=True) as (maker, taker):

@@ -14,11 +14,11 @@ ORDER = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.5"
 @pytest.mark.parametrize(
     ("actor", "duty"),
     [
-        ("front-0", "place_order"),
         ("risk", "main"),
-        ("matcher-0", "main"),
-        ("settlement", "main"),
-        ("publisher", "main"),
+        pytest.param("front-0", "place_order", marks=pytest.mark.long),
+        pytest.param("matcher-0", "main", marks=pytest.mark.long),
+        pytest.param("settlement", "main", marks=pytest.mark.long),
+        pytest.param("publisher", "main", marks=pytest.mark.long),
     ],
 )
 def test_profile_says_where_an_actors_time_went(tmp_path: Path, actor: str, duty: str) -> None:

@@ -215,6 +215,7 @@ def test_prevention_between_others_orders(new_user: NewUser, prevention: str, fi
         each.call("DELETE", "/orders")
 
 
+@pytest.mark.long
 def test_orders_with_an_end_outlive_a_restart_and_end(data_dir: Path) -> None:
     """Two orders with an end: one's comes while the engine is down, and it is gone before it can trade; one's later."""
     with running_engine(data_dir) as engine:

@@ -162,6 +162,7 @@ def check_fired(user: User, orders: list[Json], timer: Json) -> None:
     assert user.balances()["USDT"] == (Decimal(10_000), Decimal(10_000), Decimal(0))
 
 
+@pytest.mark.long
 def test_timer_outlives_matchers_and_the_whole_engine(data_dir: Path) -> None:
     """On two shards a timer fires though matchers are killed, the engine is stopped in order, or killed, meanwhile.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
 from tests.e2e.bank import admin_of
 from tests.e2e.test_admin_listing import listing, trade
 from tests.e2e.users import Json, make_user, sign_in
 from tests.engines import run_command, running_engine
 
 
+@pytest.mark.long
 def test_shard_is_added_to_what_is_there(tmp_path: Path) -> None:
     """With one shard more old symbols keep theirs, with orders and last trades; a new one has it; fewer are refused.
 

@@ -142,6 +142,7 @@ async def hold_connection(
         await trio.sleep_forever()
 
 
+@pytest.mark.long
 async def test_deep_book_shows_its_best_thousand_levels(venue: Engine, traders: list[User]) -> None:
     """Of a side with more levels a client has the best thousand at every moment, also when better ones come and go."""
     symbol, numbers = "LINK/USDT", random.Random(5)

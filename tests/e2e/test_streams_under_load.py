@@ -89,6 +89,7 @@ async def test_reader_who_never_reads_is_closed_and_costs_nobody(venue: Engine) 
     bob.http.close()
 
 
+@pytest.mark.long
 async def test_planned_stop_is_announced(tmp_path: Path) -> None:
     """Before a stop each client is told in how many seconds, takes no more orders, and is closed with 1012."""
     with running_engine(tmp_path / "data") as engine:
@@ -129,6 +130,7 @@ async def check_nothing_begins(engine: Engine, socket: RawSocket, user: User) ->
     assert (refused.value.status, refused.value.code) == (503, "SHUTTING_DOWN")
 
 
+@pytest.mark.long
 async def test_orders_on_their_way_are_answered_before_a_stop(tmp_path: Path) -> None:
     """Orders that were sent before the stop was announced are answered; what was placed is there after a start."""
     placed: set[str] = set()

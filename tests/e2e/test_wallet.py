@@ -153,6 +153,7 @@ def test_deposit_waits_for_the_wallet(venue: WalletVenue, alice: User, root: Use
     venue.agree()
 
 
+@pytest.mark.long
 def test_dead_letters_by_api_and_command_line(venue: WalletVenue, alice: User, bob: User, root: User) -> None:
     """A transfer that the wallet refuses is listed and shown with its legs, retried, and discarded with a reason."""
     _take_at_the_wallet(venue, bob, "BTC", "10")
@@ -204,6 +205,7 @@ def test_nobody_takes_the_name_of_who_gets_the_fees(venue: WalletVenue, root: Us
     intruder.http.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("crash_at", "actor"),
     [
@@ -224,6 +226,7 @@ def test_killed_at_the_worst_moment(books: Callable[[], str], tmp_path: Path, cr
             user.http.close()
 
 
+@pytest.mark.long
 def test_restart_with_transfers_that_wait(books: Callable[[], str], tmp_path: Path) -> None:
     """What waits when the engine is killed is delivered by the next one; and the money's keeper cannot be changed."""
     with wallet_venue(books(), tmp_path) as venue:

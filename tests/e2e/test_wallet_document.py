@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from tests.engines import SMALL
 from tests.wallet.service import free_port
 
@@ -25,6 +26,7 @@ UNTIL_DEAD = f"until {PROGRAM} dead-letters list | grep '^1 '; do sleep 0.2; don
 STOP_TIMEOUT_S = 60
 
 
+@pytest.mark.long
 def test_followed_to_the_letter(tmp_path: Path) -> None:
     """Trade, stop the wallet, trade on, start it: all drains, nothing differs; nor after a discarded dead letter."""
     wallet, engine, arrive, trade, trade_on, reconcile, spoil, discard = _blocks(free_port(), free_port())

@@ -32,6 +32,7 @@ def books(postgres: Embedded) -> str:
     return postgres.dsn_of(name)
 
 
+@pytest.mark.long
 def test_all_in_traders_in_an_outage(books: str, tmp_path: Path) -> None:
     """Bots that trade all they have over and over while the wallet is away make no dead letter, whoever is killed."""
     chance = random.Random(1)

@@ -48,6 +48,7 @@ def is_suspended(client: httpx2.Client, user: str) -> bool:
     return bool(answer.status_code == 200 and answer.json()["data"]["suspended"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("point", "outcome", "happened"),
     [
@@ -143,6 +144,7 @@ def test_action_that_cannot_be_recorded_is_not_done(data_dir: Path) -> None:
         assert [row["target"] for row in until_recorded(client, 1)] == ["erin"]
 
 
+@pytest.mark.long
 def test_log_outlives_the_engine(data_dir: Path) -> None:
     """After all processes were killed and started again the log goes on where it was, and is whole."""
     with running_engine(data_dir) as engine:

@@ -75,6 +75,7 @@ def test_deposit_waits_for_a_database_that_is_started_again(victim: Engine) -> N
     saver.http.close()
 
 
+@pytest.mark.long
 def test_whole_engine_killed_comes_back_with_orders_book_and_balances(tmp_path: Path) -> None:
     """An engine killed with all its actors under load is back with every acknowledged order and the same book."""
     with running_engine(tmp_path / "data") as engine:

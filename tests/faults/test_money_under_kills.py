@@ -158,6 +158,7 @@ def test_change_that_nobody_can_carry_out_yet(victim: Engine, name: str) -> None
         one.http.close()
 
 
+@pytest.mark.long
 def test_settings_survive_a_stop_of_everything(tmp_path: Path) -> None:
     """After the engine was stopped and started, limits of users and symbols and suspensions are what they were."""
     with running_engine(tmp_path / "data") as engine:

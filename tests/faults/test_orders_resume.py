@@ -260,6 +260,7 @@ def has_more_fills(fill_count: int, model: OwnOrders) -> bool:
     return len(model.fills) > fill_count + 2
 
 
+@pytest.mark.long
 async def test_whole_engine_is_resumed_across(tmp_path: Path) -> None:
     """A client resumes by its cursor across a killed engine and a stopped one, as across a lost connection."""
     with running_engine(tmp_path / "data", environment=SETTINGS) as engine:

@@ -30,7 +30,7 @@ from tradeengine.storage.reconciliations import request_reconciliation
 
 __all__ = ["postgres", "watched"]
 
-pytestmark = [needs_prometheus, pytest.mark.timeout(240)]
+pytestmark = [needs_prometheus, pytest.mark.long, pytest.mark.timeout(240)]
 
 OTHER_SYMBOL = "ADA/USDT"
 SCRAPES_OF_A_NORMAL_RUN = 30

@@ -84,6 +84,7 @@ def test_secrets_are_read_from_files(installed: Path, tmp_path: Path) -> None:
     assert credentials.stdout.count(".") == 2
 
 
+@pytest.mark.long
 def test_kernels_are_taken_as_they_were_compiled(installed: Path) -> None:
     """The program is told for which processor its kernels are, so that no other machine compiles them anew."""
     (installed / "venv").unlink()
@@ -95,6 +96,7 @@ def test_kernels_are_taken_as_they_were_compiled(installed: Path) -> None:
     assert command(installed, "up", "--port", "0").stdout == "x86-64-v3/ up --port 0\n"
 
 
+@pytest.mark.long
 def test_kernels_are_found_where_nobody_may_write(tmp_path: Path) -> None:
     """Machine code is loaded from an installation that is read-only, and none is compiled into the user's cache."""
     program, home = tmp_path / "lib" / "tradeengine", tmp_path / "home"
@@ -121,6 +123,7 @@ def test_kernels_are_found_where_nobody_may_write(tmp_path: Path) -> None:
     assert list(home.rglob("*.nb?")) == []
 
 
+@pytest.mark.long
 def test_health_check_says_whether_orders_are_accepted(installed: Path, engine: Engine) -> None:
     """It ends with 0 for an engine that is ready, and with 1 where nobody listens."""
     check = str(installed / "bin" / "tradeengine-healthcheck")

@@ -45,6 +45,7 @@ def test_service_manager_knows_how_the_engine_is(manager: socket.socket, tmp_pat
             manager.recv(4096)
 
 
+@pytest.mark.long
 def test_manager_that_does_not_listen_changes_nothing(tmp_path: Path) -> None:
     """An address where nobody is keeps no engine from starting and stopping."""
     with running_engine(tmp_path / "data", [], {"NOTIFY_SOCKET": str(tmp_path / "nobody")}) as engine:

@@ -33,6 +33,7 @@ def slowed(times: int) -> Callable[[NDArray[np.void], int], Timing]:
     return time_slowed
 
 
+@pytest.mark.long
 def test_slow_kernel_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A kernel that does all its work four times fails the check, which says how much is lost and since when."""
     stored = check.measure_kernel()

@@ -212,6 +212,7 @@ async def test_circle_cannot_close(bench: CourierBench, proxy: FaultyWallet) -> 
     bench.agree()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("seed", range(3))
 async def test_traders_with_little_in_an_outage(bench: CourierBench, proxy: FaultyWallet, seed: int, mode: str) -> None:

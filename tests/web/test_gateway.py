@@ -107,10 +107,10 @@ async def test_command_for_all_shards_waits_for_all(bench: Bench) -> None:
 
 async def test_refusal_answers_for_all_shards(bench: Bench) -> None:
     """Risk's refusal stands for every shard."""
-    ring = bench.memory.rings["events.risk"]
+    ring = bench.memory.rings["refusals"]
 
     def refuse(command: np.void) -> list[tuple[str, Records]]:
-        return [("events.risk", make_event(command, EventKind.REFUSED, ring, reason=Reason.ENGINE_OVERLOADED))]
+        return [("refusals", make_event(command, EventKind.REFUSED, ring, reason=Reason.ENGINE_OVERLOADED))]
 
     async with bench.engine(refuse):
         events = await bench.front.gateway.ask(make_command(), TIMEOUT_S, parts=3)

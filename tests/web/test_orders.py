@@ -43,10 +43,10 @@ def accept(bench: Bench) -> Any:
 
 def refuse_all(bench: Bench, reason: Reason) -> Any:
     """Make a risk that refuses every command."""
-    ring = bench.memory.rings["events.risk"]
+    ring = bench.memory.rings["refusals"]
     limit = LimitKind.OPEN_ORDERS if reason in {Reason.LIMIT_EXCEEDED, Reason.TWO_FACTOR_REQUIRED} else 0
     return lambda command: [
-        ("events.risk", make_event(command, EventKind.REFUSED, ring, reason=reason, price_ticks=limit))
+        ("refusals", make_event(command, EventKind.REFUSED, ring, reason=reason, price_ticks=limit))
     ]
 
 
@@ -213,13 +213,13 @@ def make_running(bench: Bench, reason: Reason) -> Any:
 @pytest.mark.parametrize("reason", [Reason.POST_ONLY_WOULD_MATCH, Reason.FOK_NOT_FILLED, Reason.PRICE_OUT_OF_COLLAR])
 async def test_rejection_by_matcher_is_422_and_its_repeat_too(bench: Bench, reason: Reason) -> None:
     """An order that the matcher rejected is answered 422 with its id, and so is the repeat of its request."""
-    ring, refusals = bench.memory.rings["events.0"], bench.memory.rings["events.risk"]
+    ring, refusals = bench.memory.rings["events.0"], bench.memory.rings["refusals"]
     bench.history.contents[ORDER_ID] = content(status="rejected", reason=reason)
 
     def reject_then_repeat(command: np.void) -> Published:
         if len(bench.commands) == 1:
             return [("events.0", make_order_event(command, EventKind.REJECTED, ring, ORDER_ID, reason=reason))]
-        return [("events.risk", make_event(command, EventKind.REPEATED, refusals, order_id=ORDER_ID))]
+        return [("refusals", make_event(command, EventKind.REPEATED, refusals, order_id=ORDER_ID))]
 
     async with bench.engine(reject_then_repeat):
         first = await post(bench, LIMIT | {"client_order_id": "a-1"})
@@ -235,8 +235,8 @@ async def test_repeat_answers_the_original_order(bench: Bench) -> None:
     bench.history.contents[ORDER_ID] = content(status="cancelled", reason=Reason.USER, closed_ms=1_780_000_000_500)
 
     def repeat(command: np.void) -> Published:
-        ring = bench.memory.rings["events.risk"]
-        return [("events.risk", make_event(command, EventKind.REPEATED, ring, order_id=ORDER_ID))]
+        ring = bench.memory.rings["refusals"]
+        return [("refusals", make_event(command, EventKind.REPEATED, ring, order_id=ORDER_ID))]
 
     async with bench.engine(repeat):
         status, body = await post(bench, LIMIT | {"client_order_id": "a-1"})
@@ -252,8 +252,8 @@ async def test_repeat_of_an_order_that_has_expired_is_answered(bench: Bench, exp
     bench.history.contents[ORDER_ID] = content(status="cancelled", reason=Reason.EXPIRED, closed_ms=1_780_000_000_500)
 
     def repeat(command: np.void) -> Published:
-        ring = bench.memory.rings["events.risk"]
-        return [("events.risk", make_event(command, EventKind.REPEATED, ring, order_id=ORDER_ID))]
+        ring = bench.memory.rings["refusals"]
+        return [("refusals", make_event(command, EventKind.REPEATED, ring, order_id=ORDER_ID))]
 
     async with bench.engine(repeat):
         status, body = await post(bench, order)

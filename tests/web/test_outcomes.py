@@ -113,10 +113,10 @@ async def test_repeat_lists_a_bounded_number_of_trades(bench: Bench, monkeypatch
     monkeypatch.setattr(schemas, "LISTED_MAX", 3)
     bench.history.contents[ORDER_ID] = content(status="filled")
     bench.history.fills = [replace(make_trade(n), taker_order_id=ORDER_ID) for n in range(5)]
-    ring = bench.memory.rings["events.risk"]
+    ring = bench.memory.rings["refusals"]
 
     def repeat(command: np.void) -> Published:
-        return [("events.risk", make_event(command, EventKind.REPEATED, ring, order_id=ORDER_ID))]
+        return [("refusals", make_event(command, EventKind.REPEATED, ring, order_id=ORDER_ID))]
 
     async with bench.engine(repeat):
         status, body = await post(bench, LIMIT | {"client_order_id": "a-1"})
@@ -136,7 +136,7 @@ async def test_repeat_waits_for_an_original_that_is_on_its_way(
         return content() if looks == 4 else None
 
     monkeypatch.setattr(bench.history, "order", look)
-    events = make_event(np.zeros(1, command_dtype)[0], EventKind.REPEATED, bench.memory.rings["events.risk"])
+    events = make_event(np.zeros(1, command_dtype)[0], EventKind.REPEATED, bench.memory.rings["refusals"])
     command = np.zeros(1, command_dtype)
     command["client_order_id"] = "a-1"
     outcome = await trading.read_back(bench.front, command, events)

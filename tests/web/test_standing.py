@@ -19,9 +19,9 @@ async def outcome(bench: Bench, method: str, path: str) -> tuple[int, str]:
 
 async def test_table_decides(bench: Bench) -> None:
     """The flag in the table refuses everything but cancels and what is public; taken away, everything passes."""
-    accounts, refusals = bench.memory.tables["accounts"], bench.memory.rings["events.risk"]
+    accounts, refusals = bench.memory.tables["accounts"], bench.memory.rings["refusals"]
     accounts.write(ACCOUNT_ID, (1, int(AccountFlag.SUSPENDED), 0))
-    async with bench.engine(lambda command: [("events.risk", refuse(command, refusals, Reason.ORDER_NOT_FOUND))]):
+    async with bench.engine(lambda command: [("refusals", refuse(command, refusals, Reason.ORDER_NOT_FOUND))]):
         for path in ("balances", "orders", "orders/1", "fees", "ledger", "trades?scope=mine", "api-keys"):
             assert await outcome(bench, "GET", f"/api/v1/{path}") == (403, "ACCOUNT_SUSPENDED"), path
         assert (await outcome(bench, "DELETE", "/api/v1/orders/1"))[1] == "ORDER_NOT_FOUND"

@@ -133,6 +133,8 @@ def _run(program: str, arguments: list[str], dsn: str) -> None:
             capture_output=True,
             text=True,
             env={**os.environ, "LC_ALL": "C", "PGOPTIONS": _OPTIONS, **secret},
+            # What is dumped has everybody's orders and money in it.
+            umask=0o077,
             check=False,
         )
     except OSError as error:

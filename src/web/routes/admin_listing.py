@@ -8,7 +8,7 @@ from typing import Any, Final
 import psycopg
 import structlog
 import trio
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from tradeengine.core.money import NumberError, parse_decimal
 from tradeengine.core.records import CommandKind, EventKind, Reason, TradingState, command_dtype
@@ -23,12 +23,12 @@ from tradeengine.web import schemas_trading as schemas
 from tradeengine.web.access import Access, caller
 from tradeengine.web.audit import audited
 from tradeengine.web.commanding import refuse_if_absent, trading_of
+from tradeengine.web.dry_run import is_dry_run
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.front import Front, current_front, read_json
 from tradeengine.web.openapi import describe
 from tradeengine.web.routes.market import symbol_view
-from tradeengine.web.validation import read_query
 
 blueprint = Blueprint("admin_listing", __name__)
 _TAG: Final = "administration"
@@ -79,7 +79,7 @@ async def list_symbol() -> Response:
     same: what is begun is brought to its end, at the latest by the next start.
     """
     front = current_front()
-    dry_run = read_query(request.args, schemas.DryRun).dry_run
+    dry_run = is_dry_run()
     wanted = _wanted(await read_json(schemas.ListSymbol))
     row, created = await _request(front, wanted, dry_run=dry_run)
     created = created or not row.listed

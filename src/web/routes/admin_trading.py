@@ -6,12 +6,13 @@ while others are refused. ``commanding`` says how a command can end.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import numpy as np
 import structlog
 import trio
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from tradeengine.core.records import ACCOUNT_ID_NONE, CommandFlag, EventKind, TradingState
 from tradeengine.core.symbols import SymbolSpec
@@ -22,6 +23,7 @@ from tradeengine.web import schemas_trading as schemas
 from tradeengine.web.access import Access, caller
 from tradeengine.web.audit import audited
 from tradeengine.web.commanding import Changed, refuse_if_absent, set_state, trading_of
+from tradeengine.web.dry_run import is_dry_run
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError
 from tradeengine.web.front import Front, current_front, read_json
@@ -29,24 +31,18 @@ from tradeengine.web.openapi import describe
 from tradeengine.web.reasons import checked_reason
 from tradeengine.web.routes.admin_users import known_account
 from tradeengine.web.schemas import LISTED_MAX
-from tradeengine.web.validation import read_query
 
 blueprint = Blueprint("admin_trading", __name__)
 _TAG: Final = "administration"
 _RESUMED_AT_ONCE: Final = 32
+_decides = partial(describe, tags=_TAG, body=schemas.Why, query=schemas.DryRun, access=Access.ADMIN)
+"""All calls here: an administrator says why, and may try it dry."""
 
 _log = structlog.get_logger()
 
 
 @blueprint.post("/trading/halt/<path:symbol>")
-@describe(
-    tags=_TAG,
-    body=schemas.Why,
-    query=schemas.DryRun,
-    answers={200: schemas.StateChangeAnswer},
-    access=Access.ADMIN,
-    urgent=True,
-)
+@_decides(answers={200: schemas.StateChangeAnswer}, urgent=True)
 async def halt_symbol(symbol: str) -> Response:
     """Halt a symbol: no new orders, no amends, no matching, no triggers; cancels, expiry and mass cancels work.
 
@@ -58,41 +54,21 @@ async def halt_symbol(symbol: str) -> Response:
 
 
 @blueprint.post("/trading/cancel-only/<path:symbol>")
-@describe(
-    tags=_TAG,
-    body=schemas.Why,
-    query=schemas.DryRun,
-    answers={200: schemas.StateChangeAnswer},
-    access=Access.ADMIN,
-    urgent=True,
-)
+@_decides(answers={200: schemas.StateChangeAnswer}, urgent=True)
 async def set_cancel_only(symbol: str) -> Response:
     """Let a symbol take cancels only: the same as a halt, shown as a state of its own."""
     return await _set(symbol, TradingState.CANCEL_ONLY)
 
 
 @blueprint.post("/trading/resume/<path:symbol>")
-@describe(
-    tags=_TAG,
-    body=schemas.Why,
-    query=schemas.DryRun,
-    answers={200: schemas.StateChangeAnswer},
-    access=Access.ADMIN,
-)
+@_decides(answers={200: schemas.StateChangeAnswer})
 async def resume_symbol(symbol: str) -> Response:
     """Open a symbol again, halted or taking cancels only. Orders that rest in the book have kept their places."""
     return await _set(symbol, TradingState.OPEN)
 
 
 @blueprint.post("/trading/halt-all")
-@describe(
-    tags=_TAG,
-    body=schemas.Why,
-    query=schemas.DryRun,
-    answers={200: schemas.StateChangesAnswer},
-    access=Access.ADMIN,
-    urgent=True,
-)
+@_decides(answers={200: schemas.StateChangesAnswer}, urgent=True)
 async def halt_all() -> Response:
     """Halt every symbol. One that is halted already keeps its reason, and is not resumed by resume-all.
 
@@ -113,13 +89,7 @@ async def halt_all() -> Response:
 
 
 @blueprint.post("/trading/resume-all")
-@describe(
-    tags=_TAG,
-    body=schemas.Why,
-    query=schemas.DryRun,
-    answers={200: schemas.StateChangesAnswer},
-    access=Access.ADMIN,
-)
+@_decides(answers={200: schemas.StateChangesAnswer})
 async def resume_all() -> Response:
     """Undo halt-all: each symbol that it halted becomes what it was before, open or cancel-only.
 
@@ -143,14 +113,7 @@ async def resume_all() -> Response:
 
 
 @blueprint.post("/orders/cancel-all/<user>")
-@describe(
-    tags=_TAG,
-    body=schemas.Why,
-    query=schemas.DryRun,
-    answers={200: schemas.AdminCancelledAnswer},
-    access=Access.ADMIN,
-    urgent=True,
-)
+@_decides(answers={200: schemas.AdminCancelledAnswer}, urgent=True)
 async def cancel_all_of_user(user: str) -> Response:
     """Cancel all open orders and waiting stops of a user, in all symbols, whatever their states.
 
@@ -160,14 +123,7 @@ async def cancel_all_of_user(user: str) -> Response:
 
 
 @blueprint.post("/orders/cancel-symbol/<path:symbol>")
-@describe(
-    tags=_TAG,
-    body=schemas.Why,
-    query=schemas.DryRun,
-    answers={200: schemas.AdminCancelledAnswer},
-    access=Access.ADMIN,
-    urgent=True,
-)
+@_decides(answers={200: schemas.AdminCancelledAnswer}, urgent=True)
 async def cancel_all_of_symbol(symbol: str) -> Response:
     """Cancel everyone's open orders and waiting stops in a symbol, whatever its state, which stays as it is.
 
@@ -234,8 +190,8 @@ async def _cancel(account_id: int, spec: SymbolSpec | None) -> Response:
 
 async def _asked() -> tuple[str, bool]:
     """Read why, and whether it is a dry run. Raises ApiError."""
-    query = read_query(request.args, schemas.DryRun)
-    return checked_reason((await read_json(schemas.Why)).reason), query.dry_run
+    dry_run = is_dry_run()
+    return checked_reason((await read_json(schemas.Why)).reason), dry_run
 
 
 def _listed(front: Front) -> list[SymbolSpec]:
