@@ -33,7 +33,7 @@ from tradeengine.core.records import EventFlag, EventKind, Reason, byte, event_d
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.ipc.client import open_client
 from tradeengine.ipc.ring_reader import RingReader
-from tradeengine.ipc.wiring import Wiring
+from tradeengine.ipc.wiring import REFUSALS, Wiring
 from tradeengine.settings_files import load_settings
 from tradeengine.storage.directory import load_directory
 
@@ -69,7 +69,7 @@ class Load:
     def __init__(self, wiring: Wiring, traffic: Traffic, shard: int) -> None:
         self.traffic = traffic
         self.writer = wiring.ring_writer(wiring.ingress_name)
-        self.readers: list[RingReader] = [wiring.ring_reader(f"events.{shard}"), wiring.ring_reader("events.risk")]
+        self.readers: list[RingReader] = [wiring.ring_reader(f"events.{shard}"), wiring.ring_reader(REFUSALS)]
         for reader in self.readers:
             reader.seek(reader.head)
         self._ring = wiring.ingress_number

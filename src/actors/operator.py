@@ -51,8 +51,7 @@ class Operator:
         self._version = 0
         self._metrics = wiring.metrics
         self._writer = wiring.ring_writer(wiring.ingress_name)
-        events = [name for name in wiring.ring_names if name.startswith("events.")]
-        self._readers = [wiring.ring_reader(name) for name in events]
+        self._readers = [wiring.ring_reader(name) for name in wiring.answer_rings]
         self._watch = RingWatch(self._readers)
         self._publish()
 

@@ -3,11 +3,12 @@
 Each round: look how far the ingress rings are filled; fold all events that there are; then decide on commands up to
 where the look was, administrators' first. So an order that its owner was told of is known here before its cancel is
 looked at.
-What a round decides is published in this order: commands to the shards, balances and accounts, risk's own events, and
+What a round decides is published in this order: commands to the shards, balances and accounts, risk's own answers, and
 last the ingress cursor. ``risk_restart`` says why, and what a kill between any two of them leads to.
 
 Rule 1: risk never waits. It stands before and behind the matchers, and for all of them: what a shard has no room for
-is refused at once, and while its own event ring is full commands stay where they are. Rule 2: only risk refuses for
+is refused at once, and no reader holds refusals back. Only settlement's own commands stay where they are while risk's
+event ring is full, which settlement empties. Rule 2: only risk refuses for
 backlog: new orders early, cancels late. Rule 3: balances are written before the event cursors move, so who sees a
 cursor sees the balances too.
 """
@@ -57,12 +58,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tradeengine.ipc.metrics import MetricPage
+    from tradeengine.ipc.ring import RingWriter
     from tradeengine.ipc.ring_reader import RingReader
     from tradeengine.ipc.seqlock import SeqlockTable
     from tradeengine.ipc.wiring import Wiring
     from tradeengine.settings import Settings
 
-_ANSWERS_RESERVE_MAX: Final = 256
 _MATCHERS_PAUSE_S: Final = 0.01
 _CONNECT_TIMEOUT_S: Final = 5
 _DATABASE_PAUSE_S: Final = 0.5
@@ -137,8 +138,6 @@ class RiskDuty:
         self._answers = outbox.events.reshape(-1).view(event_dtype)
         self._batch_count_max = rings.batch_count_max
         self._order = sorted(range(len(rings.ingress)), key=lambda number: number not in rings.administrators)
-        # While PostgreSQL is away refusals pile up: what administrators ask for must not wait behind them.
-        self._answers_reserve = min(_ANSWERS_RESERVE_MAX, rings.own_events.ring.capacity // 8)
         self._damaged: set[int] = set()
 
     def __call__(self) -> int:
@@ -148,7 +147,7 @@ class RiskDuty:
         if self._census is not None:
             count += self._census.answer()
         self._gates.look()
-        for number in self._order:
+        for number in self._taken.first(self._order):
             head = heads[number]
             if head > self._rings.ingress[number].cursor and number not in self._damaged:
                 count += self._take_batch(number, head)
@@ -184,8 +183,7 @@ class RiskDuty:
         words = words_of(batch)
         self._tables.look_at_touch(words, self._outbox)
         self._look_at_rooms()
-        own = self._rings.own_events
-        room = own.free() - (0 if number in self._rings.administrators else self._answers_reserve)
+        answers = self._rings.answers_to(number)
         taken = self._taken.of(number, reader.cursor, len(batch))
         count, answered = process(
             self._risk,
@@ -196,10 +194,10 @@ class RiskDuty:
             int(self._rings.rights[number]),
             reader.cursor,
             self._clock(),
-            own.head,
-            max(0, min(room, len(self._answers))),
+            answers.head,
+            min(answers.free(), len(self._answers)),
         )
-        self._publish(answered)
+        self._publish(answers, answered)
         trace("taken by risk", batch[:count])
         trace("answered by risk", self._answers[:answered])
         if count:
@@ -218,7 +216,7 @@ class RiskDuty:
             outbox.rooms[shard, FOR_CANCELS] = min(free, max(0, writer.free() - max(1, self._reserve // 8)))
             outbox.rooms[shard, FOR_ORDERS] = min(free, max(0, writer.free() - self._reserve))
 
-    def _publish(self, answered: int) -> None:
+    def _publish(self, answers: RingWriter, answered: int) -> None:
         for shard, writer in enumerate(self._rings.commands):
             count = self._outbox.counts[shard]
             if count:
@@ -227,7 +225,7 @@ class RiskDuty:
         self._tables.write_changed()
         if answered:
             self._tables.write_accounts(self._answers[:answered])
-            self._rings.own_events.publish(self._answers[:answered])
+            answers.publish(self._answers[:answered])
             crash_point("risk.after_events")
 
 

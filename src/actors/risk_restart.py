@@ -4,13 +4,14 @@
 2. One snapshot of the database: balances, live orders, client order ids, symbols, funding, and its cursors.
 3. The events after these cursors, from the rings, until every matcher has replayed its journal and published.
 4. The commands that the command rings hold behind the last event: their holds are taken again, nothing is forwarded.
-5. The commands of ingress rings, from their cursors on: those that a command ring or risk's own event ring has
+5. The commands of ingress rings, from their cursors on: those that a command ring or one of risk's own rings has
    already (risk died after publishing and before passing them) are passed over, each by name.
 
 Rule 1: risk publishes a batch's commands, then its events, then passes the batch; one batch at a time. So what step 5
 must look back over is the last batch of each ring at most, and a repeat is never answered before its order is on its
-way. Rule 2: nothing is waited for except matchers that have not been heard of since the engine started; a matcher
-that died since stops only its own symbols.
+way. The batch that was not passed is taken first after a restart: were others published behind it, and risk to die
+again, the look back would not reach it. Rule 2: nothing is waited for except matchers that have not been heard of
+since the engine started; a matcher that died since stops only its own symbols.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from tradeengine.core.risk import (
     retake,
     set_last_ids,
 )
+from tradeengine.core.risk_state import LAST_TIMESTAMP_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +60,8 @@ class Taken:
         self._masks: dict[tuple[int, int], int] = {}
         for shard, writer in enumerate(rings.commands):
             self._note(rings, last_records(writer.ring, rings.batch_count_max), 1 << shard)
-        self._note(rings, last_records(rings.own_events.ring, rings.batch_count_max), TAKEN_ANSWERED)
+        for writer in (rings.own_events, rings.refusals):
+            self._note(rings, last_records(writer.ring, rings.batch_count_max), TAKEN_ANSWERED)
 
     def _note(self, rings: RiskRings, records: NDArray[np.void], bit: int) -> None:
         for ingress_ring, sequence in zip(records["ingress_ring"], records["ingress_sequence"], strict=True):
@@ -72,6 +75,13 @@ class Taken:
             return np.zeros(0, np.int64)
         names = ((ingress_ring, first + place) for place in range(count))
         return np.array([self._masks.pop(name, 0) for name in names], np.int64)
+
+    def first(self, order: list[int]) -> list[int]:
+        """Put the ingress ring that has commands here before all others of the order in which rings are taken."""
+        if not self._masks:
+            return order
+        named = {ingress_ring for ingress_ring, _ in self._masks}
+        return sorted(order, key=lambda number: number not in named)
 
     def __len__(self) -> int:
         return len(self._masks)
@@ -103,6 +113,8 @@ def restart(
             break
     for shard, writer in enumerate(rings.commands):
         retake_commands(risk, writer.ring, answered[shard] + 1)
+    for refusal in last_records(rings.refusals.ring, 1):
+        risk.scalars[LAST_TIMESTAMP_NS] = max(int(refusal["timestamp_ns"]), int(risk.scalars[LAST_TIMESTAMP_NS]))
     begin_epoch(risk)
     return Taken(rings)
 

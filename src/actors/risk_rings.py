@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tradeengine.core.risk import IngressRight
+from tradeengine.ipc.wiring import REFUSALS
 
 if TYPE_CHECKING:
     from tradeengine.ipc.ring import Ring, RingWriter
@@ -30,13 +31,21 @@ class RiskRings:
     commands: tuple[RingWriter, ...]
     events: tuple[RingReader, ...]
     own_events: RingWriter
+    refusals: RingWriter
     administrators: frozenset[int] = frozenset()
-    """Numbers of the ingress rings that are taken first, and for whose answers there is always room."""
+    """Numbers of the ingress rings that are taken first."""
+
+    def answers_to(self, number: int) -> RingWriter:
+        """Say where the commands of an ingress ring are answered that no matcher gets.
+
+        What may fund is answered where settlement reads, and holds risk back; nobody else's answer does.
+        """
+        return self.own_events if self.rights[number] & IngressRight.FUND else self.refusals
 
     @property
     def batch_count_max(self) -> int:
         """Largest batch: twice that must fit every ring that risk writes, so that a restart can look back over it."""
-        capacities = [writer.ring.capacity for writer in (*self.commands, self.own_events)]
+        capacities = [writer.ring.capacity for writer in (*self.commands, self.own_events, self.refusals)]
         return min(BATCH_COUNT_MAX, *(capacity // 2 for capacity in capacities))
 
 
@@ -49,6 +58,7 @@ def rings_of(wiring: Wiring) -> RiskRings:
         commands=tuple(wiring.ring_writer(f"commands.{shard}") for shard in shards),
         events=tuple(wiring.ring_reader(f"events.{shard}") for shard in shards),
         own_events=wiring.ring_writer("events.risk"),
+        refusals=wiring.ring_writer(REFUSALS),
         administrators=frozenset(
             number for number, name in enumerate(wiring.ingress_rings) if name.startswith(ADMINISTRATORS_PREFIX)
         ),

@@ -9,10 +9,11 @@ it from there, checks and holds the money, and forwards it into the *command rin
 - the **publisher** keeps depth pages and tickers, and writes messages for clients into the *feed ring*,
 - the fronts answer the request that waits for the event, and fan the feed out to those who have subscribed.
 
-What never reaches a matcher (refusals, repeats, funding) risk publishes on an event ring of its own. Beside the way
-stands the **shadow**, which replays closed journal segments, writes snapshots and checks that a replay is identical,
-and the **keeper**, which makes and drops partitions in PostgreSQL, stores depth now and then, and compares everything
-with everything: it asks risk and the matchers for a *census* of what lives in them.
+What never reaches a matcher risk answers itself: refusals and repeats on a ring that holds nobody back, funding, which
+settlement must have, on an event ring of its own. Beside the way stands the **shadow**, which replays closed journal
+segments, writes snapshots and checks that a replay is identical, and the **keeper**, which makes and drops partitions
+in PostgreSQL, stores depth now and then, and compares everything with everything: it asks risk and the matchers for a
+*census* of what lives in them.
 Where a wallet service outside keeps the money, the **wallet** actor tells it of every trade, deposit and withdrawal.
 The **supervisor** owns the memory and the processes; on the rings it is called *operator*, and lists symbols.
 **Clients** are local programs (replay, benchmarks) that attach later and have a ring like a front.
@@ -249,9 +250,9 @@ def _ingress_rings(settings: Settings, fronts: tuple[Actor, ...], clients: tuple
 def _shard_rings(
     settings: Settings, matchers: tuple[Actor, ...], fronts: tuple[Actor, ...], clients: tuple[Actor, ...]
 ) -> tuple[RingPlan, ...]:
-    """Lay out what is done and what happened: per shard a command ring and an event ring, and risk's event ring."""
+    """Lay out what is done and what happened: per shard a command ring and an event ring, and risk's own two."""
     rings = settings.rings
-    followers = (PUBLISHER, *_names(fronts), OPERATOR, *_names(clients))
+    followers = (*_names(fronts), OPERATOR, *_names(clients))
     commands = tuple(
         RingPlan(f"commands.{matcher.index}", "command", rings.commands_slots, RISK, gating=(matcher.name,))
         for matcher in matchers
@@ -263,12 +264,16 @@ def _shard_rings(
             rings.events_slots,
             matcher.name,
             gating=(RISK, SETTLEMENT),
-            lappable=(*followers, SHADOW),  # the shadow only looks how far settlement is
+            lappable=(PUBLISHER, *followers, SHADOW),  # the shadow only looks how far settlement is
         )
         for matcher in matchers
     )
-    refusals = RingPlan("events.risk", "event", rings.risk_events_slots, RISK, gating=(SETTLEMENT,), lappable=followers)
-    return (*commands, *events, refusals)
+    # However many are refused while settlement stands still, risk takes the next command: nobody gates refusals.
+    answers = (
+        RingPlan("events.risk", "event", rings.risk_events_slots, RISK, gating=(SETTLEMENT,)),
+        RingPlan("refusals", "event", rings.risk_events_slots, RISK, gating=(), lappable=followers),
+    )
+    return (*commands, *events, *answers)
 
 
 def _tables(

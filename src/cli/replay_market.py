@@ -19,6 +19,7 @@ from tradeengine.core.money import PPM, UNITS_MAX, NumberError, parse_units
 from tradeengine.core.records import CommandKind, EventFlag, EventKind, Reason, command_dtype
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.ipc.ring_reader import RingWatch
+from tradeengine.ipc.wiring import REFUSALS
 from tradeengine.storage.directory import add_asset, add_symbol, load_directory, resolve_account
 from tradeengine.storage.funding import FundingKind, FundingStatus, request_funding, wait_funding
 
@@ -58,17 +59,16 @@ class NewSymbol:
 
 
 class Line:
-    """A local client's ends: its ingress ring, and the event rings of one shard and of risk."""
+    """A local client's ends: its ingress ring, and the rings on which it is answered."""
 
     def __init__(self, wiring: Wiring) -> None:
         self.wiring = wiring
         self.writer: RingWriter = wiring.ring_writer(wiring.ingress_name)
-        names = (*(f"events.{shard}" for shard in range(wiring.shard_count)), "events.risk")
-        self.readers: dict[str, RingReader] = {name: wiring.ring_reader(name) for name in names}
+        self.readers: dict[str, RingReader] = {name: wiring.ring_reader(name) for name in wiring.answer_rings}
 
     def readers_of(self, shard: int) -> list[RingReader]:
         """Readers of whatever can answer a command to a shard, from now on."""
-        readers = [self.readers[f"events.{shard}"], self.readers["events.risk"]]
+        readers = [self.readers[f"events.{shard}"], self.readers[REFUSALS]]
         for reader in readers:
             reader.seek(reader.head)
         return readers

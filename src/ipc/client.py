@@ -1,6 +1,6 @@
 """A local client: a program of the same user that joins a running engine by its control socket.
 
-It gets what a front has: an ingress ring of its own, all event rings and tables read-only, a doorbell, and the
+It gets what a front has: an ingress ring of its own, the rings with answers and tables read-only, a doorbell, and the
 settings without secrets. Replays and benchmarks are local clients. What it needs in PostgreSQL (accounts,
 symbols, money) it asks for there first, as everyone does.
 
@@ -115,7 +115,7 @@ class LocalClient:
         self.writer = wiring.ring_writer(wiring.ingress_name)
         # Whoever had this ring before may still be answered: those answers are not ours.
         self._first_sequence = self.writer.head
-        self.readers = {name: wiring.ring_reader(name) for name in wiring.ring_names if name.startswith("events.")}
+        self.readers = {name: wiring.ring_reader(name) for name in wiring.answer_rings}
         for reader in self.readers.values():
             reader.seek(reader.head)
         self.watch = RingWatch(tuple(self.readers.values()))

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 LAYOUTS: Final[dict[Layout, np.dtype[np.void]]] = {"command": command_dtype, "event": event_dtype, "feed": feed_dtype}
 """What a ring's records are."""
+REFUSALS: Final = "refusals"
+"""The ring on which risk answers, for all shards at once, what it passes on to none."""
 
 
 class Wiring:
@@ -89,6 +91,11 @@ class Wiring:
     def ring_names(self) -> tuple[str, ...]:
         """Rings that this actor is joined to."""
         return tuple(self._handoff.rings)
+
+    @property
+    def answer_rings(self) -> tuple[str, ...]:
+        """Rings on which commands are answered: the events of every shard, and refusals."""
+        return (*(f"events.{shard}" for shard in range(self.shard_count)), REFUSALS)
 
     @property
     def ring_writers(self) -> dict[str, str]:

@@ -241,7 +241,7 @@ class BookStats(Struct, frozen=True, kw_only=True):
 class ShardQueue(Struct, frozen=True, kw_only=True):
     """What waits in one ring."""
 
-    shard: Annotated[int | None, Meta(description="null: risk's own events, deposits and refusals.")]
+    shard: Annotated[int | None, Meta(description="null: risk's own events: deposits, withdrawals, settings.")]
     ring: str
     capacity: int
     cursor: Annotated[int, Meta(description="Sequence of the next event to commit.")]

@@ -21,7 +21,7 @@ from tradeengine.ipc.buckets import Buckets
 from tradeengine.ipc.overview import Overview
 from tradeengine.ipc.replay_guard import ReplayGuard
 from tradeengine.ipc.window import Window
-from tradeengine.ipc.wiring import Wiring
+from tradeengine.ipc.wiring import REFUSALS, Wiring
 from tradeengine.settings import Settings
 from tradeengine.storage.api_keys import find_key
 from tradeengine.web.api_keys import NS_PER_MS, ApiKeys
@@ -54,7 +54,6 @@ from tradeengine.web.watch import Watch
 HEADER_BYTES_MAX: Final = 16 * 1024
 KEEP_ALIVE_S: Final = 75
 TLS_HANDSHAKE_S: Final = 15
-REFUSALS: Final = "events.risk"
 GOODBYE_S: Final = 0.5
 """Clients of streams are told so long before that the server stops."""
 _HEARTBEAT_S: Final = 0.5
@@ -88,9 +87,8 @@ async def main(wiring: Wiring) -> None:
 def assemble(wiring: Wiring) -> Front:
     """Make the front of what the wiring hands over."""
     settings = wiring.settings
-    event_rings = {name: wiring.ring(name) for name in wiring.ring_names if name.startswith("events.")}
-    shard_rings = [ring for name, ring in event_rings.items() if name != REFUSALS]
-    settled = Barrier(tuple(event_rings.values()), "settlement")
+    shard_rings = [wiring.ring(f"events.{shard}") for shard in range(wiring.shard_count)]
+    settled = Barrier((*shard_rings, wiring.ring("events.risk")), "settlement")
     database = Database(
         settings.database.dsn,
         size=settings.database.pool_size,
@@ -148,7 +146,7 @@ def assemble(wiring: Wiring) -> Front:
         gateway=Gateway(
             wiring.ingress_number,
             wiring.ring_writer(wiring.ingress_name),
-            {name: wiring.ring_reader(name) for name in event_rings},
+            {name: wiring.ring_reader(name) for name in wiring.answer_rings},
             REFUSALS,
             inbox.wake,
             wiring.metrics,
@@ -156,7 +154,7 @@ def assemble(wiring: Wiring) -> Front:
         admin_gateway=Gateway(
             wiring.ingress_rings.index(wiring.admin_ring_name),
             wiring.ring_writer(wiring.admin_ring_name),
-            {name: wiring.ring_reader(name) for name in event_rings},
+            {name: wiring.ring_reader(name) for name in wiring.answer_rings},
             REFUSALS,
             inbox.wake,
             wiring.metrics,
@@ -186,7 +184,7 @@ def hypercorn_config(settings: Settings) -> Config:
     """Tell Hypercorn the bounds of what a connection may do."""
     config = Config()
     config.h11_max_incomplete_size = HEADER_BYTES_MAX
-    config.h2_max_header_list_size = HEADER_BYTES_MAX
+    config.alpn_protocols = ["http/1.1"]
     config.ssl_handshake_timeout = TLS_HANDSHAKE_S
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.keep_alive_max_requests = 1 << 62

@@ -99,6 +99,7 @@ class RiskVenue:
         ]
         self.event_writers = [ring.writer() for ring in self.events]
         self.own_events = Ring.create("events.risk", event_dtype, SLOTS, gate[1:], cursors[RISK_SHARD])
+        self.refusals = Ring.create("refusals", event_dtype, SLOTS, [])
         rings = {RISK_SHARD: self.own_events} | dict(enumerate(self.events))
         self.settlement_readers = {shard: ring.reader("settlement") for shard, ring in rings.items()}
         self.balances = SeqlockTable.create("balances", balances_dtype(ASSETS_MAX), ACCOUNTS_MAX)
@@ -124,6 +125,7 @@ class RiskVenue:
             commands=tuple(ring.writer() for ring in self.commands),
             events=tuple(ring.reader("risk") for ring in self.events),
             own_events=self.own_events.writer(),
+            refusals=self.refusals.writer(),
             administrators=frozenset({ADMIN}),
         )
         taken = restart(self.risk, rings, lambda: load_risk_recovery(self.dsn, 1000), lambda: True)
@@ -150,13 +152,15 @@ class RiskVenue:
 
     def decide(self) -> bool:
         """Let risk go round; False when it was killed on the way, and it is started anew."""
-        answers, heads = self.own_events.head, [ring.head for ring in self.commands]
+        own_rings = (self.own_events, self.refusals)
+        answers, heads = [ring.head for ring in own_rings], [ring.head for ring in self.commands]
         alive = True
         try:
             self.duty()
         except Killed:
             alive, self.crash_at = False, ""
-        self.all_answers.append(self.own_events.slots(answers, self.own_events.head - answers))
+        published = [ring.slots(head, ring.head - head) for ring, head in zip(own_rings, answers, strict=True)]
+        self.all_answers.append(np.concatenate(published))
         for ring, head in zip(self.commands, heads, strict=True):
             self.all_commands.append(ring.slots(head, ring.head - head))
         if not alive:

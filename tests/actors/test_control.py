@@ -71,7 +71,7 @@ async def test_client_gets_a_ring_and_events(memory: Memory) -> None:
 
 def _trade(memory: Memory, data_dir: Path) -> None:
     risk = Wiring(memory.handoff(memory.topology.actor(RISK)))
-    answers = risk.ring_writer("events.risk")
+    answers = risk.ring_writer("refusals")
     with open_client(data_dir) as wiring:
         client = LocalClient(wiring)
         assert client.ingress_number == risk.ingress_rings.index(f"ingress.{wiring.name}")
@@ -84,7 +84,7 @@ def _trade(memory: Memory, data_dir: Path) -> None:
         assert client.poll() == {}
         answers.publish(_events([99, client.ingress_number, 99, client.ingress_number], [0, 0, 0, 4]))
         assert client.wait(WAIT_S)
-        assert client.poll()["events.risk"]["ingress_sequence"].tolist() == [0, 4]
+        assert client.poll()["refusals"]["ingress_sequence"].tolist() == [0, 4]
         assert not client.wait(0.0)
         assert client.directory().symbols == {}
 
@@ -98,7 +98,7 @@ async def test_client_cannot_write_what_it_only_reads(memory: Memory) -> None:
 def _try_to_write(data_dir: Path) -> None:
     with open_client(data_dir) as wiring:
         for name in wiring.ring_names:
-            if name.startswith("events."):
+            if name in wiring.answer_rings:
                 with pytest.raises(PermissionError):
                     Ring.attach(os.dup(wiring.ring(name).fd), event_dtype, writable=True)
         assert not wiring.table("touch").writable
@@ -183,10 +183,10 @@ def _succeed(risk: Wiring, ingress: RingReader, data_dir: Path) -> None:
     with _open_soon(data_dir) as one, _open_soon(data_dir) as other:
         wiring = one if one.name == "client-0" else other
         client = LocalClient(wiring)
-        risk.ring_writer("events.risk").publish(_events([client.ingress_number] * 2, [3, 4]))
+        risk.ring_writer("refusals").publish(_events([client.ingress_number] * 2, [3, 4]))
         assert client.submit(_commands(1)) == 4
         assert ingress.poll()["ingress_sequence"].tolist() == [4]
-        assert client.poll()["events.risk"]["ingress_sequence"].tolist() == [4]
+        assert client.poll()["refusals"]["ingress_sequence"].tolist() == [4]
         ingress.advance(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from random import Random
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.actors.risk_venue import ADMIN, FRONT, QUOTE, SHARDS, RiskVenue
+from tests.actors.risk_venue import ADMIN, FRONT, OPERATOR, QUOTE, SETTLEMENT, SHARDS, RiskVenue
 from tests.core.risk_world import change, place
 from tests.postgres import dsn, make_database, postgres
 
@@ -320,29 +321,69 @@ def step(venue: RiskVenue, random: Random) -> None:
         venue.feed()
 
 
-def test_ingress_commands_wait_while_risks_events_have_no_room(venue: RiskVenue) -> None:
-    """With its own event ring full, risk leaves commands where they are, and takes them when settlement goes on.
-
-    What administrators ask for is carried out, and refused, all the same: a part of the ring is theirs.
-    """
-    refused = np.repeat(change(CommandKind.CANCEL, venue.alice, order_id=5), 200)
-    for _ in range(5):
+def test_refusals_never_run_out_of_room(venue: RiskVenue) -> None:
+    """However much is refused while settlement stands still, risk goes on: it refuses, cancels and halts."""
+    venue.ask(place(venue.alice, Side.SELL, 10, 100))
+    venue.arrive()
+    order_id = self_id(venue)
+    refused = np.repeat(change(CommandKind.CANCEL, venue.bob, order_id=order_id), 200)
+    while venue.refusals.head < 3 * venue.refusals.capacity:
         venue.ask(refused)
-        # A round takes what lies in one piece of the ring's memory.
-        venue.decide()
-        venue.decide()
-    capacity = venue.own_events.capacity
-    assert venue.own_events.head - venue.settlement_readers[RISK_SHARD].cursor == capacity - capacity // 8
-    halt = change(CommandKind.SET_TRADING_STATE, symbol_id=0, trading_state=TradingState.HALTED)
-    unknown = change(CommandKind.SET_TRADING_STATE, symbol_id=3, trading_state=TradingState.HALTED)
-    commands, answers = venue.commands[0].head, venue.own_events.head
-    venue.ask(np.concatenate([halt, unknown]), ADMIN)
+        while venue.ingress[FRONT].head > venue.ingress[FRONT].reader("risk").cursor:
+            assert venue.decide()
+    assert venue.own_events.head == venue.settlement_readers[RISK_SHARD].cursor
+    commands = venue.commands[0].head
+    venue.ask(change(CommandKind.SET_TRADING_STATE, symbol_id=0, trading_state=TradingState.HALTED), ADMIN)
+    venue.ask(change(CommandKind.CANCEL, venue.alice, order_id=order_id))
     venue.decide()
-    assert venue.commands[0].slots(commands, 1)["kind"].tolist() == [CommandKind.SET_TRADING_STATE]
-    assert venue.own_events.slots(answers, 1)["reason"].tolist() == [Reason.SYMBOL_NOT_FOUND]
-    venue.match(0)
-    assert 0 < venue.ingress[FRONT].head - venue.ingress[FRONT].reader("risk").cursor < 200
+    kinds = venue.commands[0].slots(commands, 2)["kind"].tolist()
+    assert kinds == [CommandKind.SET_TRADING_STATE, CommandKind.CANCEL]
+    venue.arrive()
+    venue.assert_whole()
+
+
+def test_deposits_wait_while_risks_events_have_no_room(venue: RiskVenue) -> None:
+    """With its event ring full, risk leaves deposits where they are, takes everybody else's commands, and goes on."""
+    ring = venue.own_events
+    room = ring.capacity - (ring.head - venue.settlement_readers[RISK_SHARD].cursor)
+    for _ in range(room + 5):
+        venue.request(venue.alice, QUOTE, 1)
+    while ring.head - venue.settlement_readers[RISK_SHARD].cursor < ring.capacity:
+        venue.feed()
+        venue.decide()
+    venue.feed()
+    venue.decide()
+    assert venue.ingress[SETTLEMENT].head - venue.ingress[SETTLEMENT].reader("risk").cursor == 5
+    assert ring.head - venue.settlement_readers[RISK_SHARD].cursor == ring.capacity
+    before = venue.total(venue.alice, QUOTE)
+    assert answer_of(venue, place(venue.alice, Side.BUY, 10, 100)) == Reason.NONE
     venue.settle()
-    venue.decide()
-    venue.decide()
-    assert venue.ingress[FRONT].head == venue.ingress[FRONT].reader("risk").cursor
+    venue.arrive()
+    assert venue.total(venue.alice, QUOTE) == before + 5
+    venue.arrive()
+    venue.assert_whole()
+
+
+def test_batch_is_known_however_often_risk_dies_before_passing_it(venue: RiskVenue) -> None:
+    """A batch that was published and not passed is not published again, though others ask and risk dies meanwhile."""
+    venue.ask(np.repeat(place(venue.alice, Side.BUY, 1, 100), 100), OPERATOR)
+    venue.crash_at = "risk.after_forward"
+    assert not venue.decide()
+    # More than risk looks back over when it starts.
+    for _ in range(10):
+        venue.ask(np.repeat(place(venue.bob, Side.SELL, 1, 200), 56))
+        venue.crash_at = "risk.after_cursor"
+        assert not venue.decide()
+    venue.arrive()
+    venue.assert_whole()
+    venue.assert_each_once()
+
+
+def test_time_goes_on_after_the_last_refusal(venue: RiskVenue) -> None:
+    """A new risk whose clock is behind gives no time stamp before one that a refusal had."""
+    ahead_ns = time.time_ns() + 3600 * 10**9
+    venue.duty._clock = lambda: ahead_ns
+    assert answer_of(venue, change(CommandKind.CANCEL, venue.bob, order_id=5)) == Reason.ORDER_NOT_FOUND
+    venue.start()
+    assert answer_of(venue, change(CommandKind.CANCEL, venue.bob, order_id=5)) == Reason.ORDER_NOT_FOUND
+    assert venue.all_answers[-1]["timestamp_ns"].tolist() == [ahead_ns]

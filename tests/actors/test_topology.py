@@ -61,6 +61,7 @@ def test_only_who_must_not_miss_anything_holds_a_writer_back(topology: Topology)
             "ingress": {"risk"},
             "commands": {f"matcher-{rest}"},
             "feed": set(),
+            "refusals": set(),
             "events": {"settlement"} if rest == "risk" else {"risk", "settlement"},
         }[kind]
         assert set(ring.gating) == expected

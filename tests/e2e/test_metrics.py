@@ -179,8 +179,8 @@ def test_commands_of_a_local_client_are_counted(counted: Engine) -> None:
                 "tradeengine_risk_refusals_total reason=order_not_found": 500,
                 "tradeengine_risk_forwarded_total": 0,
                 f"tradeengine_ring_records_total ring={wiring.ingress_name}": 500,
-                "tradeengine_ring_records_total ring=events.risk": 500,
-                "tradeengine_settlement_events_total": 500,
+                "tradeengine_ring_records_total ring=refusals": 500,
+                "tradeengine_settlement_events_total": 0,
             },
         )
 

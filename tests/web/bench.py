@@ -226,7 +226,7 @@ class Bench:
     @asynccontextmanager
     async def engine(self, answer: Callable[[np.void], list[tuple[str, Records]]]) -> AsyncIterator[None]:
         """Run the front's gateway, and an engine that publishes what ``answer`` says to each command."""
-        writers = {name: self.memory.rings[name].writer(_bells(self.memory)) for name in ("events.0", "events.risk")}
+        writers = {name: self.memory.rings[name].writer(_bells(self.memory)) for name in ("events.0", "refusals")}
         rings = [self.memory.rings[name].reader("risk") for name in ("ingress.admin-0", "ingress.front-0")]
         bell = self.memory.bells["risk"]
 

@@ -57,11 +57,11 @@ function drawPlan(plan, opened) {
   const shardLanes = plan.lanes.map((lane) =>
     make("li", { class: "lane" }, pipe(`commands.${lane.shard}`, `commands.${lane.shard}`), card(`matcher-${lane.shard}`), pipe(`events.${lane.shard}`, `events.${lane.shard}`)),
   );
-  const refusals = plan.refusals ? [make("li", { class: "lane alone" }, pipe("events.risk", "events.risk"))] : [];
+  const answers = plan.answers.map((ring) => make("li", { class: "lane alone" }, pipe(ring.name, ring.name)));
   const groups = {
     entry: group("entry", "Who asks", entryLanes),
     risk: group("risk", "Checks and holds", [make("li", { class: "lane" }, card("risk"))]),
-    shards: group("shards", "Shards: journal, sync, match", [...shardLanes, ...refusals]),
+    shards: group("shards", "Shards: journal, sync, match", [...shardLanes, ...answers]),
     readers: group("readers", "Settle and tell", [
       make("li", { class: "lane" }, card("settlement")),
       make("li", { class: "lane" }, card("publisher")),
@@ -96,7 +96,9 @@ function wiresOf(plan, groups, cards, pipes) {
   const events = plan.lanes.map((lane) => `events.${lane.shard}`);
   const commands = plan.lanes.map((lane) => `commands.${lane.shard}`);
   const ingress = plan.entries.map((entry) => entry.ring.name);
-  const told = [...events, ...(plan.refusals ? ["events.risk"] : [])];
+  const answers = plan.answers.map((ring) => ring.name);
+  const toFronts = [...events, ...answers.filter((name) => name === "refusals")];
+  const toSettlement = [...events, ...answers.filter((name) => name !== "refusals")];
   const at = (key) => pipes.get(key) ?? cards.get(key);
   const fronts = groups.readers.querySelector(".stub");
   const inside = [
@@ -106,19 +108,20 @@ function wiresOf(plan, groups, cards, pipes) {
       const [command, matcher, event] = [`commands.${lane.shard}`, `matcher-${lane.shard}`, `events.${lane.shard}`];
       return [["risk", command, [command]], [command, matcher, [command]], [matcher, event, [event]]];
     }),
-    ...(plan.refusals ? [["risk", "events.risk", ["events.risk"]]] : []),
+    ...answers.map((name) => ["risk", name, [name]]),
     ...plan.entries.filter((entry) => entry.actor !== null).map((entry) => [entry.name, entry.ring.name, [entry.ring.name]]),
   ].map(([from, to, rings]) => ({ from: at(from), to: at(to), rings, kind: "lane" }));
   return [
     ...inside.filter((wire) => wire.from && wire.to),
     ...events.map((name) => ({ from: at(name), to: "hub", rings: [name], kind: "lane" })),
-    ...(plan.refusals ? [{ from: at("events.risk"), to: "hub", rings: ["events.risk"], kind: "low" }] : []),
-    ...["settlement", "publisher"].map((name) => ({ from: "hub", to: at(name), rings: told, kind: "lane" })),
-    { from: "hub", to: fronts, rings: told, kind: "lane" },
+    ...answers.map((name) => ({ from: at(name), to: "hub", rings: [name], kind: "low" })),
+    { from: "hub", to: at("settlement"), rings: toSettlement, kind: "lane" },
+    { from: "hub", to: at("publisher"), rings: events, kind: "lane" },
+    { from: "hub", to: fronts, rings: toFronts, kind: "lane" },
     { from: "hub", to: at("risk"), rings: events, kind: "return" },
     { from: groups.entry, to: groups.risk, rings: ingress, kind: "group" },
     { from: groups.risk, to: groups.shards, rings: commands, kind: "group" },
-    { from: groups.shards, to: groups.readers, rings: told, kind: "group" },
+    { from: groups.shards, to: groups.readers, rings: [...events, ...answers], kind: "group" },
   ].filter((wire) => wire.from && wire.to);
 }
 

@@ -53,7 +53,7 @@ export function ringsOf(actors) {
 }
 
 /**
- * Place everything: `entries` ({actor, ring}), `risk`, `lanes` ({shard, commands, matcher, events}), `refusals`,
+ * Place everything: `entries` ({actor, ring}), `risk`, `lanes` ({shard, commands, matcher, events}), `answers` (rings),
  * `settlement`, `publisher`, `feed`, `fronts`, `aside`. What is not there is null.
  */
 export function planOf(actors) {
@@ -79,7 +79,7 @@ export function planOf(actors) {
     entries: entries.sort((one, other) => rank(one) - rank(other) || byNumber(one, other) || isSide(one) - isSide(other)),
     risk: take("risk"),
     lanes,
-    refusals: rings.get("events.risk") ?? null,
+    answers: ["events.risk", "refusals"].map((name) => rings.get(name)).filter(Boolean),
     settlement: take("settlement"),
     publisher: take("publisher"),
     feed: rings.get("feed") ?? null,
@@ -96,7 +96,8 @@ export function shapeOf(plan) {
     plan.lanes.map((lane) => lane.shard),
     plan.fronts.map((front) => front.name),
     plan.aside.map((actor) => actor.name),
-    [plan.risk, plan.settlement, plan.publisher, plan.feed, plan.refusals].map(Boolean),
+    plan.answers.map((ring) => ring.name),
+    [plan.risk, plan.settlement, plan.publisher, plan.feed].map(Boolean),
   ]);
 }
 
