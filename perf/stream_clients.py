@@ -72,8 +72,12 @@ class Client:
             return False
         if not data:
             return False
-        self.parse(self._rest + data)
+        self.hear(data)
         return True
+
+    def hear(self, data: bytes) -> None:
+        """Take what was read elsewhere."""
+        self.parse(self._rest + data)
 
     def parse(self, data: bytes) -> None:
         """Parse whole frames and keep the rest."""

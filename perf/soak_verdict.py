@@ -1,0 +1,119 @@
+"""The soak's verdict: what grew, what drifted, and what should never have happened.
+
+Rule 1: memory is flat when the line of least squares through it, from the end of the warm-up on, rises by no more than
+``GROWTH_MAX`` of its mean, or a few MiB of a small process; single peaks are cut first, because a comparison of the
+whole ledger takes its memory for seconds. Rule 2: a latency is steady when its 99th percentile of the last third of the
+minutes is no worse than that of the first third, as a ratio, with the machine's own lateness taken out: a control that
+does the same work each second, beside the engine and not in it. Rule 3: what must be 0 is 0.
+It refuses to know processes and files: it is given series.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+GROWTH_MAX: Final = 0.02
+"""Of a process's memory, over the time that is judged."""
+GROWTH_KIB_FORGIVEN: Final = 1536
+"""Pages of an allocator that were not touched before: less than 2 % of the larger actors."""
+COUNT_FORGIVEN: Final = 3
+"""Threads, descriptors and tasks by which the line may rise: connections come and go."""
+DRIFT_MAX: Final = 1.5
+"""Of a latency's percentile, last third against first."""
+DRIFT_MS_FORGIVEN: Final = 10.0
+CALLS_MIN: Final = 100
+"""Of a minute, for its percentile to count."""
+THIRDS_MINUTES_MIN: Final = 6
+"""Minutes without which there are no thirds to compare."""
+SMOOTHED: Final = 5
+"""Samples of which each median is taken before the line is drawn."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a series rose, by its line: in its own unit and as a share of its mean."""
+
+    mean: float
+    rise: float
+
+    @property
+    def share(self) -> float:
+        """The rise as a share of the mean."""
+        return self.rise / self.mean if self.mean else 0.0
+
+
+def growth(times_s: Sequence[float], values: Sequence[float]) -> Growth:
+    """Draw the line of least squares through medians of a few neighbours; returns what it rises by from end to end."""
+    ys = smoothed(values)
+    xs = np.asarray(times_s, float)
+    if len(xs) < 2 or xs[-1] == xs[0]:
+        return Growth(float(np.mean(ys)) if len(ys) else 0.0, 0.0)
+    slope, _ = np.polyfit(xs - xs[0], ys, 1)
+    return Growth(float(np.mean(ys)), float(slope * (xs[-1] - xs[0])))
+
+
+def smoothed(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Take the median of each value and its neighbours, fewer at the ends."""
+    array, half = np.asarray(values, float), SMOOTHED // 2
+    return np.array([np.median(array[max(place - half, 0) : place + half + 1]) for place in range(len(array))])
+
+
+def judge_memory(times_s: Sequence[float], own_kib: Sequence[float], resident_kib: Sequence[float]) -> str | None:
+    """Say what is wrong with a process's memory. None: it is flat."""
+    for what, values in (("its own memory", own_kib), ("its resident memory", resident_kib)):
+        found = growth(times_s, values)
+        if found.rise > max(GROWTH_MAX * found.mean, GROWTH_KIB_FORGIVEN):
+            return f"{what} rose by {found.rise / 1024:.1f} MiB, {found.share:.1%}"
+    return None
+
+
+def judge_count(times_s: Sequence[float], counts: Sequence[float], what: str) -> str | None:
+    """Say whether a number of things rises. None: it does not."""
+    found = growth(times_s, counts)
+    if found.rise > max(GROWTH_MAX * found.mean, COUNT_FORGIVEN):
+        return f"{what} rose by {found.rise:.0f}, from {counts[0]:.0f} to {counts[-1]:.0f}"
+    return None
+
+
+def percentile(latencies_ms: Mapping[int, int], percent: float) -> float:
+    """Give a percentile of counted latencies, in milliseconds; 0 when there are none."""
+    if not latencies_ms:
+        return 0.0
+    values = sorted(latencies_ms)
+    reached = np.cumsum([latencies_ms[value] for value in values])
+    return float(values[int(np.searchsorted(reached, percent / 100 * reached[-1]))])
+
+
+def judge_drift(minutes: Sequence[Mapping[int, int]], control: Sequence[Mapping[int, int]]) -> str | None:
+    """Say whether the 99th percentile got worse, from the first third of the minutes to the last. None: it did not.
+
+    control: of the same minutes, what the same machine took for work that never changes. A minute with few calls is
+    left out; so is all of it when too few are left.
+    """
+    counted = [place for place, minute in enumerate(minutes) if sum(minute.values()) >= CALLS_MIN]
+    if len(counted) < THIRDS_MINUTES_MIN:
+        return None
+    third = len(counted) // 3
+    first_ms, last_ms = _typical(minutes, counted[:third]), _typical(minutes, counted[-third:])
+    machine_ratio = max(_typical(control, counted[-third:]) / max(_typical(control, counted[:third]), 1.0), 1.0)
+    if last_ms > first_ms * DRIFT_MAX * machine_ratio and last_ms - first_ms > DRIFT_MS_FORGIVEN:
+        return f"p99 went from {first_ms:.0f} to {last_ms:.0f} ms, the machine's own lateness by {machine_ratio:.1f} ×"
+    return None
+
+
+def _typical(minutes: Sequence[Mapping[int, int]], places: Sequence[int]) -> float:
+    """Give the median of minutes' 99th percentiles: one bad minute of a shared machine is no drift."""
+    return float(np.median([percentile(minutes[place], 99) for place in places]))
+
+
+def add_up(intervals: Sequence[Mapping[int, int]]) -> Counter[int]:
+    """Join counted latencies."""
+    joined: Counter[int] = Counter()
+    for interval in intervals:
+        joined.update(interval)
+    return joined
