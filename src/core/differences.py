@@ -38,12 +38,16 @@ class Unit(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One difference. ``kind`` is stable; ``field`` says what of an order differs. None: does not apply."""
+    """One difference. ``kind`` is stable; ``field`` says what of an order differs. None: does not apply.
+
+    table: ``field`` is a column of it, and both sides are as they stand there. shard and sequence: of the event, or of
+    the command where ``file`` names a journal's segment or a snapshot.
+    """
 
     kind: str
     message: str
-    expected: int | None = None
-    found: int | None = None
+    expected: int | str | None = None
+    found: int | str | None = None
     unit: Unit = Unit.NUMBER
     field: str | None = None
     account_id: int | None = None
@@ -51,6 +55,10 @@ class Difference:
     symbol_id: int | None = None
     order_id: int | None = None
     transaction_id: int | None = None
+    table: str | None = None
+    shard: int | None = None
+    sequence: int | None = None
+    file: str | None = None
 
 
 @dataclass

@@ -9,6 +9,7 @@ It refuses to know what is in the tables.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, Final
@@ -19,6 +20,7 @@ from psycopg import sql
 from tradeengine.core.ids import first_id_at, timestamp_ms_of
 
 PARTITION_LOCK_KEY: Final = 0x7452_6164_6500_0002
+_BOUNDS: Final = re.compile(r"FOR VALUES FROM \('(\d+)'\) TO \('(\d+)'\)")
 
 
 class Period(Enum):
@@ -95,6 +97,16 @@ class Partitions:
             attach = sql.SQL("ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ({first}) TO ({end})")
             bounds = {"first": sql.Literal(_first_id(start)), "end": sql.Literal(_first_id(end))}
             self._connection.execute(attach.format(**names, **bounds))
+
+
+def kept_ranges(connection: psycopg.Connection[Any], table: str) -> list[tuple[int, int]]:
+    """Give the ranges of ids (first, end) that have a partition."""
+    query = (
+        "SELECT pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid "
+        "WHERE i.inhparent = %s::regclass"
+    )
+    bounds = [_BOUNDS.fullmatch(text) for (text,) in connection.execute(query, (table,)).fetchall()]
+    return sorted((int(bound.group(1)), int(bound.group(2))) for bound in bounds if bound is not None)
 
 
 def _periods(table: str, first: dt.datetime, last: dt.datetime) -> Iterator[tuple[str, dt.datetime, dt.datetime]]:

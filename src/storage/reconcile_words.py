@@ -53,16 +53,23 @@ def _words_of(difference: Difference, directory: Directory, names: dict[int, str
         "symbol": symbol.spec.name if symbol is not None else _number(symbol_id),
         "order_id": _text(difference.order_id),
         "transaction_id": _text(difference.transaction_id),
-        "field": None if difference.field is None else _FIELD_NAMES.get(difference.field, difference.field),
+        "field": _field_name(difference),
         "expected": _value(difference, difference.expected, directory),
         "found": _value(difference, difference.found, directory),
     }
 
 
-def _value(difference: Difference, value: int | None, directory: Directory) -> str | None:
-    """Write one side of a difference as the API would."""
+def _field_name(difference: Difference) -> str | None:
+    name = difference.field
+    return name if name is None or difference.table is not None else _FIELD_NAMES.get(name, name)
+
+
+def _value(difference: Difference, value: int | str | None, directory: Directory) -> str | None:
+    """Write one side of a difference as the API would; of a table's column, as it stands there."""
     if value is None:
         return None
+    if isinstance(value, str) or difference.table is not None:
+        return str(value)
     if difference.field in _CODES:
         return _CODES[difference.field].get(value, str(value))
     asset = directory.assets.get(-1 if difference.asset_id is None else difference.asset_id)

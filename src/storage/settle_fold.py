@@ -161,7 +161,7 @@ def fold_batch(shard_events: Events, risk_events: Events, symbols: SymbolUnits) 
     return Fold(
         trades=trades,
         legs=legs,
-        orders=_fold_orders(shard_events),
+        orders=fold_orders(shard_events),
         postings=postings,
         balances=sum_balances(postings),
         minutes=_fold_candles(trades, NS_PER_MINUTE),
@@ -179,7 +179,7 @@ def _refuse_unknown(events: Events, kinds: frozenset[EventKind]) -> None:
         raise SettlementStopped("UNKNOWN_EVENT", f"event {event['sequence']} is of kind {event['kind']}")
 
 
-def _fold_orders(events: Events) -> Orders:
+def fold_orders(events: Events) -> Orders:
     """Find for each order the last event that touched it, and what it was on the way there."""
     kind = events["kind"]
     own = np.flatnonzero(np.isin(kind, _ORDER_KINDS))

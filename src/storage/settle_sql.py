@@ -152,7 +152,7 @@ _SIDES: Final = _labels(Side)
 _TYPES: Final = _labels(OrderType)
 _TIMES_IN_FORCE: Final = _labels(TimeInForce)
 _PREVENTIONS: Final = _labels(SelfTradePrevention)
-_REASONS: Final = np.char.upper(_labels(Reason))
+REASON_LABELS: Final = np.char.upper(_labels(Reason))
 _STATUSES: Final = np.array([label.encode() for label in STATUS_LABELS])
 _FUNDING_STATUSES: Final = np.array([b"refused", b"settled"])
 
@@ -250,7 +250,7 @@ def order_columns(orders: Orders) -> dict[str, Column]:
         "time_in_force": text(_TIMES_IN_FORCE[events["time_in_force"][first]]),
         "self_trade_prevention": text(_PREVENTIONS[events["self_trade_prevention"][first]]),
         "status": text(_STATUSES[orders.status[rows]]),
-        "status_reason": text(_REASONS[reason], reason == 0),
+        "status_reason": text(REASON_LABELS[reason], reason == 0),
         "post_only": boolean(flags & EventFlag.POST_ONLY != 0),
         "by_quote": boolean(by_quote),
         "client_order_id": text(client_order_id, client_order_id == b""),
@@ -267,7 +267,7 @@ def order_arrays(orders: Orders) -> Arrays:
     return _arrays(
         int8(orders.order_id[rows]),
         text(_STATUSES[orders.status[rows]]),
-        text(_REASONS[reason], reason == 0),
+        text(REASON_LABELS[reason], reason == 0),
         int8(orders.filled_lots[rows]),
         int8(orders.remaining_lots[rows]),
         int8(orders.notional_units[rows]),
@@ -311,7 +311,7 @@ def funding_arrays(fold: Fold) -> Arrays:
     return _arrays(
         int8(fundings["funding_number"]),
         text(_FUNDING_STATUSES[funded.astype(np.int64)]),
-        text(_REASONS[reason], reason == 0),
+        text(REASON_LABELS[reason], reason == 0),
         int8(fold.funding_transaction_id, ~funded),
         timestamp(fundings["timestamp_ns"]),
     )

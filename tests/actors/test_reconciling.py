@@ -313,7 +313,7 @@ def test_balances_of_risk_are_compared(sample: tuple[World, Cut]) -> None:
         found = differences_of(stored, replace(cut, risk=replace(cut.risk, **{name: units})))
         (difference,) = found.kept
         assert (difference.kind, difference.account_id) == (kind, int(cut.risk.balance_keys[0] >> 16))
-        assert difference.found is not None
+        assert isinstance(difference.found, int)
         assert difference.expected == difference.found - 5
     fewer = replace(stored, balance_keys=stored.balance_keys[1:], total_units=stored.total_units[1:])
     (difference,) = differences_of(fewer, cut).kept

@@ -31,7 +31,8 @@ from tradeengine.storage.reconcile_world import (
 )
 
 if TYPE_CHECKING:
-    from tradeengine.actors.reconciling.cut import Cut, RiskCount
+    from tradeengine.actors.reconciling.cut import BookCount, Cut, RiskCount
+    from tradeengine.storage.settle_postings import Events
 
 _ASSET_MASK: Final = (1 << ASSET_SHIFT) - 1
 _PRICED: Final = (int(OrderType.LIMIT), int(OrderType.STOP_LIMIT))
@@ -73,11 +74,17 @@ def compare_risk(world: World, cut: Cut, differences: Differences) -> None:
 def compare_books(world: World, cut: Cut, differences: Differences) -> None:
     """Compare each matcher with the world at its moment."""
     for shard, book in enumerate(cut.books):
-        events = events_between(cut.events[shard], cut.cursors.get(shard, 0), book.next_sequence)
-        then = bring_forward(world, np.concatenate([no_events(), events]), no_events())
-        own = then.orders[then.orders["order_id"] >> SHARD_SHIFT & (SHARDS_MAX - 1) == shard]
-        found = _with_microseconds(book.orders)
-        _compare_orders(f"matcher {shard}", "book", own, found, _BOOK_FIELDS, differences)
+        compare_book(f"matcher {shard}", shard, book, cut.cursors.get(shard, 0), cut.events[shard], world, differences)
+
+
+def compare_book(
+    who: str, shard: int, book: BookCount, cursor: int, events: Events, world: World, differences: Differences
+) -> None:
+    """Compare a shard's live orders with the world at their moment. events: all between it and the world's cursor."""
+    then = bring_forward(world, events_between(events, cursor, book.next_sequence), no_events())
+    own = then.orders[then.orders["order_id"] >> SHARD_SHIFT & (SHARDS_MAX - 1) == shard]
+    found = _with_microseconds(book.orders)
+    _compare_orders(who, "book", own, found, _BOOK_FIELDS, differences)
 
 
 def _compare_totals(then: World, risk: RiskCount, differences: Differences) -> None:

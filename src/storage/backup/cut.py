@@ -82,7 +82,7 @@ class ShardPlan:
 
 def look_at_end(directory: Path) -> ShardEnd:
     """Look where a journal ends by now. Raises JournalDamaged."""
-    segments = _segments(directory)
+    segments = steady_segments(directory)
     newest_ns = 0
     for segment in reversed(segments[-2:]):
         # The newest segment may be empty; the one before it never is.
@@ -116,7 +116,7 @@ def plan_from(
 ) -> ShardPlan:
     """Find the segments from command ``first`` up to the moment, and open them. Raises as ``plan_shard``."""
     for _ in range(_LOOKS_MAX):
-        segments = _segments(seen.directory)
+        segments = steady_segments(seen.directory)
         if not segments:
             return ShardPlan(shard, (), (), 0, snapshot)
         end = _end_at(segments, seen, moment_ns)
@@ -225,7 +225,7 @@ def _stamps(segment: SegmentFile) -> list[tuple[int, NDArray[np.int64]]]:
     return found
 
 
-def _segments(directory: Path) -> list[SegmentFile]:
+def steady_segments(directory: Path) -> list[SegmentFile]:
     """List the segments of a journal that is written and pruned meanwhile. Raises JournalDamaged."""
     for look in range(_LOOKS_MAX):
         try:

@@ -1,0 +1,78 @@
+"""A shard's trades, as its journal gives them, beside the table ``trades``: each once, as it is, and none besides."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from tradeengine.core.differences import Differences
+from tradeengine.core.records import EventKind, event_dtype
+from tradeengine.storage.settle_postings import Events
+from tradeengine.storage.settle_sql import trade_columns
+from tradeengine.storage.verify_rows import (
+    ID_MAX,
+    Connection,
+    Layout,
+    Rows,
+    TableReader,
+    compare_rows,
+    note_missing,
+    note_unknown,
+    pair_rows,
+)
+
+TRADES: Final = Layout(
+    "trades",
+    {
+        "id": "i8",
+        "price_ticks": "i8",
+        "quantity_lots": "i8",
+        "notional_units": "i8",
+        "taker_fee_units": "i8",
+        "maker_fee_units": "i8",
+        "taker_order_id": "i8",
+        "maker_order_id": "i8",
+        "sequence": "i8",
+        "executed_at": "time",
+        "taker_account_id": "i4",
+        "maker_account_id": "i4",
+        "symbol_id": "i4",
+        "taker_side": "4",
+    },
+)
+
+
+class TradeCheck:
+    """Takes a shard's events in order. ``count``: trades compared; ``gone``: those whose partition was dropped."""
+
+    def __init__(
+        self, connection: Connection, shard: int, after_id: int, differences: Differences, *, keeps_all: bool
+    ) -> None:
+        """Begin after a trade id. keeps_all: nothing is ever dropped."""
+        self._reader = TableReader(connection, TRADES, shard, after_id, keeps_all=keeps_all)
+        self._shard = shard
+        self._differences = differences
+        self.count = 0
+        self.gone = 0
+
+    def take(self, events: Events) -> None:
+        """Compare the trades among settled events."""
+        made = events[events["kind"] == EventKind.TRADED]
+        if not len(made):
+            return
+        expected = TRADES.rows(trade_columns(made))
+        self._compare(expected, self._reader.read_to(int(expected["id"][-1])))
+
+    def finish(self) -> None:
+        """See that there is nothing behind the last one."""
+        self._compare(TRADES.rows(trade_columns(np.empty(0, event_dtype))), self._reader.read_to(ID_MAX))
+
+    def _compare(self, expected: Rows, found: Rows) -> None:
+        at_expected, at_found, missing, unknown = pair_rows(expected, found)
+        must = self._reader.is_kept(expected["id"][missing])
+        note_missing(TRADES, self._shard, expected[missing[must]], self._differences)
+        note_unknown(TRADES, self._shard, found[unknown], self._differences)
+        compare_rows(TRADES, self._shard, expected[at_expected], found[at_found], self._differences)
+        self.gone += int((~must).sum())
+        self.count += len(at_expected)
