@@ -13,6 +13,7 @@ from quart_trio import QuartTrio
 from tradeengine.web import access, audit, caching, faults, openapi
 from tradeengine.web.address import is_host
 from tradeengine.web.connection import FrontRequest, HttpConnection
+from tradeengine.web.envelope import REQUEST_ID_HEADER, request_id
 from tradeengine.web.errors import invalid_field
 from tradeengine.web.front import Front
 from tradeengine.web.measure import RequestMeter
@@ -140,6 +141,7 @@ async def _answer_options(response: Response) -> Response:
         response.status_code = 204
         response.headers.pop("Content-Type", None)
         response.headers.pop("Content-Length", None)
+        response.headers[REQUEST_ID_HEADER] = request_id()
     return response
 
 

@@ -8,11 +8,10 @@ It refuses to know what a right request is: that is h11's and wsproto's to say.
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import h11
 import hypercorn.protocol
-import hypercorn.protocol.h2
 import hypercorn.protocol.h11
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.events import Body, EndBody, Response
@@ -21,7 +20,12 @@ from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 
 from tradeengine.web.envelope import bare_failure
 from tradeengine.web.errors import ApiError
+from tradeengine.web.framing import ambiguity, strict_connection
 from tradeengine.web.jsonbody import printable
+
+if TYPE_CHECKING:
+    from hypercorn.config import Config
+    from hypercorn.typing import AppWrapper
 
 CONNECTION_STATE: Final = "connection"
 """In the state of a connection: the server's own end of it."""
@@ -47,6 +51,11 @@ class EnvelopeProtocol(H11Protocol):
 
     _is_refused = False
 
+    def __init__(self, app: AppWrapper, config: Config, *rest: Any) -> None:
+        """Serve one connection. rest: as Hypercorn passes it."""
+        super().__init__(app, config, *rest)
+        self.connection = strict_connection(config.h11_max_incomplete_size)
+
     async def handle(self, event: Event) -> None:
         """Take what the connection brings; of a head that has begun the connection is told, so that it ends in time."""
         if isinstance(event, RawData) and self._is_refused:
@@ -61,24 +70,20 @@ class EnvelopeProtocol(H11Protocol):
         await self._send_error_response(408)
 
     async def _create_stream(self, request: h11.Request) -> None:
-        # The reader looks at the size only of a head that it has to wait for.
-        if len(request.headers) > HEADERS_MAX or _head_bytes(request) > self.config.h11_max_incomplete_size:
-            self._is_refused = True
-            await self._send_error_response(431)
-            await self.send(Closed())
-        elif _has_two_lengths(request):
-            # A proxy that goes by the other one would take what follows for the next request, or the other way round.
-            self._is_refused = True
-            await self._refuse(400, h11.RemoteProtocolError("both Content-Length and Transfer-Encoding"))
-            await self.send(Closed())
+        if len(request.headers) > HEADERS_MAX:
+            await self._refuse_head(431, None)
+        elif why := ambiguity(request):
+            await self._refuse_head(400, h11.RemoteProtocolError(why))
         else:
             await super()._create_stream(request)
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        # An upgrade to HTTP/2 in the clear is not taken up: behind a proxy that passes it on, what comes then would be
-        # requests that the proxy does not see. Who knows that this is HTTP/2 may begin with it.
-        if event.method == b"PRI":
-            await super()._check_protocol(event)
+        """Take up no other protocol: see docs/decisions/0032."""
+
+    async def _refuse_head(self, status_code: int, error: BaseException | None) -> None:
+        self._is_refused = True
+        await self._refuse(status_code, error)
+        await self.send(Closed())
 
     async def _send_error_response(self, status_code: int) -> None:
         # Called while the error is being handled, which alone says what is wrong.
@@ -104,15 +109,6 @@ class EnvelopeStream(HTTPStream):
         self.state = ASGIHTTPState.CLOSED
 
 
-def _has_two_lengths(request: h11.Request) -> bool:
-    names = {name for name, _ in request.headers}  # in lower case
-    return b"content-length" in names and b"transfer-encoding" in names
-
-
-def _head_bytes(request: h11.Request) -> int:
-    return len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
-
-
 def refusal(status_code: int, error: BaseException | None = None) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Put a refusal into words: status, headers, body. error: what the protocol's reader says."""
     code = _CODES.get(status_code, "INVALID_REQUEST")
@@ -124,6 +120,5 @@ def refusal(status_code: int, error: BaseException | None = None) -> tuple[int, 
 
 def install() -> None:
     """Let Hypercorn make its connections and streams of ours; it offers no setting for that."""
-    hypercorn.protocol.H11Protocol = EnvelopeProtocol  # type: ignore[attr-defined]
+    hypercorn.protocol.H11Protocol = EnvelopeProtocol  # type: ignore[attr-defined, assignment]
     hypercorn.protocol.h11.HTTPStream = EnvelopeStream  # type: ignore[attr-defined]
-    hypercorn.protocol.h2.HTTPStream = EnvelopeStream  # type: ignore[attr-defined]

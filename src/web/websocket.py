@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any, Final, Protocol
 
-import hypercorn.protocol.h2
 import hypercorn.protocol.h11
 import trio
 from hypercorn.protocol.events import Body, Data, EndBody, Event, Request, Response, StreamClosed
@@ -43,9 +42,7 @@ class Transport(Protocol):
 class ClientSocket(WSStream):
     """One WebSocket connection."""
 
-    transport: Transport | None = None
-    _direct: Transport | None = None
-    _kept: bytes = b""
+    transport: Transport
     silent_pings: int = 0
     """Pings sent since the client was last heard."""
     _answered: trio.Event
@@ -56,10 +53,7 @@ class ClientSocket(WSStream):
         if isinstance(event, Request):
             self._answered = trio.Event()
             event.state[SOCKET_STATE] = self
-            connection = event.state.get(CONNECTION_STATE)
-            # Over HTTP/2 several streams share a connection, and frames are not what goes out.
-            self._direct = connection if event.http_version == "1.1" else None
-            self.transport = connection
+            self.transport = event.state[CONNECTION_STATE]
         elif isinstance(event, Data):
             self.silent_pings = 0
             if self.app_put is not None and not self.handshake.accepted:
@@ -79,19 +73,11 @@ class ClientSocket(WSStream):
 
     def write_now(self, frames: bytes) -> bool:
         """Write frames without waiting; returns whether all of them are out. What is not goes out with ``drain``."""
-        if self._direct is not None:
-            return self.closed or self._direct.write_now(frames)
-        self._kept += frames
-        return False
+        return self.closed or self.transport.write_now(frames)
 
     async def drain(self) -> None:
         """Wait until the client has taken everything, or is gone."""
-        if self._direct is not None:
-            await self._direct.drain()
-            return
-        frames, self._kept = self._kept, b""
-        if not self.closed:
-            await self.send(Data(stream_id=self.stream_id, data=frames))
+        await self.transport.drain()
 
     async def ping(self) -> None:
         """Send a ping."""
@@ -100,8 +86,7 @@ class ClientSocket(WSStream):
 
     async def abort(self) -> None:
         """Drop the connection."""
-        if self.transport is not None:
-            await self.transport.abort()
+        await self.transport.abort()
 
     async def _send_error_response(self, status_code: int) -> None:
         status, headers, body = refusal(status_code)
@@ -165,4 +150,3 @@ class ClientSocket(WSStream):
 def install() -> None:
     """Let Hypercorn's protocols make their WebSocket streams of ours; it offers no setting for that."""
     hypercorn.protocol.h11.WSStream = ClientSocket  # type: ignore[attr-defined]
-    hypercorn.protocol.h2.WSStream = ClientSocket  # type: ignore[attr-defined]
