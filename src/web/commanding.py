@@ -25,13 +25,12 @@ from tradeengine.core.records import (
     trading_event_dtype,
 )
 from tradeengine.core.trading import Trading, previous_state, state_command, trading_after
-from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.web.errors import ApiError, reason_error
 from tradeengine.web.gateway import Records
 
 if TYPE_CHECKING:
     from tradeengine.core.symbols import SymbolSpec
-    from tradeengine.web.front import Front, Pages
+    from tradeengine.web.front import Front
 
 ABSENT_TIMEOUT_S: Final = 1.0
 """How long an answer is waited for while a matcher is known not to be there."""
@@ -86,23 +85,6 @@ def refuse_if_absent(front: Front, spec: SymbolSpec | None) -> None:
     concerned = absent if spec is None else absent & {spec.shard}
     if concerned:
         raise _not_ready(front, concerned, done=[])
-
-
-def trading_of(pages: Pages, symbol_id: int) -> Trading | None:
-    """Read in which state a symbol is, and why, as far as that is known; None: it is not listed, or cannot be read."""
-    try:
-        touch = pages.touch.read(symbol_id)
-        row = pages.trading_states.read(symbol_id)
-    except SeqlockBusy:
-        return None
-    if not touch["listed"]:
-        return None
-    state = TradingState(int(touch["trading_state"]))
-    if int(row["state"]) != state:
-        return Trading(state, -1, 0, None, None)
-    reason = row["reason"][: int(row["byte_count"])].tobytes().decode(errors="replace") or None
-    before_all = TradingState(int(row["before_all"])) if row["before_all"] else None
-    return Trading(state, int(row["sequence"]), int(row["timestamp_ns"]), reason, before_all)
 
 
 def _changed(event: np.void) -> Changed:

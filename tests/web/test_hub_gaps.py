@@ -67,7 +67,7 @@ class Stage:
     """A hub, one who listens to a channel of BTC/USDT, and the publisher's and matcher's ends in the test's hands."""
 
     def __init__(self, bench: Bench, listener: Listener) -> None:
-        self.hub = bench.front.hub
+        self.bench, self.hub = bench, bench.front.hub
         self.listener = listener
         self.depth, self.touch = bench.memory.tables["depth"], bench.memory.tables["touch"]
         self.feed_slots = bench.memory.rings["feed"].capacity
@@ -227,6 +227,16 @@ async def test_trading_state_that_was_lost_is_told() -> None:
         stage.show_state(30, TradingState.CANCEL_ONLY)
         stage.tell_gap()
         assert stage.scan() == [("cancel_only", 30)]
+
+
+async def test_state_is_told_with_its_reason() -> None:
+    """How a symbol is now says why, and since which event, whoever heard of that event: here nobody did."""
+    async with listening("status") as stage:
+        stage.bench.show_state(TradingState.HALTED, "a fire", 20)
+        stage.tell_gap()
+        stage.hub.scan()
+        (message,) = stage.listener.messages
+        assert (message["status"], message["reason"], message["sequence"]) == ("halted", "a fire", 20)
 
 
 async def test_table_that_is_behind_takes_no_state_back() -> None:

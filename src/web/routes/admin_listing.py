@@ -22,13 +22,14 @@ from tradeengine.web import commanding
 from tradeengine.web import schemas_trading as schemas
 from tradeengine.web.access import Access, caller
 from tradeengine.web.audit import audited
-from tradeengine.web.commanding import refuse_if_absent, trading_of
+from tradeengine.web.commanding import refuse_if_absent
 from tradeengine.web.dry_run import is_dry_run
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field
 from tradeengine.web.front import Front, current_front, read_json
 from tradeengine.web.openapi import describe
 from tradeengine.web.routes.market import symbol_view
+from tradeengine.web.trading_states import trading_of
 
 blueprint = Blueprint("admin_listing", __name__)
 _TAG: Final = "administration"

@@ -22,7 +22,7 @@ from tradeengine.web import commanding, placing
 from tradeengine.web import schemas_trading as schemas
 from tradeengine.web.access import Access, caller
 from tradeengine.web.audit import audited
-from tradeengine.web.commanding import Changed, refuse_if_absent, set_state, trading_of
+from tradeengine.web.commanding import Changed, refuse_if_absent, set_state
 from tradeengine.web.dry_run import is_dry_run
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError
@@ -31,6 +31,7 @@ from tradeengine.web.openapi import describe
 from tradeengine.web.reasons import checked_reason
 from tradeengine.web.routes.admin_users import known_account
 from tradeengine.web.schemas import LISTED_MAX
+from tradeengine.web.trading_states import trading_of
 
 blueprint = Blueprint("admin_trading", __name__)
 _TAG: Final = "administration"

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tradeengine.core.feed import FeedKind
 from tradeengine.core.messages import OrderbookSnapshot, TradingStatus
 from tradeengine.core.messages import encode as encode_told
-from tradeengine.core.records import TradingState
 from tradeengine.core.times import format_ms
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.web.streams.messages import TradesGap, encode
 from tradeengine.web.streams.wire import Message
+from tradeengine.web.trading_states import read_trading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,15 +69,18 @@ class Present:
         return Told(sequence, Message(encode_told(snapshot)))
 
     def _status(self, spec: SymbolSpec) -> Told:
-        touch = self._pages.touch.read(spec.symbol_id)
+        included = int(self._pages.touch.read(spec.symbol_id)["sequence"])
+        trading = read_trading(self._pages, spec.symbol_id)
+        # Of a state that the publisher has not shown yet neither the event nor the reason is known.
+        sequence = trading.sequence if trading and trading.sequence >= 0 else included
         status = TradingStatus(
             symbol=spec.name,
-            status=TradingState(int(touch["trading_state"])).name.lower() if touch["listed"] else "unlisted",
-            reason=None,
-            sequence=int(touch["sequence"]),
+            status=trading.state.name.lower() if trading else "unlisted",
+            reason=trading.reason if trading else None,
+            sequence=sequence,
             timestamp=_now(),
         )
-        return Told(status.sequence, Message(encode_told(status)))
+        return Told(sequence, Message(encode_told(status)))
 
     def _trades_gap(self, spec: SymbolSpec) -> Told:
         sequence = int(self._pages.touch.read(spec.symbol_id)["sequence"])
