@@ -309,6 +309,7 @@ def _start(wiring: Wiring, place: Place) -> MatcherDuty:
     commands = wiring.ring_reader(f"commands.{shard}")
     settled = settled_sequence(wiring, shard)
     outlet = EventOutlet(wiring.ring_writer(f"events.{shard}"), lambda: _wait_for_room(wiring))
+    crash_point("matcher.before_recovery")
     recovered = recover(place, settled, outlet, commands, wiring.metrics.heartbeat)
     tables = MatcherTables(
         recovered.matching.book,
@@ -316,6 +317,7 @@ def _start(wiring: Wiring, place: Place) -> MatcherDuty:
         wiring.table(f"levels.{shard}"),
         wiring.table(f"level_requests.{shard}"),
     )
+    crash_point("matcher.after_recovery")
     tables.write_all()
     wiring.metrics.set_state(0, "running")
     _report(wiring.metrics, recovered, settled)

@@ -28,6 +28,7 @@ from tradeengine.actors.publishing.ticker import MINUTE_NS, WINDOW_MINUTES, Tick
 from tradeengine.actors.publishing.trading_states import TradingStates
 from tradeengine.core.records import Side
 from tradeengine.core.tables import DEPTH_LEVELS_MAX
+from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.directory import read_directory
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.storage.history import StoredMinutes, read_minutes
@@ -153,6 +154,7 @@ class Publisher:
         for shard, follower in enumerate(self._followers):
             events_before, lapped_before = follower.event_count, follower.lapped_count
             step = follower.duty()
+            crash_point("publisher.after_follow")
             done += step
             self._metrics.count(follower.event_count - events_before, follower.lapped_count - lapped_before)
             if follower.lapped_count != lapped_before:
@@ -167,7 +169,9 @@ class Publisher:
         self._streams.show_candles(self._knows_past, now_ns)
         self._streams.read_demand(self._ticker_table.read)
         head = self._feed.head
+        crash_point("publisher.before_publish")
         self._metrics.told(self._streams.flush(), self._feed.head - head)
+        crash_point("publisher.after_publish")
         return done
 
     async def load_orders(self) -> None:

@@ -161,6 +161,7 @@ class RiskDuty:
         for reader, count in zip(self._rings.events, counts, strict=True):
             if count:
                 reader.advance(count)
+        crash_point("risk.after_fold_cursor")
         return sum(counts)
 
     def _fold_ring(self, reader: RingReader) -> int:
@@ -197,6 +198,7 @@ class RiskDuty:
             answers.head,
             min(answers.free(), len(self._answers)),
         )
+        crash_point("risk.before_publish")
         self._publish(answers, answered)
         trace("taken by risk", batch[:count])
         trace("answered by risk", self._answers[:answered])
@@ -316,11 +318,13 @@ def _recover(wiring: Wiring, rings: RiskRings) -> tuple[RiskState, Taken]:
     while True:
         risk = make_risk(limits_of(settings))
         try:
+            crash_point("risk.before_recovery")
             taken = restart(risk, rings, load, lambda: _matchers_ready(wiring, rings))
         except Lapped as lapped:
             # Settlement went on between our look at its cursor and the snapshot; the next snapshot is newer.
             logger.warning("recovery begins anew", reason=str(lapped))
             continue
+        crash_point("risk.after_recovery")
         logger.info("recovered", commands_passed_over=len(taken), duration_s=round(time.monotonic() - started_s, 3))
         return risk, taken
 

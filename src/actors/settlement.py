@@ -183,6 +183,7 @@ class SettlementDuty:
             settler.close()
             raise
         self._settler = settler
+        crash_point("settlement.after_connect")
         # Those of the present; the keeper makes them ahead, and what it did not make the settler does.
         settler.partitions.make_ahead(time.time_ns() // 1_000_000, months=0, days=0)
         self._enter(SettlementState.RUNNING, "")
@@ -206,6 +207,7 @@ class SettlementDuty:
         for shard, batch in batches.items():
             trace("settled", batch)
             self._readers[shard].advance(len(batch))
+        crash_point("settlement.after_advance")
         self._announce(settled)
         self._committed_at_s = began_s
         duration_s = time.monotonic() - began_s

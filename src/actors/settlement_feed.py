@@ -104,6 +104,7 @@ class Feed:
         commands["ingress_ring"] = self._ingress_number
         commands["ingress_sequence"] = self._ingress.head + np.arange(len(commands))
         commands["timestamp_ns"] = time.time_ns()
+        crash_point("settlement.before_feed")
         self._ingress.publish(commands.view(command_dtype))
         crash_point("settlement.after_feed")
 

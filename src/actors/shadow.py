@@ -20,6 +20,7 @@ from tradeengine.actors.matcher_events import ReplayDiffers
 from tradeengine.actors.matcher_recovery import check_opening, starting_point
 from tradeengine.actors.matching import KERNEL_VERSIONS_REPLAYED
 from tradeengine.core.book import dump, state_hash
+from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.meters import measured
 from tradeengine.storage.journal_format import JournalError
 from tradeengine.storage.journal_read import closed_segment, prune, read_segment
@@ -175,12 +176,14 @@ class ShardShadow:
     def _write_snapshot(self) -> None:
         started_ns = time.monotonic_ns()
         header = snapshot_header(self._matching, self._place, self._ring_sequence)
+        crash_point("shadow.before_snapshot")
         try:
             write_snapshot(self._place.snapshot_dir, header, dump(self._matching.book))
         except OSError as error:
             # The journal is the truth; the next try comes with the next interval.
             logger.warning("a snapshot could not be written", shard=header.shard, reason=str(error))
             return
+        crash_point("shadow.after_snapshot")
         self._snapshot_sequence = header.command_sequence
         page = self._metrics
         page.add(page.counter("snapshots"))
@@ -191,6 +194,7 @@ class ShardShadow:
         if not list_snapshots(self._place.snapshot_dir):
             return
         now_ns = time.time_ns()
+        crash_point("shadow.before_prune")
         needed = prune_snapshots(self._place.snapshot_dir, settled, self._keep_count, self._retain_s, now_ns)
         removed = prune(self._place.journal_dir, settled, needed, self._retain_s, now_ns)
         if removed:

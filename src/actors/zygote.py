@@ -29,7 +29,7 @@ from setproctitle import setproctitle
 
 from tradeengine.actors import run
 from tradeengine.actors.profiling import run_profiled
-from tradeengine.ipc.crashpoints import disarm
+from tradeengine.ipc.crashpoints import crash_point, disarm
 from tradeengine.ipc.handoff import EXIT_ORPHANED
 
 ORDER_BYTES_MAX: Final = 4096
@@ -103,6 +103,7 @@ class Zygote:
             return True
         # Nobody else reaps it, so until then the number means this process.
         process_fd = os.pidfd_open(pid)
+        crash_point("zygote.after_fork")
         os.close(line_fd)
         self._actors[process_fd] = order.number, pid
         self._poll.register(process_fd, select.POLLIN)

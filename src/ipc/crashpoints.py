@@ -1,6 +1,8 @@
 """Named points at which a test makes a process kill itself, as kill -9 would.
 
 ``TRADEENGINE_CRASH_AT=matcher.after_journal_write`` kills at the first pass of that point, ``…write:3`` at the third.
+``TRADEENGINE_CRASH_AT=@FILE`` kills whoever first passes the point that is named in FILE, each time that somebody puts
+such a file there; whoever dies renames it to ``FILE.PID`` before.
 The variable is read once, at import: unset, which is always so outside tests, ``crash_point`` is an empty function.
 A process dies by SIGKILL of itself: nothing is flushed, no handler runs, the supervisor sees what it would see.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -31,12 +34,14 @@ def _pass_by(name: str) -> None:
 
 
 def armed(setting: str) -> Callable[[str], None]:
-    """Crash points of one setting, ``name`` or ``name:pass``; an empty one gives the function that does nothing.
+    """Crash points of one setting: ``name``, ``name:pass`` or ``@file``; an empty one: the function that does nothing.
 
     Raises ValueError when the pass is not a number of at least 1.
     """
     if not setting:
         return _pass_by
+    if setting.startswith("@"):
+        return _armed_by_file(Path(setting[1:]))
     wanted, _, ordinal = setting.partition(":")
     passes_left = int(ordinal or "1")
     if passes_left < 1:
@@ -49,6 +54,19 @@ def armed(setting: str) -> Callable[[str], None]:
         passes_left -= 1
         if passes_left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    return crash_point
+
+
+def _armed_by_file(place: Path) -> Callable[[str], None]:
+    def crash_point(name: str) -> None:
+        try:
+            if place.read_text(encoding="ascii") == name:
+                # Of several who pass at once one finds it still there.
+                place.rename(f"{place}.{os.getpid()}")
+                os.kill(os.getpid(), signal.SIGKILL)
+        except FileNotFoundError:
+            return
 
     return crash_point
 

@@ -338,6 +338,7 @@ def _rewrite(segment: SegmentFile, end: SegmentEnd, settings: _Settings) -> int:
     copy = segment.path.with_suffix(REWRITE_SUFFIX)
     size = max(settings.segment_bytes, len(whole) + SEAL_BYTES)
     fd = create_file(settings.files, copy, [whole], size)
+    crash_point("journal.before_rewrite")
     rename_durably(settings.files, copy, segment.path)
     return fd
 

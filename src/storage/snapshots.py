@@ -18,6 +18,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.storage.journal_files import FileOperations, create_file, rename_durably
 from tradeengine.storage.journal_format import OtherFormat
 
@@ -113,6 +114,7 @@ def write_snapshot(
     path = directory / f"{header.command_sequence:020d}-{header.event_sequence:020d}{SUFFIX}"
     temporary = path.with_suffix(_TEMPORARY_SUFFIX)
     os.close(create_file(files, temporary, [_pack(header, payload), payload]))
+    crash_point("snapshot.before_rename")
     rename_durably(files, temporary, path)
     return path
 

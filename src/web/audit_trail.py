@@ -56,6 +56,7 @@ class AuditTrail:
     async def begin(self, entry: Entry) -> None:
         """Write down that an action begins. Raises ApiError AUDIT_UNAVAILABLE: then it must not be done."""
         assert entry.outcome is None
+        crash_point("front.before_audit_begin")
         try:
             await self._write(entry)
             crash_point("front.after_audit_begin")

@@ -24,10 +24,12 @@ import trio
 from quart import has_request_context
 
 from tradeengine.core.records import EventFlag, byte, event_dtype
+from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import Lapped, RingFull, RingWriter
 from tradeengine.ipc.ring_reader import RingReader
 from tradeengine.ipc.tracing import trace, traces
+from tradeengine.web.admission import waiting as waiting_for_others
 from tradeengine.web.envelope import request_id
 
 Records: TypeAlias = np.ndarray[Any, np.dtype[np.void]]
@@ -121,7 +123,7 @@ class Gateway:
         waiting = self.send(command, lambda _: finished.set(), timeout_s, parts)
         try:
             # Also without anyone who reads the rings a question ends.
-            with trio.move_on_after(timeout_s):
+            with trio.move_on_after(timeout_s), waiting_for_others():
                 await finished.wait()
         finally:
             self._give_up(int(command["ingress_sequence"][0]))
@@ -151,7 +153,7 @@ class Gateway:
                 except NoRoom:
                     asked.append(None)
                     done(None)
-            with trio.move_on_after(timeout_s):
+            with trio.move_on_after(timeout_s), waiting_for_others():
                 await finished.wait()
         finally:
             # A command that was not sent has the number of the next one that is.
@@ -170,10 +172,12 @@ class Gateway:
         sequence = self._commands.head
         command["ingress_ring"] = self._ingress_ring
         command["ingress_sequence"] = sequence
+        crash_point("front.before_send")
         try:
             self._commands.publish(command)
         except RingFull:
             raise NoRoom from None
+        crash_point("front.after_send")
         self._metrics.add(self._sent)
         self._metrics.add(self._out)
         if traces():
@@ -234,6 +238,7 @@ class Gateway:
                     del self._waiting[int(sequences[start])]
                     latency_us = (time.perf_counter_ns() - waiting.sent_ns) // 1000
                     self._metrics.record(self._latency_us, latency_us)
+                    crash_point("front.before_answer")
                     waiting.done(waiting)
 
     def _give_up(self, sequence: int) -> None:
