@@ -149,6 +149,8 @@ class RawTrades:
         self.seen: dict[str, int] = {}
         self.missing_through = -1
         """Trades up to this sequence may be missing, as the engine has said."""
+        self.spans: list[tuple[int, int, int]] = []
+        """Of each connection that told of any: first and last sequence, and up to where trades may be missing."""
         self.connections = 0
         self._url = url.replace("http", "ws", 1) + "/ws/stream"
         self._request = msgspec.json.encode({"op": "subscribe", "id": 1, "channels": [f"trades:{symbol}"]})
@@ -164,7 +166,7 @@ class RawTrades:
 
     async def _listen(self, socket: ClientConnection) -> None:
         await socket.send(self._request, text=True)
-        last_sequence = -1
+        first_sequence = last_sequence = missing_through = -1
         while True:
             message = msgspec.json.decode(await socket.recv())
             match message["type"]:
@@ -174,10 +176,16 @@ class RawTrades:
                     assert message["code"] == "ENGINE_OVERLOADED", message
                     await socket.send(self._request, text=True)
                 case "trades_gap":
-                    self.missing_through = max(self.missing_through, message["sequence"])
+                    missing_through = max(missing_through, message["sequence"])
+                    self.missing_through = max(self.missing_through, missing_through)
                 case "trade_executed":
                     assert message["sequence"] > last_sequence, "a trade twice, or out of order"
                     last_sequence = self.seen[message["trade_id"]] = message["sequence"]
+                    if first_sequence < 0:
+                        first_sequence = last_sequence
+                        self.spans.append((first_sequence, last_sequence, missing_through))
+            if first_sequence >= 0:
+                self.spans[-1] = (first_sequence, last_sequence, missing_through)
 
 
 class LossyStream(Stream):

@@ -91,6 +91,8 @@ def _audit_orders(connection: psycopg.Connection[Any], traders: list[Trader]) ->
         assert stored == told, "orders that were told of and orders that there are differ"
 
 
+LIMIT_CLAIM: Final = "a fill is worse than its order's limit"
+"""Holds where nobody amends a price after a fill."""
 LEDGER_CLAIMS: Final = {
     "a transaction's postings do not sum to zero per asset": """
         SELECT transaction_id, asset_id FROM postings GROUP BY 1, 2 HAVING sum(amount_units) <> 0""",
@@ -114,7 +116,7 @@ LEDGER_CLAIMS: Final = {
         WHERE t.id IS NULL OR p.transaction_id IS NULL""",
     "an order that has ended still holds money": """
         SELECT id FROM orders WHERE closed_at IS NOT NULL AND hold_units <> 0""",
-    "a fill is worse than its order's limit": """
+    LIMIT_CLAIM: """
         SELECT t.id FROM trades t JOIN orders o ON o.id IN (t.taker_order_id, t.maker_order_id)
         WHERE o.price_ticks > 0 AND (o.side = 'buy' AND t.price_ticks > o.price_ticks
                                   OR o.side = 'sell' AND t.price_ticks < o.price_ticks)""",
