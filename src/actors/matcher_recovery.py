@@ -190,8 +190,8 @@ def _check_snapshots(place: Place, journal: Journal) -> None:
             raise RecoveryRefused(
                 f"{journal.directory} ends before command {journal.next_command_sequence}, but the snapshot {path} was "
                 f"made of commands up to {command_sequence}: the journal is an older copy, or was lost. Remedy: put "
-                "the journal that belongs to this snapshot there; if it is lost, `tradeengine restore` a backup into a new "
-                "database and a new data directory"
+                "the journal that belongs to this snapshot there; if it is lost, `tradeengine restore` a backup into "
+                "a new database and a new data directory"
             )
 
 

@@ -26,6 +26,8 @@ from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.storage.directory import Directory, SymbolRow, load_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from tradeengine.core.symbols import SymbolSpec
     from tradeengine.ipc.wiring import Wiring
 
@@ -63,9 +65,12 @@ class Operator:
         if listed >= 0:
             self._metrics.set(self._metrics.gauge("symbols_listed"), listed)
 
-    async def list_pending(self) -> None:
-        """List every symbol that is pending, and wait until the matchers confirm. Raises ListingRefusedError."""
-        pending = [row for row in self._directory.symbols.values() if not row.listed]
+    async def list_pending(self, fenced: AbstractSet[int] = frozenset()) -> None:
+        """List every symbol that is pending, and wait until the matchers confirm. Raises ListingRefusedError.
+
+        fenced: shards whose symbols stay pending, until a start finds their matchers well.
+        """
+        pending = [row for row in self._directory.symbols.values() if not row.listed and row.spec.shard not in fenced]
         if not pending:
             return
         for reader in self._readers:

@@ -21,7 +21,7 @@ from tradeengine.settings_files import load_seeds
 from tradeengine.storage.connections import UnfitDatabaseError, check_server_fits
 from tradeengine.storage.directory import Directory, DirectoryFullError, load_directory, seed_directory
 from tradeengine.storage.journal_format import JournalError
-from tradeengine.storage.journal_read import journal_end
+from tradeengine.storage.journal_read import JournalEnd, journal_end
 from tradeengine.storage.migrate import MigrationError, migrate
 from tradeengine.storage.outbox import WalletKindError, keep_kind
 from tradeengine.storage.recovery import settled_cursors
@@ -142,13 +142,30 @@ def _tell_idle_shards(directory: Directory, shards: int) -> None:
 def _first_sequences(settings: Settings, cursors: dict[int, int], ingress_rings: tuple[str, ...]) -> dict[str, int]:
     first = {"events.risk": cursors.get(RISK_SHARD, 0)}
     newest_ns = time.time_ns()
+    ends = _journal_ends(settings)
     for shard in range(settings.engine.shards):
-        try:
-            end = journal_end(settings.journal_dir(shard))
-        except JournalError as error:
-            raise StartError(str(error)) from None
+        end = ends.get(shard, JournalEnd(0, 0, 0, 0))
         first[f"events.{shard}"] = cursors.get(shard, 0)
         first[f"commands.{shard}"] = end.next_ring_sequence
         newest_ns = max(newest_ns, end.last_timestamp_ns + 1)
     # (ingress ring, ingress sequence) names a command over all starts, so a start goes on above every number before it.
     return first | dict.fromkeys(ingress_rings, newest_ns)
+
+
+def _journal_ends(settings: Settings) -> dict[int, JournalEnd]:
+    """Look where each shard's journal ends; one that cannot be read is left out, and its matcher will say the same.
+
+    Raises StartError when no journal can be read: there is nothing to trade with.
+    """
+    ends: dict[int, JournalEnd] = {}
+    troubles: dict[int, str] = {}
+    for shard in range(settings.engine.shards):
+        try:
+            ends[shard] = journal_end(settings.journal_dir(shard))
+        except (JournalError, OSError) as error:
+            troubles[shard] = str(error)
+    if not ends:
+        raise StartError(troubles[0])
+    for shard, reason in troubles.items():
+        logger.error("a journal cannot be used; its shard is fenced and the others go on", shard=shard, reason=reason)
+    return ends

@@ -30,6 +30,7 @@ from tradeengine.core.records import Side
 from tradeengine.core.tables import DEPTH_LEVELS_MAX
 from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.directory import read_directory
+from tradeengine.ipc.fences import Fences
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.storage.history import StoredMinutes, read_minutes
 from tradeengine.storage.private import LiveOrders, read_live_orders
@@ -84,6 +85,7 @@ class Publisher:
     def __init__(self, wiring: Wiring) -> None:
         settings = wiring.settings
         self._wiring = wiring
+        self._fences = Fences(wiring.table("actors"))
         self._tickers = Tickers(settings.limits.symbols_max)
         self._specs: dict[int, SymbolSpec] = {}
         self._trading_states = TradingStates(wiring.table("trading_states"))
@@ -123,7 +125,7 @@ class Publisher:
         """Whether the pages say all that they should; the past of tickers only where the database gives it in time."""
         if not self.complete or any(follower.changed for follower in self._followers):
             return False
-        if not any(follower.history_wanted for follower in self._followers):
+        if not any(follower.history_wanted and follower.complete for follower in self._followers):
             return True
         if self._complete_s is None:
             self._complete_s = time.monotonic()
@@ -131,19 +133,25 @@ class Publisher:
 
     @property
     def complete(self) -> bool:
-        """Whether every book of every listed symbol is known."""
-        return self._directory_version >= 0 and all(follower.complete for follower in self._followers)
+        """Whether every book of every listed symbol is known that trades."""
+        return self._directory_version >= 0 and self._followers_complete
+
+    @property
+    def _followers_complete(self) -> bool:
+        """Whether all that are not fenced know their books: a fenced matcher answers nobody, and trades nothing."""
+        fenced = self._fences.shards()
+        return all(follower.complete or shard in fenced for shard, follower in enumerate(self._followers))
 
     def timeout_s(self) -> float:
         """Give the longest sleep: until tickers are due, or a matcher's answer is worth another look."""
-        if not all(follower.complete for follower in self._followers):
+        if not self._followers_complete:
             return ANSWER_TIMEOUT_S
         until_tickers_ns = self._tickers_shown_ns + self._ticker_interval_ns - time.time_ns()
         return max(min(until_tickers_ns / 10**9, self._wiring.settings.wait.timeout_ms / 1000), 0.001)
 
     def pause_s(self) -> float:
         """Give how long to let events gather: as long as a row stays as it is, or not at all when far behind."""
-        behind = any(follower.lag > PAUSE_LAG_MAX or not follower.complete for follower in self._followers)
+        behind = any(follower.lag > PAUSE_LAG_MAX for follower in self._followers) or not self._followers_complete
         return 0.0 if behind else self._depth_interval_ns / 10**9
 
     def duty(self) -> int:

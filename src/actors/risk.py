@@ -46,6 +46,7 @@ from tradeengine.core.risk import (
 from tradeengine.core.risk_state import SETTING_VERSION
 from tradeengine.core.tables import ActorState
 from tradeengine.ipc.crashpoints import crash_point
+from tradeengine.ipc.fences import FENCING, Fences
 from tradeengine.ipc.ring_reader import Lapped, RingDamaged, RingWatch
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.ipc.tracing import trace
@@ -84,6 +85,7 @@ def main(wiring: Wiring) -> None:
         wiring.settings.data_dir,
         wiring.settings.journal.free_disk_bytes_min,
         [writer.ring for writer in rings.commands],
+        Fences(wiring.table("actors")).shards,
     )
     tables = RiskTables(risk, wiring.table("balances"), wiring.table("accounts"), wiring.table("touch"))
     tables.repair()
@@ -339,7 +341,7 @@ def _wait_for_database(wiring: Wiring) -> None:
 
 
 def _matchers_ready(wiring: Wiring, rings: RiskRings) -> bool:
-    """Whether each matcher whose command ring is still unused has replayed its journal; pauses when not.
+    """Whether each matcher whose command ring is still unused has replayed its journal, or is given up; pauses if not.
 
     A used command ring says that risk has worked in this engine before, so the matcher had replayed. What it has not
     published since is in the command ring.
@@ -347,7 +349,7 @@ def _matchers_ready(wiring: Wiring, rings: RiskRings) -> bool:
     unused = [shard for shard, writer in enumerate(rings.commands) if writer.head == writer.ring.first_sequence]
     actors = wiring.table("actors").read_rows(range(wiring.table("actors").rows))
     states = {row["name"].decode(): int(row["state"]) for row in actors}
-    if wiring.stopping() or all(states.get(f"matcher-{shard}") == ActorState.READY for shard in unused):
+    if wiring.stopping() or all(states.get(f"matcher-{shard}") in {ActorState.READY, *FENCING} for shard in unused):
         return True
     wiring.metrics.heartbeat()
     wiring.doorbell.wait(_MATCHERS_PAUSE_S, RingWatch(rings.events))

@@ -5,6 +5,7 @@ part of the event ring is left, so that what has been let in before always finds
 administrators ask for pass until half of that is left. Commands on their way count as the event that each will give at
 least: otherwise a queue of them could fill the ring, and whatever came next would stand behind it. Below a low-water
 mark of free disk new orders are refused too, and cancels are not.
+A shard that is fenced gets nothing that is for it alone, but from administrators: what they ask for waits for it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tradeengine.core.risk import FOR_ADMINISTRATORS, FOR_CANCELS, FOR_ORDERS, O
 from tradeengine.ipc.atomics import load_word
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from tradeengine.ipc.ring import Ring
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _DISK_INTERVAL_S: Final = 1.0
 _BACKLOG: Final = int(Reason.SETTLEMENT_BACKLOG)
 _OVERLOADED: Final = int(Reason.ENGINE_OVERLOADED)
+_FENCED: Final = int(Reason.SHARD_FENCED)
 
 
 class Gates:
@@ -39,8 +41,9 @@ class Gates:
         directory: Path,
         free_bytes_min: int,
         command_rings: Sequence[Ring],
+        fenced: Callable[[], frozenset[int]] = frozenset,
     ) -> None:
-        """event_rings, command_rings: by shard. backlog_max: unsettled events of a shard."""
+        """event_rings, command_rings: by shard. backlog_max: unsettled events of a shard. fenced: says which shards."""
         self._outbox = outbox
         self._rings = tuple(event_rings)  # kept, because what follows are addresses in their memory
         self._command_rings = tuple(command_rings)
@@ -54,6 +57,7 @@ class Gates:
         self._free_bytes_min = free_bytes_min
         self._looked_s = -_DISK_INTERVAL_S
         self._disk_low = False
+        self._fenced = fenced
 
     def look(self) -> None:
         """Set every gate anew."""
@@ -69,11 +73,16 @@ class Gates:
             gates[shard, FOR_ORDERS] = _BACKLOG if too_many else closed
             gates[shard, FOR_CANCELS] = _BACKLOG if filled > cancels_max else 0
             gates[shard, FOR_ADMINISTRATORS] = _BACKLOG if filled > administrators_max else 0
+        for shard in self._fenced():
+            gates[shard, FOR_ORDERS] = gates[shard, FOR_CANCELS] = _FENCED
+            # What is for all shards passes over this one when its ring is full; its gate holds up nobody else.
+            gates[shard, FOR_ADMINISTRATORS] = 0
 
     @property
     def accepting(self) -> bool:
-        """Whether every shard takes new orders."""
-        return not self._outbox.gates[:, FOR_ORDERS].any()
+        """Whether every shard that is not fenced takes new orders, and there is one."""
+        gates = self._outbox.gates[:, FOR_ORDERS]
+        return not gates[gates != _FENCED].any() and bool((gates != _FENCED).any())
 
     def _look_at_disk(self) -> None:
         now_s = time.monotonic()

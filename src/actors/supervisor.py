@@ -63,6 +63,9 @@ DRAIN_INTERVAL_S: Final = 0.01
 KILL_AFTER_LATE_FACTOR: Final = 3
 """A heartbeat so many times later than allowed: the actor hangs, and is killed."""
 
+LOST: Final = frozenset({ActorState.BLOCKED, ActorState.FAILED})
+"""States that no actor leaves by itself, but for those who wait for a database or a wallet."""
+
 logger = structlog.get_logger()
 
 
@@ -203,7 +206,7 @@ class Supervisor:
         self.lookout = Lookout(self._measure_self(self.memory.metrics[OPERATOR]), self.settings, self.roster.processes)
         self._handoff_possible.set()
         await self._until_ready({"risk", "matcher", "settlement"})
-        await self.operator.list_pending()
+        await self.operator.list_pending({child.actor.index for child in self._fenced()})
         await trio.to_thread.run_sync(fund_demo_accounts, self.settings, dsn)
         await self._until_ready({child.actor.role for child in self.children.values()} - BACKGROUND_ROLES.keys())
         host, port = self.listener.getsockname()[:2]
@@ -236,18 +239,36 @@ class Supervisor:
                 task_status.started()
 
     async def _until_ready(self, roles: AbstractSet[str]) -> None:
-        """Wait until every actor of these roles is ready. Raises StartError when one says that it cannot."""
+        """Wait until every actor of these roles is ready, or fenced. Raises StartError when one says that it cannot."""
         while True:
             news = self._news
+            self._refuse_hopeless()
             waited_for = [child for child in self.children.values() if child.actor.role in roles]
-            for child in self.children.values():
-                hopeless = child.failed_at_start or child.state in {ActorState.FAILED, ActorState.BLOCKED}
-                # Without a keeper everything works for weeks, and without a wallet orders are matched.
-                if hopeless and not child.was_ready and child.actor.role not in {"keeper", "wallet"}:
-                    raise StartError(f"{child.actor.name} cannot start: {child.message}")
-            if all(child.was_ready for child in waited_for):
+            fenced = {child.actor.name for child in self._fenced()}
+            if all(child.was_ready or child.actor.name in fenced for child in waited_for):
                 return
             await news.wait()
+
+    def _refuse_hopeless(self) -> None:
+        """Raise StartError when an actor cannot start without which the engine is none."""
+        hopeless = [
+            child
+            for child in self.children.values()
+            if not child.was_ready and (child.failed_at_start or child.state in LOST)
+        ]
+        matchers = [child.actor.name for child in self.children.values() if child.actor.role == "matcher"]
+        # Without a keeper everything works for weeks, and without a wallet orders are matched.
+        spared = {"keeper", "wallet"}
+        if not {child.actor.name for child in hopeless} >= set(matchers):
+            # The other shards trade. A matcher that failed is tried again, up to the bound; then it is fenced, too.
+            spared.add("matcher")
+        for child in hopeless:
+            if child.actor.role not in spared:
+                raise StartError(f"{child.actor.name} cannot start: {child.message}")
+
+    def _fenced(self) -> list[Child]:
+        """Give the matchers that are given up until somebody has mended what is wrong."""
+        return [child for child in self.children.values() if child.actor.role == "matcher" and child.state in LOST]
 
     async def _obey_signals(self, task_status: trio.TaskStatus[None]) -> None:
         """Stop at the first SIGINT or SIGTERM; interrupt the start at once, and at a second one the stop too."""
@@ -272,14 +293,18 @@ class Supervisor:
     def _drained(self) -> bool:
         """Whether no gating reader has anything before it; looked at in the order in which records travel."""
         assert self.memory is not None
+        fenced = {child.actor.name for child in self._fenced()}
         return all(
-            reader.lag == 0 for ring in self.memory.ring_statistics() for reader in ring.readers if reader.gating
+            reader.lag == 0
+            for ring in self.memory.ring_statistics()
+            for reader in ring.readers
+            if reader.gating and reader.name not in fenced
         )
 
     def _drain_is_hopeless(self) -> bool:
-        needed = {"risk", "matcher", "settlement"}
-        lost = {ActorState.FAILED, ActorState.BLOCKED}
-        return any(child.actor.role in needed and child.state in lost for child in self.children.values())
+        return any(
+            child.actor.role in {"risk", "settlement"} and child.state in LOST for child in self.children.values()
+        )
 
     async def _end(self) -> None:
         """End whatever still runs, the embedded database last."""

@@ -217,6 +217,8 @@ class Reason(IntEnum):
     SYMBOL_EXISTS = 53
     TWO_FACTOR_REQUIRED = 54
     ACCOUNT_SUSPENDED = 55
+    SHARD_FENCED = 56
+    """The symbol's shard cannot be recovered; somebody has to mend it."""
 
 
 class LimitKind(IntEnum):

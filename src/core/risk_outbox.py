@@ -80,6 +80,7 @@ FUNDING_REFUSED: Final = -1000
 """Less the reason."""
 
 _OVERLOADED: Final = int(Reason.ENGINE_OVERLOADED)
+_FENCED: Final = int(Reason.SHARD_FENCED)
 _LIMIT_EXCEEDED: Final = int(Reason.LIMIT_EXCEEDED)
 _TWO_FACTOR_REQUIRED: Final = int(Reason.TWO_FACTOR_REQUIRED)
 _KIND_REFUSED: Final = int(EventKind.REFUSED)
@@ -138,16 +139,34 @@ def forward(outbox: Outbox, command: Int64Array, shard: int) -> None:
 
 @kernel
 def forward_to_all(risk: RiskState, outbox: Outbox, command: Int64Array, purpose: int, taken: int) -> int:
-    """Forward to every shard, or refuse. taken: a bit for each shard that has it already, from before a restart."""
+    """Forward to every shard, or refuse. taken: a bit for each shard that has it already, from before a restart.
+
+    A shard that is fenced gets it as long as its ring has room, and holds nobody up when it has none.
+    """
     shards = risk.scalars[SHARD_COUNT]
+    fenced_count = 0
     for shard in range(shards):
-        reason = 0 if taken >> shard & 1 else check_room(outbox, shard, purpose)
+        if taken >> shard & 1:
+            continue
+        if is_fenced(outbox, shard):
+            fenced_count += 1
+            continue
+        reason = check_room(outbox, shard, purpose)
         if reason:
             return reason
+    if fenced_count == shards:
+        return _FENCED
     for shard in range(shards):
-        if not taken >> shard & 1:
+        has_room = not is_fenced(outbox, shard) or outbox.counts[shard] < outbox.rooms[shard, purpose]
+        if not taken >> shard & 1 and has_room:
             forward(outbox, command, shard)
     return DONE
+
+
+@leaf
+def is_fenced(outbox: Outbox, shard: int) -> bool:
+    """Whether a shard takes nothing until somebody has mended it."""
+    return outbox.gates[shard, FOR_ORDERS] == _FENCED  # type: ignore[no-any-return]
 
 
 @leaf

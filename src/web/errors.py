@@ -135,6 +135,10 @@ _REASON_ERRORS: Final[dict[Reason, tuple[str, str]]] = {
         "An order of this size needs a token from a sign-in with a second factor.",
     ),
     Reason.ACCOUNT_SUSPENDED: ("ACCOUNT_SUSPENDED", "This account is suspended; orders can only be cancelled."),
+    Reason.SHARD_FENCED: (
+        "NOT_READY",
+        "This symbol does not trade until an operator has mended its part of the engine. Nothing was done.",
+    ),
 }
 
 

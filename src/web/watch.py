@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from tradeengine.core.tables import SILENCE_MS_MAX, ActorState
+from tradeengine.ipc.fences import Fences
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import Ring
 from tradeengine.ipc.seqlock import SeqlockBusy, SeqlockTable
@@ -51,6 +52,7 @@ class Watch:
         rings: Mapping[str, Ring],
     ) -> None:
         self._actors = actors
+        self.fences = Fences(actors)
         self._settled = settled
         self._backlog_events_max = backlog_events_max
         self.pages = pages

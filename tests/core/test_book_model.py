@@ -80,7 +80,7 @@ def test_streams_reach_every_ending() -> None:
     of_risk = {
         *(Reason.CLIENT_ORDER_ID_REUSED, Reason.LIMIT_EXCEEDED, Reason.ENGINE_OVERLOADED),
         *(Reason.SETTLEMENT_BACKLOG, Reason.DEADLINE_PASSED),
-        *(Reason.TWO_FACTOR_REQUIRED, Reason.ACCOUNT_SUSPENDED),
+        *(Reason.TWO_FACTOR_REQUIRED, Reason.ACCOUNT_SUSPENDED, Reason.SHARD_FENCED),
     }
     assert {reason for _, reason in seen} == set(Reason) - of_risk - {Reason.SYMBOL_EXISTS}
 

@@ -20,6 +20,7 @@ from tradeengine.web.access import Access, caller_if_named, refuse_suspended, re
 from tradeengine.web.caching import success_until
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError, invalid_field, overloaded
+from tradeengine.web.fences import refuse_if_fenced
 from tradeengine.web.front import Front, current_front, read_page
 from tradeengine.web.openapi import describe
 from tradeengine.web.paging import decode_cursor, encode_cursor, parse_id
@@ -56,6 +57,7 @@ async def show_order_book(symbol: str) -> Response:
     front = current_front()
     query = read_query(request.args, schemas.DepthQuery)
     spec = front.symbol(symbol)
+    refuse_if_fenced(front, spec)
     try:
         sequence, timestamp_ns, bids, asks = read_depth(front.pages.depth, spec.symbol_id, query.depth)
     except SeqlockBusy:
@@ -77,6 +79,7 @@ async def show_ticker(symbol: str) -> Response:
     """Show best bid and ask, the last trade, and the last 24 hours."""
     front = current_front()
     spec = front.symbol(symbol)
+    refuse_if_fenced(front, spec)
     return success(_ticker_view(spec, read_page(front.pages.tickers, spec.symbol_id)))
 
 
@@ -146,6 +149,8 @@ def _next_cursor(found: list[TradeRow], limit: int) -> str | None:
 
 
 def _status(front: Front, spec: SymbolSpec) -> Literal["open", "cancel_only", "halted", "unlisted"]:
+    if spec.shard in front.watch.fences.shards():
+        return "halted"
     touch = read_page(front.pages.touch, spec.symbol_id)
     if not touch["listed"]:
         return "unlisted"

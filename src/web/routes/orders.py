@@ -12,6 +12,7 @@ from tradeengine.web import batches, placing, schemas, schemas_orders, trading
 from tradeengine.web.access import Access, caller
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import reason_error
+from tradeengine.web.fences import parts_of_all, refuse_if_partly_done
 from tradeengine.web.front import Front, current_front, read_json, read_json_value
 from tradeengine.web.openapi import describe
 from tradeengine.web.paging import decode_cursor, encode_cursor, parse_client_order_id, parse_id
@@ -108,8 +109,11 @@ async def cancel_all_after() -> Response:
     account_id = await front.account_id(caller().name)
     wanted = await read_json(schemas_orders.CancelAllAfter)
     command = placing.timer_command(account_id, wanted.timeout_ms, time.time_ns(), front.command_timeout_ms)
-    events = await front.ask(command, parts=front.shard_count)
-    return success(trading.timer_set(wanted.timeout_ms, events).data)
+    parts, fenced = parts_of_all(front)
+    events = await front.ask(command, parts=parts)
+    timer = trading.timer_set(wanted.timeout_ms, events).data
+    refuse_if_partly_done(front, fenced)
+    return success(timer)
 
 
 @blueprint.post("/orders/test")
@@ -216,16 +220,15 @@ async def cancel_all_orders() -> Response:
     query = read_query(request.args, schemas.CancelQuery)
     spec = front.symbol(query.symbol) if query.symbol else None
     command = placing.cancel_all_command(account_id, spec, time.time_ns(), front.command_timeout_ms)
-    events = await front.ask(command, parts=1 if spec else front.shard_count)
+    parts, fenced = (1, frozenset[int]()) if spec else parts_of_all(front)
+    events = await front.ask(command, parts=parts)
     if events[0]["kind"] == EventKind.REFUSED:
         raise reason_error(Reason(events[0]["reason"]))
     ended = np.sort(events["order_id"][events["kind"] == EventKind.CANCELLED])
     cancelled = int(events["quantity_lots"][events["kind"] == EventKind.CANCELLED_ALL].sum())
-    return success(
-        schemas.CancelledOrders(
-            cancelled=cancelled, total=cancelled, orders=[str(order_id) for order_id in ended[: schemas.LISTED_MAX]]
-        )
-    )
+    shown = [str(order_id) for order_id in ended[: schemas.LISTED_MAX]]
+    refuse_if_partly_done(front, fenced, cancelled=cancelled, orders=shown)
+    return success(schemas.CancelledOrders(cancelled=cancelled, total=cancelled, orders=shown))
 
 
 async def _answer_change(

@@ -21,6 +21,7 @@ from tradeengine.core.times import format_ms
 from tradeengine.web import placing, schemas, trading
 from tradeengine.web.access import Access, refuse_unless
 from tradeengine.web.errors import ApiError, invalid_field, overloaded
+from tradeengine.web.fences import parts_of_all, refuse_if_partly_done
 from tradeengine.web.front import ANSWER_GRACE_S
 from tradeengine.web.gateway import NoRoom, OutcomeUnknown, Waiting
 from tradeengine.web.paging import parse_id
@@ -273,10 +274,14 @@ class Operations:
         timeout_ms = read_body(raw, CancelAllAfter).timeout_ms
         command = placing.timer_command(caller.account_id, timeout_ms, time.time_ns(), self._front.command_timeout_ms)
 
-        def answer(events: Records) -> trading.TimerOutcome:
-            return trading.timer_set(timeout_ms, events)
+        parts, fenced = parts_of_all(self._front)
 
-        self._send(session, request_id, command, answer, None, {}, parts=self._front.shard_count)
+        def answer(events: Records) -> trading.TimerOutcome:
+            outcome = trading.timer_set(timeout_ms, events)
+            refuse_if_partly_done(self._front, fenced)
+            return outcome
+
+        self._send(session, request_id, command, answer, None, {}, parts=parts)
 
     def _send_change(
         self,
