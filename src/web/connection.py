@@ -10,7 +10,7 @@ A client that goes away while its command is on the way changes nothing: the wai
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 import trio
 from quart import Response
@@ -18,6 +18,8 @@ from quart.utils import encode_headers
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
+
+from tradeengine.web.errors import ApiError, overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 BODY_TIMEOUT_S: Final = 20
 DISCARD_BYTES_MAX: Final = 1 << 24
+BODY_BYTES_FREE: Final = 1 << 14
+"""So much of each body is taken, however many come at once: more than any single order has."""
+BODIES_BYTES_MAX: Final = 1 << 26
+"""What bodies that are on their way, or being answered, hold beyond that, all together in one process."""
 LENGTH_DIGITS_MAX: Final = 20
 """As many as the server takes."""
 
@@ -51,28 +57,55 @@ class FrontRequest(TrioRequest):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._whole_body = b""
-        self._fault: HTTPException | None = None
+        self._fault: HTTPException | ApiError | None = None
 
     def keep_body(self, body: bytes) -> None:
         """Take the whole body."""
         self._whole_body = body
 
-    def fail_body(self, fault: HTTPException) -> None:
+    def fail_body(self, fault: HTTPException | ApiError) -> None:
         """Take what shall be raised where the body is asked for."""
         self._fault = fault
 
     def whole_body(self) -> bytes:
-        """Give the body. Raises RequestEntityTooLarge and RequestTimeout."""
+        """Give the body. Raises RequestEntityTooLarge, RequestTimeout, ApiError ENGINE_OVERLOADED."""
         if self._fault is not None:
             raise self._fault
         return self._whole_body
 
 
+class BodyRoom:
+    """Memory for bodies that all requests of a process share: who connects often, and never finishes, gets no more."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._free_bytes = bytes_max
+
+    def take(self, byte_count: int) -> bool:
+        """Take room; returns whether there was any."""
+        if byte_count > self._free_bytes:
+            return False
+        self._free_bytes -= byte_count
+        return True
+
+    def give_back(self, byte_count: int) -> None:
+        """Give room back that was taken."""
+        self._free_bytes += byte_count
+
+
 class HttpConnection(TrioASGIHTTPConnection):
     """One request and its answer."""
 
+    room: ClassVar[BodyRoom] = BodyRoom(BODIES_BYTES_MAX)
+    _held_bytes: int = 0
+
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Read, let the handler answer, send."""
+        try:
+            await self._serve(receive, send)
+        finally:
+            self.room.give_back(self._held_bytes)
+
+    async def _serve(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         request = cast(FrontRequest, self._create_request_from_scope(send))
         end = await self._read_body(request, receive)
         if end is BodyEnd.GONE:
@@ -106,6 +139,9 @@ class HttpConnection(TrioASGIHTTPConnection):
                 part = message.get("body", b"")
                 byte_count += len(part)
                 if byte_count <= maximum:
+                    if not self._hold(byte_count):
+                        request.fail_body(overloaded())
+                        return BodyEnd.CUT
                     body += part
                 if not message.get("more_body", False):
                     if byte_count <= maximum:
@@ -115,6 +151,14 @@ class HttpConnection(TrioASGIHTTPConnection):
                     return BodyEnd.WHOLE
         request.fail_body(RequestEntityTooLarge() if byte_count > maximum else RequestTimeout())
         return BodyEnd.CUT
+
+    def _hold(self, byte_count: int) -> bool:
+        """Take room for so much of this body in all; returns whether there was any."""
+        more_bytes = max(0, byte_count - BODY_BYTES_FREE) - self._held_bytes
+        if not self.room.take(more_bytes):
+            return False
+        self._held_bytes += more_bytes
+        return True
 
     async def _answer(self, request: FrontRequest, send: ASGISendCallable) -> None:
         response = cast(Response, await self.app.handle_request(request))

@@ -8,14 +8,18 @@ It refuses to know which fields a body should have.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final, NoReturn
 
 from tradeengine.web.errors import ApiError, invalid_field
 
 NESTING_MAX: Final = 32
+PARTS_MAX: Final = 1024
+"""Lists and objects in one body: several times what a batch has. Each costs time, and all requests share one loop."""
 NAME_CHARACTERS_MAX: Final = 64
 FIELDS_MAX: Final = 64
 """Of one object: several times what any body of ours has."""
+_BRACKET: Final = re.compile(r"[\[\]{}]")
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -55,16 +59,16 @@ def printable(name: str) -> str:
 
 def _check_nesting(text: str) -> None:
     """Count brackets without regard to strings: a body of ours needs two, so a false alarm takes malice."""
-    if text.count("[") + text.count("{") <= NESTING_MAX:
+    bracket_count = sum(map(text.count, "[]{}"))
+    if bracket_count <= NESTING_MAX:
         return
+    if bracket_count > 2 * PARTS_MAX:
+        raise _malformed(f"The body holds more than {PARTS_MAX} lists and objects.", maximum=PARTS_MAX)
     depth = 0
-    for character in text:
-        if character in "[{":
-            depth += 1
-            if depth > NESTING_MAX:
-                raise _malformed(f"The body is nested deeper than {NESTING_MAX} levels.", maximum=NESTING_MAX)
-        elif character in "]}":
-            depth -= 1
+    for bracket in _BRACKET.finditer(text):
+        depth += 1 if bracket[0] in "[{" else -1
+        if depth > NESTING_MAX:
+            raise _malformed(f"The body is nested deeper than {NESTING_MAX} levels.", maximum=NESTING_MAX)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
