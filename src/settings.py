@@ -47,6 +47,7 @@ class Http(Section, frozen=True):
     port: Annotated[int, Meta(ge=0, le=65535)]
     backlog: Annotated[int, Meta(ge=1, le=65535)]
     body_bytes_max: Annotated[int, Meta(ge=1024)]
+    work_requests_max: Annotated[int, Meta(ge=16, le=65_536)]
     command_timeout_ms: Annotated[int, Meta(ge=1, le=600_000)]
     barrier_timeout_ms: Annotated[int, Meta(ge=1, le=600_000)]
     stop_timeout_s: Seconds

@@ -150,7 +150,7 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
         counters=(
             *EVERYWHERE,
             *("requests", "errors", "orders_sent", "outcomes_unknown", "lapped", "rate_limited"),
-            *("connections_opened", "connections_refused", "requests_malformed"),
+            *("connections_opened", "connections_refused", "requests_malformed", "requests_shed"),
             *("pool_connects", "pool_failures"),
             *("audit_rows", "audit_failures"),
             *("stream_messages", "stream_snapshots", "stream_lapped", "stream_opened", "stream_merges"),
@@ -159,7 +159,8 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
         ),
         gauges=(
             TASKS,
-            *("in_flight", "connections", "stream_clients", "stream_channels", "stream_waiting_bytes"),
+            *("in_flight", "requests_in_work", "connections"),
+            *("stream_clients", "stream_channels", "stream_waiting_bytes"),
             *("pool_size", "pool_in_use", "pool_waiting"),
             "audit_waiting_bytes",
         ),

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from ipaddress import IPv6Address, ip_network
 from typing import Final
 
 _HOST: Final = re.compile(
     r"(?P<name>[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]{2,45}\])?(:[0-9]{0,5})?", re.ASCII
 )
 HOST_CHARACTERS_MAX: Final = 253
+_IPV6_BITS: Final = 64
+"""A household or a server has so many bits of an IPv6 address to choose from."""
 
 
 def is_host(text: str) -> bool:
@@ -34,3 +37,16 @@ def client_address(peer: str, forwarded_for: str, trusted_proxies: Collection[st
             break
         address = hop
     return address
+
+
+def network_of(address: str) -> str:
+    """Name whom an address belongs to: itself, or the network of an IPv6 address."""
+    if ":" not in address:
+        return address
+    try:
+        known = IPv6Address(address)
+    except ValueError:
+        return address
+    if known.ipv4_mapped is not None:
+        return str(known.ipv4_mapped)
+    return str(ip_network((int(known), _IPV6_BITS), strict=False))

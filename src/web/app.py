@@ -12,7 +12,8 @@ from quart_trio import QuartTrio
 
 from tradeengine.web import access, audit, caching, faults, openapi
 from tradeengine.web.address import is_host
-from tradeengine.web.connection import FrontRequest, HttpConnection
+from tradeengine.web.admitting import AdmittedConnection
+from tradeengine.web.connection import FrontRequest
 from tradeengine.web.envelope import REQUEST_ID_HEADER, request_id
 from tradeengine.web.errors import invalid_field
 from tradeengine.web.front import Front
@@ -63,7 +64,7 @@ class FrontApp(QuartTrio):
     """A Quart application that knows its front."""
 
     front: Front
-    asgi_http_class = HttpConnection
+    asgi_http_class = AdmittedConnection
     asgi_websocket_class = StreamConnection  # type: ignore[assignment]  # is made and called as Quart's own would be
     request_class = FrontRequest
 

@@ -22,6 +22,7 @@ import psycopg
 import trio
 
 from tradeengine.storage.patient import PatientConnection, ServerSilent
+from tradeengine.web.admission import waiting
 from tradeengine.web.errors import ApiError
 from tradeengine.web.pool_metrics import PoolMetrics
 
@@ -101,7 +102,8 @@ class Database:
         failed = True
         try:
             # A query ends by its own timeout; a caller who goes away must not leave a connection half used.
-            result = await trio.to_thread.run_sync(work, limiter=self._limiter)
+            with waiting():
+                result = await trio.to_thread.run_sync(work, limiter=self._limiter)
             failed = False
         except (psycopg.OperationalError, psycopg.errors.IdleInTransactionSessionTimeout) as error:
             raise ApiError(

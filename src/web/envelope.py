@@ -42,9 +42,13 @@ def failure(error: ApiError) -> Response:
     return _response(_failure_body(error, _meta(UNSET)), error.status, error.headers)
 
 
-def bare_failure(error: ApiError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Answer with what went wrong where there is no request to answer in: status, headers and body."""
-    meta = AnswerMeta(request_id=secrets.token_hex(8), timestamp=format_ms(time.time_ns() // NS_PER_MS))
+def bare_failure(error: ApiError, named: str = "") -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Answer with what went wrong where there is no request to answer in: status, headers and body.
+
+    named: the caller's name for the request.
+    """
+    name = named if _SANE_REQUEST_ID.fullmatch(named) else secrets.token_hex(8)
+    meta = AnswerMeta(request_id=name, timestamp=format_ms(time.time_ns() // NS_PER_MS))
     body = _failure_body(error, meta)
     headers = {
         "Content-Type": JSON_TYPE,

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import time
-from ipaddress import IPv6Address, ip_network
 from typing import TYPE_CHECKING, Final
 
 from quart import Response, g, has_request_context
 
 from tradeengine.ipc.buckets import NS_PER_S, Buckets, Charge, Rate
+from tradeengine.web.address import network_of
 from tradeengine.web.errors import ApiError
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 _EVERYTHING: Final = 0
 _CANCELS: Final = 1
-_IPV6_BITS: Final = 64
-"""A household or a server has so many bits of an IPv6 address to choose from."""
 
 
 class RequestLimits:
@@ -40,7 +38,7 @@ class RequestLimits:
 
     def charge_address(self, address: str, weight: int, *, cancels: bool) -> None:
         """Let an address pay. Raises ApiError RATE_LIMITED: then it has paid nothing."""
-        self._charge("address", _network_of(address), weight, self._address, cancels=cancels)
+        self._charge("address", network_of(address), weight, self._address, cancels=cancels)
 
     def charge_user(self, name: str, weight: int, *, cancels: bool) -> None:
         """Let a user pay, by token or key alike. Raises ApiError RATE_LIMITED: then they have paid nothing."""
@@ -86,16 +84,3 @@ def _refusal(kind: str, rate: Rate, charge: Charge, *, cancels: bool) -> ApiErro
 
 def _seconds(duration_ns: int) -> int:
     return math.ceil(duration_ns / NS_PER_S)
-
-
-def _network_of(address: str) -> str:
-    """Name whom an address belongs to: itself, or the network of an IPv6 address."""
-    if ":" not in address:
-        return address
-    try:
-        known = IPv6Address(address)
-    except ValueError:
-        return address
-    if known.ipv4_mapped is not None:
-        return str(known.ipv4_mapped)
-    return str(ip_network((int(known), _IPV6_BITS), strict=False))

@@ -14,16 +14,19 @@ import time
 from functools import partial
 from typing import Final
 
+import structlog
 import trio
 from hypercorn.config import Config
 
 from tradeengine.ipc.buckets import Buckets
+from tradeengine.ipc.metric_names import OTHER_REFUSALS
 from tradeengine.ipc.overview import Overview
 from tradeengine.ipc.replay_guard import ReplayGuard
 from tradeengine.ipc.window import Window
 from tradeengine.ipc.wiring import REFUSALS, Wiring
 from tradeengine.settings import Settings
 from tradeengine.storage.api_keys import find_key
+from tradeengine.web.admission import Admission
 from tradeengine.web.api_keys import NS_PER_MS, ApiKeys
 from tradeengine.web.app import create_app
 from tradeengine.web.audit_trail import AuditTrail
@@ -58,6 +61,8 @@ GOODBYE_S: Final = 0.5
 """Clients of streams are told so long before that the server stops."""
 _HEARTBEAT_S: Final = 0.5
 
+_log = structlog.get_logger()
+
 
 async def main(wiring: Wiring) -> None:
     """Serve until the supervisor asks for an end, then let open requests finish."""
@@ -65,16 +70,18 @@ async def main(wiring: Wiring) -> None:
     config = hypercorn_config(wiring.settings)
     with socket.socket(fileno=wiring.listening_fd) as listener:
         page = wiring.metrics
+        admission = make_admission(wiring)
         server = Server(
             create_app(front),
             config,
             listener,
             wiring.settings.http.trusted_proxies,
             lambda name: page.add(page.counter(name)),
+            admission,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(front.run)
-            nursery.start_soon(_beat, wiring, front, server)
+            nursery.start_soon(_beat, wiring, front, server, admission)
             wiring.metrics.started()
             # What was imported lives as long as the process; scanning it again and again would stop requests for long.
             gc.collect()
@@ -180,6 +187,19 @@ def assemble(wiring: Wiring) -> Front:
     return front
 
 
+def make_admission(wiring: Wiring) -> Admission:
+    """Make room for requests; what is refused is counted by itself and among the refusals by error."""
+    page = wiring.metrics
+    shed = page.counter("requests_shed")
+    refused = page.name_counter('http_refusals{error="ENGINE_OVERLOADED"}', page.counter(OTHER_REFUSALS))
+
+    def note_refusal() -> None:
+        page.add(shed)
+        page.add(refused)
+
+    return Admission(wiring.settings.http.work_requests_max, note_refusal)
+
+
 def hypercorn_config(settings: Settings) -> Config:
     """Tell Hypercorn the bounds of what a connection may do."""
     config = Config()
@@ -212,12 +232,19 @@ async def _serve(wiring: Wiring, front: Front, server: Server) -> None:
             wiring.ready()
 
 
-async def _beat(wiring: Wiring, front: Front, server: Server) -> None:
+async def _beat(wiring: Wiring, front: Front, server: Server, admission: Admission) -> None:
     """Show that the front lives, also while nobody asks anything."""
-    connections = wiring.metrics.gauge("connections")
+    connections, in_work = wiring.metrics.gauge("connections"), wiring.metrics.gauge("requests_in_work")
+    queued: frozenset[str] = frozenset()
     while True:
         wiring.metrics.heartbeat()
         wiring.metrics.set(connections, server.connection_count)
+        wiring.metrics.set(in_work, admission.in_work)
+        if admission.queues != queued:
+            queued = admission.queues
+            _log.warning(
+                "more is asked than this front can answer" if queued else "all is answered again", kinds=sorted(queued)
+            )
         front.gateway.measure()
         front.database.measure()
         await trio.sleep(_HEARTBEAT_S)

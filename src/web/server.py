@@ -13,7 +13,7 @@ import math
 import os
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final
@@ -28,11 +28,15 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, Framework
 from hypercorn.utils import wrap_app
 
-from tradeengine.web import refusals, websocket
+from tradeengine.web import admitting, refusals
+from tradeengine.web.address import client_address, network_of
+from tradeengine.web.admission import Admission, Place
 from tradeengine.web.refusals import CONNECTION_STATE, EnvelopeProtocol
 from tradeengine.web.websocket import LINGER_S
 
 CONNECTIONS_MAX: Final = 8192
+ROOM: Final = 256
+"""For requests of each kind that are in work, unless told otherwise."""
 CONNECTIONS_PER_ADDRESS_MAX: Final = CONNECTIONS_MAX // 2
 """So that no one address can take them all; proxies that we trust may."""
 HEAD_TIMEOUT_S: Final = 15.0
@@ -57,14 +61,15 @@ class Server:
         listener: socket.socket,
         trusted_proxies: Collection[str] = (),
         count: Callable[[str], None] = lambda _: None,
+        admission: Admission | None = None,
     ) -> None:
         """Serve ``app`` on a socket that already listens; TLS when ``config`` names a certificate.
 
         trusted_proxies: addresses that stand for many clients. count: told of each connection and malformed request, by
-        the name of a front's counter.
+        the name of a front's counter. admission: who says which requests are let in.
         """
         refusals.install()
-        websocket.install()
+        admitting.install()
         self._app: AppWrapper = wrap_app(app, config.wsgi_max_body_size, "asgi")
         self._config = config
         self._listener = listener
@@ -73,6 +78,7 @@ class Server:
         self._trusted_proxies = frozenset(trusted_proxies)
         self._count_of_address: Counter[str] = Counter()
         self._tell = count
+        self._admission = admission or Admission(ROOM)
 
     @property
     def connection_count(self) -> int:
@@ -117,6 +123,7 @@ class Server:
             await trio.aclose_forcefully(stream)
             return
         connection = _Connection(self._app, self._config, self._context, stream, self._tell)
+        connection.ask_admission = partial(self._ask_admission, address)
         self._connections.add(connection)
         self._tell("connections_opened")
         self._count(address, 1)
@@ -125,6 +132,14 @@ class Server:
         finally:
             self._connections.discard(connection)
             self._count(address, -1)
+
+    def _ask_admission(
+        self, address: str, method: str, path: bytes, headers: Iterable[tuple[bytes, bytes]]
+    ) -> Place | None:
+        if address in self._trusted_proxies:
+            forwarded_for = b",".join(value for name, value in headers if name.lower() == b"x-forwarded-for")
+            address = client_address(address, forwarded_for.decode("latin1"), self._trusted_proxies)
+        return self._admission.ask(method, path, network_of(address))
 
     def _count(self, address: str, change: int) -> None:
         if address not in self._trusted_proxies:
@@ -167,6 +182,9 @@ class _IdleClock:
 
 class _Connection(TCPServer):
     """One connection. Applications find it in their scope's state: see ``websocket.Transport``."""
+
+    ask_admission: Callable[[str, bytes, Iterable[tuple[bytes, bytes]]], Place | None]
+    """Asks for a place by method, path and headers of a request."""
 
     def __init__(
         self, app: AppWrapper, config: Config, context: WorkerContext, stream: Any, count: Callable[[str], None]
