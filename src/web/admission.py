@@ -76,12 +76,11 @@ class Room:
     @property
     def is_queue(self) -> bool:
         """Whether more comes than can be answered."""
+        self._look(self._clock())
         return self._window_s is not None
 
     def let_in(self, address: str) -> bool:
         """Give room to a request, or refuse it."""
-        now_s = self._clock()
-        self._look(now_s)
         limit = self._size // QUEUED_DIVISOR if self.is_queue else self._size
         allowed = self._of_address[address] < FREE_FACTOR * (limit - self.taken)
         self._asked += 1

@@ -242,9 +242,8 @@ async def _beat(wiring: Wiring, front: Front, server: Server, admission: Admissi
         wiring.metrics.set(in_work, admission.in_work)
         if admission.queues != queued:
             queued = admission.queues
-            _log.warning(
-                "more is asked than this front can answer" if queued else "all is answered again", kinds=sorted(queued)
-            )
+            what = "more is asked than this front can answer" if queued else "all that is asked is answered again"
+            _log.warning(what, kinds=sorted(queued))
         front.gateway.measure()
         front.database.measure()
         await trio.sleep(_HEARTBEAT_S)
