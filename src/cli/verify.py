@@ -37,7 +37,7 @@ def run_verify(settings: Settings, *, shard: int | None, from_snapshot: bool, as
     # Trading comes first: whoever verifies can wait.
     os.nice(_NICENESS)
     try:
-        report = _verify(settings, shard, from_snapshot=from_snapshot)
+        report = look(settings, shard, from_snapshot=from_snapshot)
     except CommandError as error:
         sys.stderr.write(f"tradeengine: {error}\n")
         return 2
@@ -47,7 +47,8 @@ def run_verify(settings: Settings, *, shard: int | None, from_snapshot: bool, as
     return 1 if report.differences.count else 2 if report.failed else 0
 
 
-def _verify(settings: Settings, shard: int | None, *, from_snapshot: bool) -> Report:
+def look(settings: Settings, shard: int | None, *, from_snapshot: bool) -> Report:
+    """Verify against the database that the settings name. Raises CommandError when it cannot be looked."""
     check_addresses(settings.database)
     if shard is not None and not settings.journal_dir(shard).is_dir():
         raise CommandError(f"there is no shard {shard}: {settings.journal_dir(shard)} does not exist")

@@ -186,6 +186,20 @@ def list_segments(directory: Path) -> list[SegmentFile]:
     return segments
 
 
+def segments_before_damage(directory: Path) -> list[SegmentFile]:
+    """Give the segments up to the first header, seal or link that is damaged; each but the last one is sealed."""
+    segments: list[SegmentFile] = []
+    for path in sorted(directory.glob(f"*{SUFFIX}")):
+        try:
+            segment = _open_segment(path)
+            if segments:
+                _check_link(segments[-1], segment)
+        except JournalDamaged:
+            break
+        segments.append(segment)
+    return segments
+
+
 def closed_segment(directory: Path, sequence: int) -> tuple[SegmentFile, SegmentHeader] | None:
     """Find the closed segment in which a command is or would be, and the header of the one after it; None: not closed.
 

@@ -186,9 +186,7 @@ def _unseen(walked: Walked, cursor: int, trades: TradeCheck, orders: OrderCheck)
     """Say what was not compared of a shard."""
     shard, lines = f"shard {walked.shard}", []
     if walked.from_event:
-        lines.append(
-            f"{shard}: verified from event {walked.from_event} on; what the journal does not have any more is older"
-        )
+        lines.append(f"{shard}: verified from event {walked.from_event} on; what is older was not replayed")
     if walked.damaged:
         lines.append(
             f"{shard}: verified up to event {walked.next_event}, where the journal is damaged, not to {cursor}"

@@ -33,7 +33,7 @@ from tradeengine.core.hashing import HASH_START
 from tradeengine.core.records import event_dtype
 from tradeengine.storage.backup.cut import steady_segments
 from tradeengine.storage.journal_format import JournalDamaged, JournalError
-from tradeengine.storage.journal_read import SegmentFile, read_end, read_segment
+from tradeengine.storage.journal_read import SegmentFile, read_end, read_segment, segments_before_damage
 from tradeengine.storage.snapshots import list_snapshots, read_snapshot
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class ShardWalk:
             self._segments = steady_segments(place.journal_dir)
         except JournalDamaged as damage:
             self._note_damage(damage)
-            self._segments = []
+            self._segments = segments_before_damage(place.journal_dir)
         self._matching = self._begin(from_snapshot=from_snapshot)
         self.walked.from_command = self.walked.next_command = self._matching.command_sequence
         self.walked.from_event = self.walked.next_event = self._matching.event_sequence
@@ -168,7 +168,8 @@ class ShardWalk:
                     yield commands[:count]
                     commands = commands[count:]
         self._compare_snapshots()
-        self._note_beyond()
+        if not self.walked.damaged:
+            self._note_beyond()
 
     def _read(self, segment: SegmentFile, *, closed: bool) -> Iterator[tuple[int, NDArray[np.void]]]:
         """Read a segment; the last one of a live engine up to its last whole group, which is looked at until it is."""
