@@ -92,7 +92,7 @@ def test_every_column_is_compared(traded: Traded, layout: Any) -> None:
     found = [words for words in after(traded, *statements) if words["table"] == table]
     assert sorted(str(words["field"]) for words in found if words["kind"] == f"{table[:-1]}_differs") == sorted(columns)
     with psycopg.connect(traded.dsn) as connection:
-        rows = dict(connection.execute(f"SELECT id, sequence FROM {table}").fetchall())
+        rows: dict[int, int] = dict(connection.execute(f"SELECT id, sequence FROM {table}").fetchall())
     for words in found:
         number = int(words["transaction_id"] or words["order_id"] or 0)
         assert (words["shard"], words["sequence"]) == ("0", str(rows[number]))
@@ -118,7 +118,8 @@ def altering(table: str, column: str, offset: int) -> str:
         change = f"coalesce({column} + interval '1 microsecond', now())"
     else:
         change = value.get(column, f"{column} + 1")
-    return f"UPDATE {table} SET {column} = {change} WHERE id = (SELECT id FROM {table} ORDER BY id OFFSET {offset} LIMIT 1)"
+    row = f"(SELECT id FROM {table} ORDER BY id OFFSET {offset} LIMIT 1)"
+    return f"UPDATE {table} SET {column} = {change} WHERE id = {row}"
 
 
 @pytest.mark.parametrize(
