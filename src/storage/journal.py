@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, Final
 from tradeengine.core.hashing import HASH_START
 from tradeengine.core.records import command_dtype
 from tradeengine.ipc.crashpoints import crash_point
-from tradeengine.storage.journal_files import FileOperations, create_file, rename_durably, write_all
+from tradeengine.storage.journal_files import (
+    FileOperations,
+    create_file,
+    make_folder,
+    rename_durably,
+    sync_folder,
+    write_all,
+)
 from tradeengine.storage.journal_format import (
     GROUP_COMMANDS,
     GROUP_SEAL,
@@ -115,7 +122,7 @@ class Journal:
         """
         assert segment_bytes >= SEGMENT_HEADER_BYTES + group_bytes(1) + SEAL_BYTES
         settings = _Settings(shard, kernel_version, segment_bytes, files or FileOperations())
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(settings.files, directory)
         lock_fd = _lock(directory)
         try:
             segment, end = _tail(directory, settings)
@@ -200,6 +207,8 @@ class Journal:
             fd = create_file(
                 self._files, path.with_suffix(SUCCESSOR_SUFFIX), [header.pack()], self._settings.segment_bytes
             )
+            # Its name too, before the seal: a sealed segment without a successor is damage.
+            sync_folder(self._files, self.directory)
             crash_point("journal.after_successor")
             write_all(self._files, self._fd, [seal, TRAILER], self._offset)
             self._files.truncate(self._fd, self._offset + SEAL_BYTES)

@@ -87,6 +87,14 @@ def rename_durably(files: FileOperations, source: Path, target: Path) -> None:
     sync_folder(files, target.parent)
 
 
+def make_folder(files: FileOperations, folder: Path) -> None:
+    """Make a folder, and what is missing above it, so that they survive a crash. Raises OSError."""
+    missing = [place for place in (folder, *folder.parents) if not place.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        sync_folder(files, place.parent)
+
+
 def sync_folder(files: FileOperations, folder: Path) -> None:
     """Make the names in ``folder`` durable."""
     fd = files.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -377,6 +377,43 @@ class FailingFiles(FileOperations):
         super().rename(source, target)
 
 
+class WatchedFiles(FileOperations):
+    """The operating system, and what it was asked for: the names of calls, and of whatever each was about."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.names: dict[int, str] = {}
+
+    def open(self, path: Path, flags: int) -> int:
+        """Open, and remember the name."""
+        fd = super().open(path, flags)
+        self.names[fd] = path.name
+        return fd
+
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+        """Write."""
+        self.calls.append(("write", self.names[fd]))
+        return super().pwritev(fd, buffers, offset)
+
+    def sync(self, fd: int) -> None:
+        """Sync."""
+        self.calls.append(("sync", self.names[fd]))
+        super().sync(fd)
+
+
+def test_names_are_durable_before_they_are_relied_on(tmp_path: Path) -> None:
+    """New folders are synced into those above them, and a successor's name is, before its segment is sealed."""
+    files = WatchedFiles()
+    with open_journal(tmp_path / "data" / "j", files=files) as journal:
+        assert {("sync", tmp_path.name), ("sync", "data")} <= set(files.calls)
+        append_and_sync(journal, commands_from(0, 6))
+        files.calls.clear()
+        journal.roll(12, 0, 0)
+    successor = f"{6:020d}.journal.new"
+    assert files.calls[:3] == [("write", successor), ("sync", successor), ("sync", "j")]
+    assert files.calls[3][0] == "write"
+
+
 def test_short_writes_are_continued(tmp_path: Path) -> None:
     """A disk that takes a few bytes at a time loses none of them."""
     with open_journal(tmp_path / "j", files=FailingFiles(piece=37)) as journal:
