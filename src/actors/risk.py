@@ -43,7 +43,7 @@ from tradeengine.core.risk import (
     process,
     take_dirty_accounts,
 )
-from tradeengine.core.risk_state import SETTING_VERSION
+from tradeengine.core.risk_state import LAST_TIMESTAMP_NS, SETTING_VERSION
 from tradeengine.core.tables import ActorState
 from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.fences import FENCING, Fences
@@ -188,6 +188,10 @@ class RiskDuty:
         self._look_at_rooms()
         answers = self._rings.answers_to(number)
         taken = self._taken.of(number, reader.cursor, len(batch))
+        # No command's time stamp is below its number in the ring, also where the clock was set back: the next start
+        # opens the rings above the last time stamp of all journals, and must repeat no number that is in one.
+        last_ns = self._risk.scalars[LAST_TIMESTAMP_NS]
+        self._risk.scalars[LAST_TIMESTAMP_NS] = max(last_ns, reader.cursor + len(batch))
         count, answered = process(
             self._risk,
             self._outbox,
