@@ -177,19 +177,16 @@ def kinds_of(order: Order) -> Event:
 
 def records(events: Iterable[Event]) -> np.ndarray[Any, np.dtype[np.void]]:
     """Events as the compiled book writes them: shape (n,), ``event_dtype``."""
-    rows = [_record(event) for event in events]
-    return np.concatenate(rows) if rows else np.zeros(0, event_dtype)
-
-
-def _record(event: Event) -> np.ndarray[Any, np.dtype[np.void]]:
-    dtype = event_dtype
-    if event["kind"] == EventKind.AMENDED:
-        dtype = amended_event_dtype
-    elif event["kind"] == EventKind.TRADING_STATE_SET:
-        dtype = trading_event_dtype
-    elif event["kind"] in (EventKind.SYMBOL_LISTED, EventKind.PARAMETERS_SET):
-        dtype = symbol_event_dtype
-    record = np.zeros(1, dtype)
-    for name, value in event.items():
-        record[name] = value
-    return record.view(event_dtype)
+    told = list(events)
+    rows = np.zeros(len(told), event_dtype)
+    layouts = {
+        EventKind.AMENDED: rows.view(amended_event_dtype),
+        EventKind.TRADING_STATE_SET: rows.view(trading_event_dtype),
+        EventKind.SYMBOL_LISTED: rows.view(symbol_event_dtype),
+        EventKind.PARAMETERS_SET: rows.view(symbol_event_dtype),
+    }
+    for at, event in enumerate(told):
+        record = layouts.get(event["kind"], rows)[at]
+        for name, value in event.items():
+            record[name] = value
+    return rows

@@ -273,8 +273,9 @@ class Shadow(Actor):
     def work(self) -> int:
         """Follow a closed segment of each shard, and keep house."""
         done = 0
-        for shadow, ring in zip(self._shadows, self.engine.events, strict=True):
-            done += shadow.step(settled_sequence(ring))
+        for shard, shadow in enumerate(self._shadows):
+            self.engine.audit.keep_closed(shard)
+            done += shadow.step(settled_sequence(self.engine.events[shard]))
             if shadow.trouble:
                 raise Failed(f"the shadow: {shadow.trouble}")
         return done

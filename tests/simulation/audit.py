@@ -23,7 +23,7 @@ from tradeengine.core.records import (
 )
 from tradeengine.core.risk_state import HELD, MISMATCH_COUNT, TOTAL
 from tradeengine.ipc.wiring import REFUSALS
-from tradeengine.storage.journal_read import read_groups
+from tradeengine.storage.journal_read import list_segments, read_groups, read_segment
 from tradeengine.storage.settle import RISK_SHARD
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class Audit:
         self._engine = engine
         self.seen = {shard: bytearray() for shard in (*range(engine.shards), RISK_SHARD)}
         """The events of each ring, by sequence."""
-        self.journaled: list[list[NDArray[np.void]]] = [[] for _ in range(engine.shards)]
-        """Commands that were read from journals before their segments were removed."""
+        self.kept: list[list[NDArray[np.void]]] = [[] for _ in range(engine.shards)]
+        """Commands of closed segments, which may be removed."""
 
     def begin_memory(self, first: dict[int, int]) -> None:
         """Take note that all rings are new and open at these sequences."""
@@ -136,14 +136,19 @@ class Audit:
 
     def commands(self, shard: int) -> list[NDArray[np.void]]:
         """Give all commands of a shard's journal, also those of segments that were removed."""
-        self.keep_commands(shard)
-        return self.journaled[shard]
-
-    def keep_commands(self, shard: int) -> None:
-        """Copy the commands that are in the journal now and were not before."""
-        kept = self.journaled[shard]
+        kept = self.kept[shard]
         for _, commands in read_groups(self._engine.place(shard).journal_dir, len(kept)):
             kept.extend(commands.copy())
+        return kept
+
+    def keep_closed(self, shard: int) -> None:
+        """Copy what is in closed segments, before the shadow removes them."""
+        kept, folder = self.kept[shard], self._engine.place(shard).journal_dir
+        segments = list_segments(folder)
+        for segment in segments[:-1]:
+            for first, commands in read_segment(segment, len(kept), closed=True):
+                assert first == len(kept)
+                kept.extend(commands.copy())
 
     def _look_at_priority(self, shard: int) -> None:
         """See that no fill goes beyond its order's limit: what it holds can never be less than nothing."""

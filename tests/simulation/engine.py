@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -35,6 +36,7 @@ from tradeengine.core.records import CommandKind, TradingState, command_dtype, e
 from tradeengine.core.risk import RiskLimits
 from tradeengine.core.tables import accounts_dtype, balances_dtype, level_request_dtype, levels_dtype, touch_dtype
 from tradeengine.ipc import metrics, ring, seqlock
+from tradeengine.ipc.layout import layout_checksum
 from tradeengine.ipc.metric_names import ROLE_METRICS
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.ipc.ring import ReaderSpec, Ring, RingWriter
@@ -296,6 +298,8 @@ class Engine:
             put(module, "FileOperations", lambda: self.disk)
         for module in WITH_MEMORY:
             put(module, "Segment", Memory)
+        for module in (ring, seqlock):
+            put(module, "layout_checksum", _layout_checksum)
         for name in ("pending_commands", "pending_settings", "count_pending"):
             put(settlement_feed, name, getattr(simulated_database, name))
 
@@ -332,6 +336,7 @@ class AuditedTable(SeqlockTable):
 
 
 _pages: dict[str, MetricPage] = {}
+_layout_checksum = cache(layout_checksum)
 _silence = structlog.wrap_logger(None, processors=[], wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 

@@ -115,6 +115,8 @@ class File:
 
     safe: bytearray = field(default_factory=bytearray)
     since: list[tuple[int, bytes | None]] = field(default_factory=list)
+    is_doubtful: bool = False
+    """A sync failed: what was written before is not safe, and never will be."""
 
     def sync(self) -> None:
         """Make everything safe."""
@@ -176,9 +178,15 @@ class Disk(FileOperations):
         path.mkdir(parents=True)
         self._folders[path] = Folder()
 
+    def store(self, path: Path, content: bytes) -> None:
+        """Put a file there that is safe."""
+        path.write_bytes(content)
+        folder = self._folders[path.parent]
+        folder.now = folder.safe = folder.now | {path.name: File(bytearray(content))}
+
     def is_safe(self, folder: Path) -> bool:
         """Whether everything that was written to a folder's files is safe."""
-        return not any(file.since for file in self._folders[folder].now.values())
+        return not any(file.since or file.is_doubtful for file in self._folders[folder].now.values())
 
     def crash(self, random: Random) -> None:
         """Lose what was not synced, as far as the seed says."""
@@ -192,6 +200,7 @@ class Disk(FileOperations):
             for name, file in names.items():
                 file.safe = bytearray(file.after_crash(random))
                 file.since.clear()
+                file.is_doubtful = False
                 (path / name).write_bytes(file.safe)
         self._open.clear()
         self.fails = ""
@@ -242,6 +251,7 @@ class Disk(FileOperations):
         if self.fails == "sync":
             self.fails = ""
             self._file(fd).since.clear()
+            self._file(fd).is_doubtful = True
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         self._file(fd).sync()
 
