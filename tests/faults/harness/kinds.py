@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.faults.harness.venue import Venue
 
 STORM_USERS: Final = ("storm-0", "storm-1", "storm-2")
-HIT_S_MAX: Final = 5.0
+HIT_S_MAX: Final = 3.0
 """So long somebody may take to come to a point; some are rare."""
 REFUSALS: Final = ("is in use by the engine", "another engine uses this database")
 POINTS: Final = {
@@ -55,9 +55,15 @@ POINTS: Final = {
     "zygote": ("after_fork",),
 }
 """Named points by who passes them."""
-RECOVERY: Final = {"matcher": "matcher-0", "journal": "matcher-0", "risk": "risk", "settlement": "settlement"}
+RECOVERY: Final = {
+    "matcher": "matcher-0",
+    "journal": "matcher-0",
+    "risk": "risk",
+    "settlement": "settlement",
+    "zygote": "keeper",
+}
 """Whose points of recovery are passed only after a death, and by whom."""
-IN_RECOVERY: Final = frozenset({"before_recovery", "after_recovery", "before_rewrite", "after_connect"})
+IN_RECOVERY: Final = frozenset({"before_recovery", "after_recovery", "before_rewrite", "after_connect", "after_fork"})
 
 
 class Kill:

@@ -11,7 +11,6 @@ from typing import Final
 
 import trio
 from tests.e2e.users import connect_database, deposit_all, sign_in
-from tests.engines import SMALL
 from tests.faults.harness.check import differences, ledger_differences
 from tests.faults.harness.clients import resolve, trade
 from tests.faults.harness.faults import FAULTS
@@ -23,9 +22,6 @@ from tests.faults.harness.replay import replay_differences
 from tests.faults.harness.venue import Findings, Venue, run
 from tests.faults.harness.watchers import Watchers, check_balances, watching
 from tests.faults.harness.world import World, read_world
-
-from tradeengine.settings import Settings
-from tradeengine.settings_files import load_settings
 
 QUIET_S: Final = 1.0
 """Of trading before the first strike, and after the last."""
@@ -121,7 +117,7 @@ async def _check(venue: Venue, notebook: Notebook, watchers: Watchers, world: Wo
     wrong += differences(notebook.notes, world, USERS)
     with connect_database(venue.engine) as connection:
         wrong += ledger_differences(connection)
-    wrong += await run(lambda: list(replay_differences(_settings(venue), world)))
+    wrong += await run(lambda: list(replay_differences(venue.settings, world)))
     for name in USERS:
         user = sign_in(venue.engine, name)
         wrong += await run(lambda user=user: check_balances(user, world))  # type: ignore[misc]
@@ -130,11 +126,6 @@ async def _check(venue: Venue, notebook: Notebook, watchers: Watchers, world: Wo
     if reconciled.returncode != 0:
         wrong.append(f"reconcile: {reconciled.stdout}{reconciled.stderr}")
     await watchers.check(world)
-
-
-def _settings(venue: Venue) -> Settings:
-    overrides = {"engine.data_dir": str(venue.data_dir), "engine.shards": venue.plan.shape.shards}
-    return load_settings(overrides=overrides, environ={**SMALL, **venue.plan.settings})
 
 
 def repeat_line(plan: Plan, faults: Sequence[str]) -> str:

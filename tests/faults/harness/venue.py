@@ -24,6 +24,7 @@ from tests.faults.harness.plan import Plan
 
 from tradeengine.ipc.client import ClientError, ask
 from tradeengine.ipc.crashpoints import VARIABLE
+from tradeengine.settings_files import load_settings
 from tradeengine.storage.embedded import stop_embedded
 
 Result = TypeVar("Result")
@@ -59,6 +60,10 @@ class Venue:
         self.nursery: trio.Nursery
         self.said: list[str] = []
         """What engines that are no more wrote to standard error."""
+        self.settings = load_settings(
+            overrides={"engine.data_dir": str(self.data_dir), "engine.shards": plan.shape.shards},
+            environ={**SMALL, **plan.settings},
+        )
         self._port = _free_port()
         self._engine: Engine | None = None
         self._strikes_at: dict[str, float] = {}
