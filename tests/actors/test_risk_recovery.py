@@ -371,7 +371,7 @@ def test_batch_is_known_however_often_risk_dies_before_passing_it(venue: RiskVen
     assert not venue.decide()
     # More than risk looks back over when it starts.
     for _ in range(10):
-        venue.ask(np.repeat(place(venue.bob, Side.SELL, 1, 200), 56))
+        venue.ask(np.repeat(change(CommandKind.CANCEL_ALL, venue.bob, symbol_id=0), 56))
         venue.crash_at = "risk.after_cursor"
         assert not venue.decide()
     venue.arrive()
