@@ -208,9 +208,12 @@ class MatcherDuty:
             pass
 
     def write_snapshot(self, place: Place) -> None:
-        """Write a snapshot of the book as it is, so that the next start replays nothing."""
+        """Write a snapshot of the book as it is, so that the next start replays nothing; without room it replays."""
         header = snapshot_header(self._matching, place, self._journal.next_ring_sequence)
-        write_snapshot(place.snapshot_dir, header, dump(self._matching.book))
+        try:
+            write_snapshot(place.snapshot_dir, header, dump(self._matching.book))
+        except OSError as error:
+            logger.warning("a snapshot could not be written", shard=header.shard, reason=str(error))
 
     def close(self) -> None:
         """Release the journal."""

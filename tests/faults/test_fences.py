@@ -58,8 +58,13 @@ def wait_fenced(engine: Engine, name: str = "matcher-1") -> str:
 
 
 def refused(user: User, method: str, path: str, **options: Any) -> Json:
-    """Ask for something that is refused with NOT_READY; gives the details."""
+    """Ask for something that is refused with NOT_READY; gives the details.
+
+    For a moment after a matcher was given up risk has not seen it: what comes then has no known outcome.
+    """
     answer = user.http.request(method, path, **options)
+    if answer.status_code == 504:
+        answer = user.http.request(method, path, **options)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "NOT_READY"), answer.text
     assert answer.headers["Retry-After"]
     details: Json = answer.json()["error"]["details"]
