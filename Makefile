@@ -4,6 +4,8 @@
 #   make test      lint, types, layers, then all tests but the long ones
 #   make test-long the long ones: everything is killed, lost, restored, upgraded
 #   make test-alerts  of these what is about rules, alerts, dashboards and runbooks: for whoever changes one
+#   make faults    strike a running engine at random, and see that it keeps its promises (ARGS="--seed 7 --rounds 3";
+#                  ARGS=--help says more; ten minutes if nothing is said)
 #   make perf      all benchmarks; what they measure is stored in perf/results
 #   make perf-check  whether the kernel is as fast as stored there (ARGS="rest pipeline": these benchmarks too)
 #   make install   the environment alone: .venv/bin/tradeengine is the command afterwards
@@ -21,7 +23,7 @@ PROGRAMS := chromium:chromium promtool:prometheus amtool:prometheus-alertmanager
 
 KERNEL_SOURCES := $(shell grep -l njit src/*/*.py) src/kernels.py
 
-.PHONY: up test test-long test-alerts lint perf perf-check install coverage programs clean
+.PHONY: up test test-long test-alerts faults lint perf perf-check install coverage programs clean
 .DELETE_ON_ERROR:
 
 up: install
@@ -47,6 +49,9 @@ perf: install
 
 perf-check: install
 	@$(BIN)/python -m perf.check $(ARGS)
+
+faults: install
+	@$(BIN)/python -m tests.faults $(or $(ARGS),--minutes 10)
 
 coverage: install programs
 	@$(BIN)/coverage run -m pytest $(TESTS)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import trio
 from tests.faults.harness.intents import Intent, Json, Kind
 
 
@@ -134,12 +135,15 @@ class Notebook:
         """Begin a new file."""
         self.notes: list[Note] = []
         self.codes: Counter[str] = Counter()
+        self._grown = trio.Event()
         self._file = path.open("w", encoding="utf-8")
 
     def begin(self, intent: Intent) -> Note:
         """Write down what is wanted, before it is asked for."""
         note = Note(intent)
         self.notes.append(note)
+        self._grown.set()
+        self._grown = trio.Event()
         self._write({"intent": intent.name, "kind": intent.kind, "target": intent.target, "body": intent.body})
         return note
 
@@ -149,6 +153,10 @@ class Notebook:
         self.codes[answer.code or answer.outcome] += 1
         told = {"outcome": answer.outcome, "status": answer.status, "code": answer.code, "data": answer.data}
         self._write({"answer": note.intent.name, **told})
+
+    async def grown(self) -> None:
+        """Wait until more is wanted."""
+        await self._grown.wait()
 
     def _write(self, line: Json) -> None:
         self._file.write(json.dumps(line) + "\n")

@@ -16,7 +16,7 @@ from tests.faults.harness.clients import resolve, trade
 from tests.faults.harness.faults import FAULTS
 from tests.faults.harness.intents import FUNDS
 from tests.faults.harness.kinds import STORM_USERS
-from tests.faults.harness.notes import Notebook
+from tests.faults.harness.notes import Note, Notebook
 from tests.faults.harness.plan import LANES, USERS, Plan
 from tests.faults.harness.replay import replay_differences
 from tests.faults.harness.venue import Findings, Venue, run
@@ -25,6 +25,9 @@ from tests.faults.harness.world import World, read_world
 
 QUIET_S: Final = 1.0
 """Of trading before the first strike, and after the last."""
+INTENTS_MIN: Final = 200
+"""A round that has not seen so many goes on for a while."""
+ENOUGH_S_MAX: Final = 30.0
 SETTLED_S_MAX: Final = 60.0
 
 
@@ -35,6 +38,7 @@ class Round:
     plan: Plan
     folder: Path
     findings: Findings = field(default_factory=Findings)
+    notes: list[Note] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     codes: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -55,6 +59,7 @@ async def run_round(plan: Plan, folder: Path) -> Round:
             try:
                 await _live(venue, notebook)
             finally:
+                result.notes = notebook.notes
                 result.counts, result.codes = dict(notebook.counts()), dict(notebook.codes)
     except Exception:
         result.wrong.append(f"the round broke off: {traceback.format_exc()}")
@@ -92,9 +97,12 @@ async def _trade_and_strike(venue: Venue, notebook: Notebook) -> None:
                 await trio.sleep(strike.pause_s)
                 await FAULTS[strike.fault].strike(venue, strike)
                 if strike.waits:
-                    await venue.wait_well()
+                    await venue.wait_well(background=False)
             await venue.wait_well()
             await trio.sleep(QUIET_S)
+            with trio.move_on_after(ENOUGH_S_MAX):
+                while len(notebook.notes) < INTENTS_MIN:
+                    await notebook.grown()
         finally:
             stop.set()
 

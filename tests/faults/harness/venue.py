@@ -22,6 +22,7 @@ from tests.engines import SMALL, Engine, start_engine, wait_ready
 from tests.faults.harness.faults import ENGINE, OPERATOR, ZYGOTE
 from tests.faults.harness.plan import Plan
 
+from tradeengine.actors.children import BACKGROUND_ROLES
 from tradeengine.ipc.client import ClientError, ask
 from tradeengine.ipc.crashpoints import VARIABLE
 from tradeengine.settings_files import load_settings
@@ -187,12 +188,16 @@ class Venue:
         """Give what the last engine wrote to standard error."""
         return [] if self._engine is None else self._engine.errors
 
-    async def wait_well(self) -> None:
-        """Wait until every actor is ready. Raises AssertionError when one has given up, or is not in time."""
+    async def wait_well(self, *, background: bool = True) -> None:
+        """Wait until every actor is ready. Raises AssertionError when one has given up, or is not in time.
+
+        background: those, too, for whom no start of an engine waits.
+        """
         deadline_s = time.monotonic() + BACK_S_MAX
         while True:
             actors = await self.status()
-            if actors and all(actor["state"] == "ready" for actor in actors.values()):
+            waited = [actor for actor in actors.values() if background or actor["role"] not in BACKGROUND_ROLES]
+            if waited and all(actor["state"] == "ready" for actor in waited):
                 return
             lost = {name: actor["message"] for name, actor in actors.items() if actor["state"] in LOST}
             assert "failed" not in {actor["state"] for actor in actors.values()}, lost
