@@ -9,6 +9,7 @@
 #   make perf      all benchmarks; what they measure is stored in perf/results
 #   make perf-check  whether the kernel is as fast as stored there (ARGS="rest pipeline": these benchmarks too)
 #   make install   the environment alone: .venv/bin/tradeengine is the command afterwards
+#   make dependency-audit  whether a locked package has a known vulnerability; asks PyPI about each, so it needs the network
 #   make coverage  the test suite with a coverage report
 
 PYTHON ?= python3.11
@@ -23,7 +24,7 @@ PROGRAMS := chromium:chromium promtool:prometheus amtool:prometheus-alertmanager
 
 KERNEL_SOURCES := $(shell grep -l njit src/*/*.py) src/kernels.py
 
-.PHONY: up test test-long test-alerts faults lint perf perf-check install coverage programs clean
+.PHONY: up test test-long test-alerts faults lint perf perf-check install dependency-audit coverage programs clean
 .DELETE_ON_ERROR:
 
 up: install
@@ -56,6 +57,10 @@ faults: install
 coverage: install programs
 	@$(BIN)/coverage run -m pytest $(TESTS)
 	@$(BIN)/coverage report
+
+# Strict: a package that could not be asked about is no package without vulnerabilities.
+dependency-audit: install
+	@$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off --requirement requirements.lock
 
 # From Debian where that may be done; elsewhere tests that need one of these are skipped.
 programs: install
