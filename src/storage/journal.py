@@ -331,24 +331,24 @@ def _finish_roll(sealed: SegmentFile, end: SegmentEnd, files: FileOperations) ->
     if header.previous_hash != end.position.previous_hash:
         remedy = "restore the file from a copy of the journal"
         raise JournalDamaged(successor, end.position.sequence, f"it does not continue {sealed.path.name}", remedy)
-    fd = files.open(sealed.path, os.O_RDWR)
-    try:
-        files.truncate(fd, end.position.word * 8)
-        files.datasync(fd)
-    finally:
-        os.close(fd)
+    # Rule 3 is about the seal too: its sync may have failed, and then another one would only seem to succeed.
+    os.close(_copy(sealed, end, files))
     rename_durably(files, successor, path)
     return SegmentFile(path, header), SegmentEnd(start_of(header), sealed=False, last_command=None)
 
 
 def _rewrite(segment: SegmentFile, end: SegmentEnd, settings: _Settings) -> int:
+    return _copy(segment, end, settings.files, settings.segment_bytes)
+
+
+def _copy(segment: SegmentFile, end: SegmentEnd, files: FileOperations, segment_bytes: int = 0) -> int:
+    """Put a copy up to the last whole group in a segment's place; gives a descriptor of it. segment_bytes: 0 is all."""
     with segment.path.open("rb") as file:
         whole = file.read(end.position.word * 8)
     copy = segment.path.with_suffix(REWRITE_SUFFIX)
-    size = max(settings.segment_bytes, len(whole) + SEAL_BYTES)
-    fd = create_file(settings.files, copy, [whole], size)
+    fd = create_file(files, copy, [whole], max(segment_bytes, len(whole) + SEAL_BYTES) if segment_bytes else 0)
     crash_point("journal.before_rewrite")
-    rename_durably(settings.files, copy, segment.path)
+    rename_durably(files, copy, segment.path)
     return fd
 
 

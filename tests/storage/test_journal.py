@@ -464,6 +464,21 @@ def test_failed_roll_loses_nothing(tmp_path: Path, call: str) -> None:
     assert read_all(tmp_path / "j").tobytes() == commands_from(0, 8).tobytes()
 
 
+def test_seal_whose_sync_failed_is_written_anew(tmp_path: Path) -> None:
+    """A sealed segment is copied, as any last one is: another sync of the same file would only seem to succeed."""
+    with open_journal(tmp_path / "j", files=FailingFiles("datasync")) as journal:
+        journal.append(commands_from(0, 6))
+        with pytest.raises(JournalFailed):
+            journal.roll(12, 0, 0)
+    sealed = tail_of(tmp_path / "j").stat().st_ino
+    files = WatchedFiles()
+    with open_journal(tmp_path / "j", files=files) as journal:
+        assert journal.next_command_sequence == 6
+    copy = f"{0:020d}.journal.rewrite"
+    assert files.calls[:3] == [("write", copy), ("sync", copy), ("sync", "j")]
+    assert list_segments(tmp_path / "j")[0].path.stat().st_ino != sealed
+
+
 @pytest.mark.parametrize("call", ["preallocate", "pwritev", "sync", "rename"])
 def test_failed_open_changes_nothing(tmp_path: Path, call: str) -> None:
     """A start that fails while it rewrites the last segment leaves the old one in place."""
