@@ -14,6 +14,7 @@ from tests.model.reference_book import ReferenceBook
 from tests.model.reference_orders import records
 from tests.simulation.actors import Failed
 
+from tradeengine.actors.matcher import INGRESS_RING_NONE
 from tradeengine.core import book as kernel
 from tradeengine.core.records import (
     ACCOUNT_ID_FIRST_USER,
@@ -118,6 +119,10 @@ class Audit:
         engine, sizes = self._engine, self._engine.sizes
         reference = ReferenceBook(sizes.orders_max, sizes.symbols_max, sizes.levels_max, sizes.accounts_max, shard)
         commands = self.commands(shard)
+        names = Counter((int(c["ingress_ring"]), int(c["ingress_sequence"])) for c in commands)
+        del names[INGRESS_RING_NONE, -1]
+        if repeated := [name for name, count in names.items() if count > 1]:
+            fail(f"shard {shard}: the journal has several commands of the same ingress ring and sequence: {repeated}")
         given = records(event for command in commands for event in reference.apply(command))
         engine.counts.commands += len(commands)
         engine.counts.events += len(given)

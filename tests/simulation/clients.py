@@ -183,11 +183,12 @@ class Clients:
         name = int(command["account_id"]), bytes(command["client_order_id"])
         if placed and question.order_id not in self._engine.database.rows.orders:
             raise Failed(f"order {question.order_id} was answered and is not on record: {command}")
-        # One that was repeated may have been lost with the memory, and have been placed anew, before it was durable.
         if placed and question.is_named and by_name.get(name) != question.order_id:
             raise Failed(f"{name} was answered as {question.order_id} and is {by_name.get(name)} on record")
-        if question.kind == EventKind.REPEATED and name not in by_name:
-            raise Failed(f"{name} was called a repeat, asked again if that was lost, and is not on record")
+        # What is not on record was lost with the memory before it was durable, or a matcher refused it after all.
+        row = self._engine.database.rows.orders.get(question.order_id)
+        if row is not None and (row["account_id"], row["client_order_id"]) != name:
+            raise Failed(f"{name} was answered as {question.order_id}, which is another order")
 
     def _command(self, random: Random) -> NDArray[np.void]:
         kind = random.choice(_KINDS)
