@@ -76,14 +76,15 @@ async def read_back(front: Front, command: placing.Command, events: Records) -> 
     details = {"client_order_id": placing.client_order_id_of(command)}
     if events[0]["kind"] != EventKind.REPEATED:
         return Outcome(await _from_history(front, account_id, events, order_id, details), created=True)
-    content = await _arrived(front, account_id, order_id)
-    if content is None:
-        raise front.outcome_unknown(details)
+    content = await _carried_out(front, account_id, order_id, details)
     if content.status == "rejected":
         raise _rejection(content)
-    trades = await front.history.trades_of_order(order_id, limit=schemas.LISTED_MAX)
-    total = len(trades) if len(trades) < schemas.LISTED_MAX else await front.history.count_trades_of_order(order_id)
-    return Outcome(await _settled_view(front, content, trades, total), created=False)
+    try:
+        trades = await front.history.trades_of_order(order_id, limit=schemas.LISTED_MAX)
+        total = len(trades) if len(trades) < schemas.LISTED_MAX else await front.history.count_trades_of_order(order_id)
+        return Outcome(await _settled_view(front, content, trades, total), created=False)
+    except ApiError as error:
+        raise front.outcome_unknown(details) from error
 
 
 def changed(front: Front, events: Records, order_id: int, amend: schemas.AmendOrder | None = None) -> Outcome | None:

@@ -123,6 +123,28 @@ async def test_repeat_lists_a_bounded_number_of_trades(bench: Bench, monkeypatch
     assert (status, len(body["data"]["trades"]), body["data"]["trades_total"]) == (200, 3, 5)
 
 
+@pytest.mark.parametrize("question", ["order", "trades_of_order", "settlement_statuses"])
+async def test_repeat_that_cannot_be_looked_up_is_unknown(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    """While history does not answer, a repeat of an order that is live is not refused as if nothing had been placed."""
+
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise ApiError("SETTLEMENT_BACKLOG", "History is behind what was published; try again.")
+
+    bench.history.contents[ORDER_ID] = content()
+    monkeypatch.setattr(bench.history, question, fail)
+    ring = bench.memory.rings["refusals"]
+
+    def repeat(command: np.void) -> Published:
+        return [("refusals", make_event(command, EventKind.REPEATED, ring, order_id=ORDER_ID))]
+
+    async with bench.engine(repeat):
+        status, body = await post(bench, LIMIT | {"client_order_id": "a-1"})
+    assert (status, body["error"]["code"]) == (504, "OUTCOME_UNKNOWN")
+    assert body["error"]["details"] == {"client_order_id": "a-1"}
+
+
 async def test_repeat_waits_for_an_original_that_is_on_its_way(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
