@@ -1,9 +1,11 @@
 """The shadow: follows every shard's closed journal segments through a book of its own, behind the matchers' backs.
 
-It does two things with that. It checks that a replay is identical: at a segment's end the hash over all events, and
-the hash of the book, must be those that the matcher wrote into the next segment's header. And it writes snapshots, so
-that matching never pauses for them, and removes segments and snapshots that nobody needs any more.
+It does three things with that. It checks that a replay is identical: at a segment's end the hash over all events, and
+the hash of the book, must be those that the matcher wrote into the next segment's header. It checks that PostgreSQL has
+exactly the replay's trades, once they are settled. And it writes snapshots, so that matching never pauses for them, and
+removes segments and snapshots that nobody needs any more.
 Rule 1: a shard whose replay differs gets no more snapshots, and nothing of it is removed: what is there is evidence.
+Where PostgreSQL has other trades the replay goes on, and nothing is removed.
 Rule 2: it only reads what a matcher has closed; it can be slow, die or be absent, and nobody waits for it.
 """
 
@@ -19,7 +21,9 @@ from tradeengine.actors.matcher import place_of, settled_sequence, snapshot_head
 from tradeengine.actors.matcher_events import ReplayDiffers
 from tradeengine.actors.matcher_recovery import check_opening, starting_point
 from tradeengine.actors.matching import KERNEL_VERSIONS_REPLAYED
+from tradeengine.actors.shadow_trades import Outcome, StoredTrades, Stretches
 from tradeengine.core.book import dump, state_hash
+from tradeengine.core.book_state import H_TRADE_ID
 from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.meters import measured
 from tradeengine.storage.journal_format import JournalError
@@ -62,12 +66,14 @@ def main(wiring: Wiring) -> None:
 
     settings = wiring.settings
     wiring.metrics.set_state(STATE_RUNNING, "running")
+    stored = StoredTrades(settings.database, alive)
     try:
         shadows = [
             ShardShadow(
                 place_of(settings, shard),
                 wiring.metrics,
                 alive,
+                stored=stored,
                 keep_count=settings.snapshots.keep_count,
                 retain_s=settings.journal.retain_h * 3600.0,
             )
@@ -86,6 +92,8 @@ def main(wiring: Wiring) -> None:
                 time.sleep(_IDLE_PAUSE_S)
     except Stopping:
         return
+    finally:
+        stored.close()
 
 
 class ShardShadow:
@@ -99,9 +107,13 @@ class ShardShadow:
         *,
         keep_count: int,
         retain_s: float,
+        stored: StoredTrades | None = None,
         snapshot_interval_s: float = SNAPSHOT_INTERVAL_S,
     ) -> None:
-        """Go on from the newest usable snapshot. ``alive`` is called often and may raise to end."""
+        """Go on from the newest usable snapshot. ``alive`` is called often and may raise to end.
+
+        stored: PostgreSQL's trades; None: they are not compared.
+        """
         self._place = place
         self._metrics = metrics
         self._alive = alive
@@ -113,6 +125,9 @@ class ShardShadow:
         self._matching, skipped = starting_point(place, _EVERYTHING)
         for entry in skipped:
             logger.warning("a snapshot was skipped", file=str(entry.path), reason=entry.reason)
+        self._stored = stored
+        self._stretches = Stretches(int(self._matching.book.header[H_TRADE_ID]))
+        self._is_evidence = False
         self._snapshot_sequence = self._matching.command_sequence
         self._ring_sequence = 0
         self._snapshot_at_s = -snapshot_interval_s
@@ -129,6 +144,7 @@ class ShardShadow:
             found = closed_segment(self._place.journal_dir, self._matching.command_sequence)
             if found:
                 self._follow(*found)
+            compared = self._compare_trades(settled)
             self._keep_house(settled)
         except ReplayDiffers as difference:
             self._metrics.add(self._metrics.counter("mismatches"))
@@ -137,7 +153,7 @@ class ShardShadow:
         except JournalError as error:
             self._give_up(STATE_BLOCKED, f"blocked: {error}")
             return False
-        return found is not None
+        return found is not None or compared
 
     def _follow(self, segment: SegmentFile, after: SegmentHeader) -> None:
         started_ns = time.monotonic_ns()
@@ -145,9 +161,12 @@ class ShardShadow:
         if first == segment.header.first_command_sequence:
             check_opening(segment.header, self._matching)
         for _, commands in read_segment(segment, first, closed=True, kernel_versions=KERNEL_VERSIONS_REPLAYED):
-            for _events in self._matching.pieces(commands):
+            for events in self._matching.pieces(commands):
+                if self._stored is not None:
+                    self._stretches.take(events)
                 self._alive()
         self._check_closing(after)
+        self._stretches.close(self._matching.event_sequence)
         self._ring_sequence = after.first_ring_sequence
         page = self._metrics
         page.add(page.counter("segments"))
@@ -162,6 +181,29 @@ class ShardShadow:
                 f"shard {after.shard}: the replay up to command sequence {after.first_command_sequence} gives the "
                 "same events but another book"
             )
+
+    def _compare_trades(self, settled: int) -> bool:
+        """Compare the oldest stretch that is settled with what PostgreSQL has; returns whether there was one."""
+        waiting = self._stretches.waiting
+        if self._stored is None or not waiting or waiting[0].end_sequence > settled:
+            return False
+        stretch, shard = waiting[0], self._place.limits.shard
+        outcome = self._stored.compare(shard, stretch)
+        if outcome is Outcome.LATER:
+            return False
+        waiting.popleft()
+        if outcome is not Outcome.GONE:
+            self._metrics.add(self._metrics.counter("trades"), stretch.count)
+        if outcome is Outcome.OTHER:
+            self._is_evidence = True
+            self._metrics.add(self._metrics.counter("mismatches"))
+            message = (
+                f"mismatch: shard {shard}: PostgreSQL has other trades from {stretch.after_id + 1} to "
+                f"{stretch.last_id}; run tradeengine verify"
+            )
+            self._metrics.set_state(STATE_MISMATCH, message)
+            logger.error("trades differ", shard=shard, reason=message, expected_count=stretch.count)
+        return True
 
     def _keep_house(self, settled: int) -> None:
         now_s = time.monotonic()
@@ -191,7 +233,7 @@ class ShardShadow:
         page.record(page.histogram("snapshot_latency_ms"), (time.monotonic_ns() - started_ns) // 10**6)
 
     def _prune(self, settled: int) -> None:
-        if not list_snapshots(self._place.snapshot_dir):
+        if self._is_evidence or not list_snapshots(self._place.snapshot_dir):
             return
         now_ns = time.time_ns()
         crash_point("shadow.before_prune")

@@ -118,7 +118,7 @@ ROLE_METRICS: Final[dict[str, RoleMetrics]] = {
         histograms=("batch_events", "publish_latency_us"),
     ),
     "shadow": RoleMetrics(
-        counters=(*EVERYWHERE, "commands", "segments", "snapshots", "mismatches", "pruned_segments"),
+        counters=(*EVERYWHERE, "commands", "segments", "trades", "snapshots", "mismatches", "pruned_segments"),
         gauges=("snapshot_sequence",),
         histograms=("segment_latency_ms", "snapshot_latency_ms"),
     ),

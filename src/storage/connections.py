@@ -66,6 +66,7 @@ def connections_needed(settings: Settings) -> dict[str, int]:
         # Two chores, requests for reconciliation, the comparison, and deliveries that pause for it.
         "the keeper": 5 if with_wallet else 4,
         "the supervisor": 1,
+        "the shadow": 1,
         "commands": COMMANDS,
     }
     if with_wallet:

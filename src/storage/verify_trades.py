@@ -6,7 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from tradeengine.core.differences import Differences
+from tradeengine.core.differences import Differences, Int64s
+from tradeengine.core.hashing import HASH_START, hash_records
 from tradeengine.core.records import EventKind, event_dtype
 from tradeengine.storage.settle_postings import Events
 from tradeengine.storage.settle_sql import trade_columns
@@ -42,6 +43,9 @@ TRADES: Final = Layout(
     },
 )
 
+_DIGESTED: Final = np.dtype([("words", "<u8", (16,))])
+assert len(TRADES.kinds) <= 16
+
 
 class TradeCheck:
     """Takes a shard's events in order. ``count``: trades compared; ``gone``: those whose partition was dropped."""
@@ -76,3 +80,31 @@ class TradeCheck:
         compare_rows(TRADES, self._shard, expected[at_expected], found[at_found], self._differences)
         self.gone += int((~must).sum())
         self.count += len(at_expected)
+
+
+def digest_events(state: int, events: Events) -> tuple[int, Int64s]:
+    """Chain a hash over the trades among events, as rows, onto a state; give the new state, and the trades' ids."""
+    made = events[events["kind"] == EventKind.TRADED]
+    return _digest(state, TRADES.rows(trade_columns(made))) if len(made) else state, made["trade_id"]
+
+
+def digest_stored(
+    connection: Connection, shard: int, after_id: int, first_id: int, last_id: int
+) -> tuple[int, int] | None:
+    """Hash a shard's stored trades with after_id < id ≤ last_id; give how many there are, and the hash.
+
+    first_id: of the first one that there should be. None: retention has dropped the place of the first or last one.
+    """
+    reader = TableReader(connection, TRADES, shard, after_id, keeps_all=False)
+    if not reader.is_kept(np.array([first_id, last_id])).all():
+        return None
+    rows = reader.read_to(last_id)
+    return len(rows), _digest(HASH_START, rows)
+
+
+def _digest(state: int, rows: Rows) -> int:
+    words = np.zeros(len(rows), _DIGESTED)
+    for place, name in enumerate(TRADES.kinds):
+        column = rows[name] == b"sell" if name == "taker_side" else rows[name]
+        words["words"][:, place] = column.astype(np.int64).view(np.uint64)
+    return hash_records(state, words)

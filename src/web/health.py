@@ -283,7 +283,7 @@ def _shadow(interval: Interval, actors: dict[str, ActorView]) -> schemas.Compone
         status = "healthy"  # it has a journal to read first, and nobody waits for it
     mismatches = interval.later.total("shadow", "mismatches")
     if mismatches:
-        status, message = "unhealthy", f"{mismatches} replays differed from what the matcher did"
+        status, message = "unhealthy", f"{mismatches} replays differed from what the matcher did or PostgreSQL has"
     details = _about(actor) | {"mismatches": mismatches, "snapshots": interval.later.total("shadow", "snapshots")}
     return schemas.Component(status=status, message=message, latency_ms=None, details=details)
 
