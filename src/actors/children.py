@@ -47,6 +47,7 @@ class _Word(msgspec.Struct):
 
     state: str
     message: str = ""
+    recovered: dict[str, int] = {}
 
 
 @dataclass
@@ -62,6 +63,10 @@ class Child:
     restart_count: int = 0
     started_ns: int = 0
     process: Process | None = None
+    recovered: dict[str, int] = field(default_factory=dict)
+    """What its process found when it began: sequences and counts by name."""
+    ready_s: float = 0.0
+    """How long its process took until it was ready; 0: it was not."""
     was_ready: bool = False
     failed_at_start: bool = False
     """It told of a failure before it was ever ready: starting it again would not help."""
@@ -110,6 +115,7 @@ class Child:
             self._put_aside(process.pid)
             try:
                 self.started_ns = time.time_ns()
+                self.recovered, self.ready_s = {}, 0.0
                 self._set(ActorState.STARTING)
                 if self._stop_asked.is_set():
                     process.terminate()
@@ -169,8 +175,16 @@ class Child:
 
     def _hear(self, word: _Word) -> None:
         if word.state == "ready":
+            if self.recovered != word.recovered or not self.ready_s:
+                self.recovered, self.ready_s = word.recovered, (time.time_ns() - self.started_ns) / 1e9
             if self.restart_count and self.state is not ActorState.READY:
-                logger.info("actor is back", name=self.actor.name, new_pid=self.pid, restart_count=self.restart_count)
+                logger.info(
+                    "actor is back",
+                    name=self.actor.name,
+                    new_pid=self.pid,
+                    restart_count=self.restart_count,
+                    recovered=self.recovery() or None,
+                )
             self.was_ready = True
             self._set(ActorState.READY)
         elif word.state == "blocked":
@@ -213,6 +227,11 @@ class Child:
         """End the present process at once; another one follows unless the actor is stopping."""
         if self.process is not None:
             self.process.kill()
+
+    def recovery(self) -> str:
+        """Say what the process found when it began, and how long that took; empty before it is ready."""
+        found = ", ".join(f"{name} {value}" for name, value in self.recovered.items())
+        return f"{self.ready_s:.3f} s{': ' if found else ''}{found}" if self.ready_s else ""
 
     def stalled(self, *, late: bool) -> None:
         """Note that the heartbeat is late, or in time again."""

@@ -48,6 +48,9 @@ class EmbeddedServer:
     pid: int = 0
     connections_min: int = 0
     """So many connections it must allow at least."""
+    recovered: dict[str, int] = field(default_factory=dict)
+    """What it recovers it tells in its own log."""
+    ready_s: float = 0.0
     _keeping: trio.CancelScope = field(default_factory=trio.CancelScope)
     _kept: trio.Lock = field(default_factory=trio.Lock)
 

@@ -70,8 +70,8 @@ def main(wiring: Wiring) -> None:
     """Recover, then match until the supervisor asks for an end; leaves a snapshot of where it stopped."""
     place = place_of(wiring.settings, wiring.shard)
     try:
-        duty = _start(wiring, place)
-        wiring.ready()
+        duty, recovered = _start(wiring, place)
+        wiring.ready(recovered)
         run_duty(wiring, duty)
         duty.drain()
     except Stopping:
@@ -306,7 +306,8 @@ def snapshot_header(matching: Matching, place: Place, ring_sequence: int) -> Sna
     )
 
 
-def _start(wiring: Wiring, place: Place) -> MatcherDuty:
+def _start(wiring: Wiring, place: Place) -> tuple[MatcherDuty, dict[str, int]]:
+    """Recover; gives the duty, and what was found."""
     wiring.metrics.set_state(0, "recovering")
     shard = wiring.shard
     commands = wiring.ring_reader(f"commands.{shard}")
@@ -324,7 +325,7 @@ def _start(wiring: Wiring, place: Place) -> MatcherDuty:
     tables.write_all()
     wiring.metrics.set_state(0, "running")
     _report(wiring.metrics, recovered, settled)
-    return MatcherDuty(
+    duty = MatcherDuty(
         commands,
         recovered.journal,
         recovered.matching,
@@ -337,6 +338,14 @@ def _start(wiring: Wiring, place: Place) -> MatcherDuty:
         batch_max=wiring.settings.journal.group_commands_max,
         sync=wiring.settings.journal.sync,
     )
+    return duty, {
+        "orders": int(order_count(recovered.matching.book)),
+        "next_command": recovered.matching.command_sequence,
+        "next_event": recovered.matching.event_sequence,
+        "commands_replayed": recovered.commands_replayed,
+        "events_published": recovered.events_published,
+        "recovery_ms": int(recovered.duration_s * 1000),
+    }
 
 
 def settled_sequence(wiring: Wiring, shard: int) -> int:
@@ -366,6 +375,8 @@ def _report(page: MetricPage, recovered: Recovered, settled: int) -> None:
     page.set(page.gauge("recovered_commands"), recovered.commands_replayed)
     page.set(page.gauge("recovery_ms"), int(recovered.duration_s * 1000))
     page.set(page.gauge("open_orders"), int(order_count(recovered.matching.book)))
+    page.set(page.gauge("event_sequence"), recovered.matching.event_sequence)
+    page.set(page.gauge("command_sequence"), recovered.matching.command_sequence)
     for entry in recovered.skipped:
         logger.warning("a snapshot was skipped", file=str(entry.path), reason=entry.reason)
     logger.info(

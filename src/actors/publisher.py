@@ -70,7 +70,7 @@ async def main(wiring: Wiring) -> None:
         while not wiring.stopping():
             wiring.metrics.heartbeat()
             if not told_ready and publisher.ready():
-                wiring.ready()
+                wiring.ready(publisher.recovered())
                 told_ready = True
             # The bell asks three times: at once, with the bell armed so that no ring is missed, and after the sleep.
             await wiring.doorbell.wait_trio(publisher.timeout_s(), lambda: wiring.stopping() or publisher.duty() > 0)
@@ -130,6 +130,12 @@ class Publisher:
         if self._complete_s is None:
             self._complete_s = time.monotonic()
         return self._past_refused or time.monotonic() - self._complete_s > PAST_TIMEOUT_S
+
+    def recovered(self) -> dict[str, int]:
+        """Count the books that are known, and say from which events on they are followed."""
+        followers = enumerate(self._followers)
+        positions = {f"next_event.{shard}": follower.position for shard, follower in followers}
+        return {"books": sum(len(follower.symbol_ids) for follower in self._followers), **positions}
 
     @property
     def complete(self) -> bool:

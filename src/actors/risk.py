@@ -76,7 +76,15 @@ def main(wiring: Wiring) -> None:
     """Recover, then decide and fold until the supervisor asks for an end."""
     wiring.metrics.set_state(0, "recovering")
     rings = rings_of(wiring)
+    started_s = time.monotonic()
     risk, taken = _recover(wiring, rings)
+    recovered = {
+        "orders": int(risk.open_orders.sum()),
+        "accounts": int(np.count_nonzero(risk.balances.any(axis=(1, 2)))),
+        **{f"next_event.{shard}": reader.cursor for shard, reader in enumerate(rings.events)},
+        "commands_passed_over": len(taken),
+        "recovery_ms": int((time.monotonic() - started_s) * 1000),
+    }
     outbox = make_outbox(wiring.shard_count, wiring.settings.limits.symbols_max, rings.batch_count_max)
     gates = Gates(
         [reader.ring for reader in rings.events],
@@ -101,7 +109,7 @@ def main(wiring: Wiring) -> None:
         census=RiskCensus(risk, rings, wiring.table("census_requests"), wiring.table("risk_census")),
     )
     wiring.metrics.set_state(0, "running")
-    wiring.ready()
+    wiring.ready(recovered)
     run_duty(wiring, duty)
 
 

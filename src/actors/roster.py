@@ -32,6 +32,8 @@ class Process(Protocol):
     message: str
     restart_count: int
     started_ns: int
+    recovered: dict[str, int]
+    ready_s: float
 
     @property
     def pid(self) -> int:
@@ -102,6 +104,8 @@ class Roster:
             "uptime_s": (time.time_ns() - process.started_ns) / 1e9 if runs else 0.0,
             "heartbeat_age_s": (self.heartbeat_age_s(process) if runs else 0.0) if beats else None,
             "message": process.message,
+            "ready_s": process.ready_s,
+            "recovered": process.recovered,
         }
 
 

@@ -83,16 +83,24 @@ def main(wiring: Wiring) -> None:
         if with_outbox and (settled.trades or settled.fundings):
             wiring.wake("wallet")
 
+    def tell(state: SettlementState, text: str) -> None:
+        if state is SettlementState.RUNNING:
+            wiring.ready({f"settled.{ring.removeprefix('events.')}": found.cursor for ring, found in by_name.items()})
+        else:
+            wiring.blocked(text)
+
     readers = {shard: wiring.ring_reader(f"events.{shard}") for shard in range(wiring.shard_count)}
+    readers[RISK_SHARD] = wiring.ring_reader("events.risk")
+    by_name = {reader.ring.name: reader for reader in readers.values()}
     duty = SettlementDuty(
-        readers | {RISK_SHARD: wiring.ring_reader("events.risk")},
+        readers,
         wiring.ring_writer(wiring.ingress_name),
         connect,
         metrics,
         ingress_number=wiring.ingress_number,
         settings_applied=lambda: _settings_applied(wiring),
         batch_events_max=settings.settlement.batch_events_max,
-        tell=lambda state, text: wiring.ready() if state is SettlementState.RUNNING else wiring.blocked(text),
+        tell=tell,
         announce=announce,
     )
     # A request for funding rings no bell of ours: PostgreSQL announces it, and we look whether it did.

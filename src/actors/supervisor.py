@@ -209,6 +209,7 @@ class Supervisor:
         await self.operator.list_pending({child.actor.index for child in self._fenced()})
         await trio.to_thread.run_sync(fund_demo_accounts, self.settings, dsn)
         await self._until_ready({child.actor.role for child in self.children.values()} - BACKGROUND_ROLES.keys())
+        logger.info("recovered", **{child.actor.name: child.recovery() or None for child in self.children.values()})
         host, port = self.listener.getsockname()[:2]
         return Running(host, port, dsn, time.monotonic() - self.started_s)
 

@@ -43,6 +43,7 @@ def run_status(settings: Settings, *, as_json: bool) -> None:
     for actor in status["actors"]:
         if actor["message"]:
             console.print(f"{actor['name']}: {escape(actor['message'])}", soft_wrap=True)
+    console.print(_recoveries(status["actors"]))
     console.print(f"local clients: {len(status['clients'])} of {status['client_places']} places are taken")
     if status["clients"]:
         console.print(_clients(status["clients"]))
@@ -64,6 +65,19 @@ def _actors(actors: list[Mapping[str, Any]]) -> Table:
             f"{actor['heartbeat_age_s']:.1f} s" if runs and actor["heartbeat_age_s"] is not None else "–",
             str(actor["restart_count"]),
         )
+    return table
+
+
+def _recoveries(actors: list[Mapping[str, Any]]) -> Table:
+    """Lay out what each process found when it began: sequences that come next, and counts."""
+    table = _table("at their last start")
+    table.add_column("ready after", justify="right", no_wrap=True)
+    table.add_column("actor", no_wrap=True)
+    table.add_column("found", overflow="fold")
+    for actor in actors:
+        if actor["ready_s"]:
+            found = ", ".join(f"{name} {value}" for name, value in actor["recovered"].items())
+            table.add_row(f"{actor['ready_s']:.2f} s", actor["name"], found)
     return table
 
 

@@ -14,11 +14,14 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import suppress
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from tradeengine.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Layout = Literal["command", "event", "feed"]
 Access = Literal["write", "gate", "follow"]
@@ -65,10 +68,14 @@ class Handoff(msgspec.Struct, frozen=True, kw_only=True):
     fds: dict[str, int]
 
 
-def tell(line: socket.socket, state: str, message: str = "") -> None:
-    """Tell the supervisor an actor's state: ready, blocked or failed. One that is gone hears nothing."""
+def tell(line: socket.socket, state: str, message: str = "", recovered: Mapping[str, int] | None = None) -> None:
+    """Tell the supervisor an actor's state: ready, blocked or failed. One that is gone hears nothing.
+
+    recovered: what a ready actor has found, by name: sequences and counts.
+    """
+    word = {"state": state, "message": message[:MESSAGE_LENGTH_MAX], "recovered": dict(recovered or {})}
     with suppress(OSError):
-        line.send(msgspec.json.encode({"state": state, "message": message[:MESSAGE_LENGTH_MAX]}))
+        line.send(msgspec.json.encode(word))
 
 
 def send_handoff(line: socket.socket, handoff: Handoff) -> None:

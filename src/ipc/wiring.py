@@ -34,7 +34,7 @@ from tradeengine.ipc.segment import Segment
 from tradeengine.ipc.seqlock import SeqlockTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 LAYOUTS: Final[dict[Layout, np.dtype[np.void]]] = {"command": command_dtype, "event": event_dtype, "feed": feed_dtype}
@@ -180,9 +180,9 @@ class Wiring:
         """Whether the supervisor asked for an end."""
         return self._stop.is_set()
 
-    def ready(self) -> None:
-        """Tell the supervisor that recovery is done and the duty begins."""
-        self._tell("ready")
+    def ready(self, recovered: Mapping[str, int] | None = None) -> None:
+        """Tell the supervisor that recovery is done and the duty begins. recovered: sequences and counts by name."""
+        self._tell("ready", recovered=recovered)
 
     def blocked(self, message: str) -> None:
         """Tell the supervisor why this actor cannot go on by itself; the next ``ready()`` takes it back."""
@@ -203,9 +203,9 @@ class Wiring:
         signal.signal(signal.SIGTERM, lambda _number, _frame: self.stop())
         threading.Thread(target=_exit_with_parent, args=(self._parent,), name="parent", daemon=True).start()
 
-    def _tell(self, state: str, message: str = "") -> None:
+    def _tell(self, state: str, message: str = "", recovered: Mapping[str, int] | None = None) -> None:
         if self._parent is not None:
-            tell(self._parent, state, message)
+            tell(self._parent, state, message, recovered)
 
 
 def run_duty(wiring: Wiring, duty: Callable[[], int]) -> None:

@@ -32,6 +32,23 @@ def test_status_shows_every_actor_and_ring(engine: Engine) -> None:
     assert all(name in shown.stdout for name in (*engine.actors(), *rings))
 
 
+def test_status_tells_what_each_actor_recovered(engine: Engine) -> None:
+    """Each actor has said after how long it was ready, those with something to recover sequences and counts too."""
+    actors = {actor["name"]: actor for actor in json.loads(engine.command("status", "--json").stdout)["actors"]}
+    for name in ("risk", "matcher-0", "settlement", "publisher", "front-0"):
+        assert actors[name]["ready_s"] > 0, name
+    assert {"orders", "next_command", "next_event", "commands_replayed"} <= actors["matcher-0"]["recovered"].keys()
+    assert {"orders", "accounts", "next_event.0"} <= actors["risk"]["recovered"].keys()
+    assert actors["settlement"]["recovered"].keys() == {"settled.0", "settled.risk"}
+    assert "books" in actors["publisher"]["recovered"]
+    shown = engine.command("status").stdout
+    assert "at their last start" in shown
+    assert f"next_command {actors['matcher-0']['recovered']['next_command']}" in " ".join(shown.split())
+    (line,) = (line for line in engine.errors if " recovered " in line and "actor=supervisor" in line)
+    assert "matcher-0=" in line
+    assert "next_command" in line
+
+
 def test_status_shows_who_sits_in_a_place(engine: Engine) -> None:
     """A local client is told with its process and its program while it is attached, and the number of places."""
     with open_client(engine.data_dir) as wiring:
