@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 import trio
 from tests.faults.harness import kinds
 from tests.faults.harness.faults import FAULTS
-from tests.faults.harness.plan import make_plan
+from tests.faults.harness.plan import Plan, make_plan
 from tests.faults.harness.report import Summary
 from tests.faults.harness.rounds import Round, repeat_line, run_round
 
@@ -41,7 +42,9 @@ def main() -> int:
         plan = make_plan(options.seed + number, faults, options.strikes)
         folder = Path(tempfile.mkdtemp(prefix=f"faults-{plan.seed}-", dir=options.folder))
         _say(f"round {number}, seed {plan.seed}")
-        result = trio.run(run_round, plan, folder)
+        result = trio.run(_run_interruptible, plan, folder)
+        if result is None:
+            break
         summary.add(result)
         _tell(result, faults)
         number += 1
@@ -49,6 +52,22 @@ def main() -> int:
     if options.json:
         options.json.write_text(json.dumps(summary.as_object()) + "\n", encoding="utf-8")
     return 1 if summary.failed_seeds else 0
+
+
+async def _run_interruptible(plan: Plan, folder: Path) -> Round | None:
+    """Run a round; None: it was interrupted, and its engine is ended."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def obey() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(obey)
+            result = await run_round(plan, folder)
+            nursery.cancel_scope.cancel()
+            return result
+    return None
 
 
 def _tell(result: Round, faults: list[str]) -> None:
