@@ -78,7 +78,8 @@ def call_everything(
         suppress_health_check=list(HealthCheck),
     )
     description = schemathesis.openapi.from_url(f"{engine.url}/openapi.json")
-    operations = [found.ok() for found in description.get_all_operations() if found.ok().path.startswith(prefix)]
+    found: list[Any] = [result.ok() for result in description.get_all_operations()]  # type: ignore[union-attr]
+    operations = [operation for operation in found if operation.path.startswith(prefix)]
     return sum(call_operation(engine, operation, mode, headers, bounds, seed) for operation in operations)
 
 
