@@ -22,8 +22,8 @@ def main() -> int:
     terms = parser.parse_args()
     if terms.seed is not None:
         keep = None if terms.steps is None else [int(place) for place in terms.steps.split(",") if place]
-        result = run(terms.seed, keep, print if terms.trace else None)
-        print(result.failure or "everything holds")
+        result = run(terms.seed, keep, tell if terms.trace else None)
+        tell(result.failure or "everything holds")
         return 1 if result.failure else 0
     first, _, last = terms.seeds.partition("..")
     return run_many(int(first), int(last), terms.failures)
@@ -38,14 +38,19 @@ def run_many(first: int, last: int, failures_max: int) -> int:
         if result.failure:
             failures += 1
             steps = ",".join(map(str, shorten(seed, result.failure)))
-            print(f"FAILED: {result.failure}\n  python -m tests.simulation --seed {seed} --steps {steps} --trace")
-            sys.stdout.flush()
+            tell(f"FAILED: {result.failure}\n  python -m tests.simulation --seed {seed} --steps {steps} --trace")
             if failures == failures_max:
                 break
     duration_s = time.monotonic() - began_s
-    print(", ".join(f"{getattr(total, entry.name)} {entry.name.replace('_', ' ')}" for entry in fields(Counts)))
-    print(f"{failures} failed; {total.schedules / duration_s * 60:.0f} schedules a minute")
+    tell(", ".join(f"{getattr(total, entry.name)} {entry.name.replace('_', ' ')}" for entry in fields(Counts)))
+    tell(f"{failures} failed; {total.schedules / duration_s * 60:.0f} schedules a minute")
     return 1 if failures else 0
+
+
+def tell(text: str) -> None:
+    """Tell it at once, whoever reads."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ An actor lives or is dead. ``start`` recovers as the real program does and ``wor
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from tests.simulation.engine import Engine
 
     from tradeengine.actors.matching import Matching
-    from tradeengine.ipc.ring import RingReader, RingWriter
 
 WAITS_MAX: Final = 12
 """Looks at matchers that are not ready yet before a risk that recovers is killed: the schedule shall go on."""
@@ -90,7 +90,7 @@ class Risk(Actor):
             )
             self._waits = 0
             try:
-                taken = restart(self.risk, rings, self._load, lambda: self._matchers_ready(rings))
+                taken = restart(self.risk, rings, self._load, partial(self._matchers_ready, rings))
             except Lapped:
                 continue
             break

@@ -168,14 +168,19 @@ class Audit:
         made = {int(trade["trade_id"]): trade for shard in range(self._engine.shards) for trade in self._trades(shard)}
         self._engine.counts.trades += len(made)
         if made.keys() != rows.trades.keys():
-            fail(f"{len(made)} trades were made, {len(rows.trades)} settled: {sorted(made.keys() ^ rows.trades.keys())}")
+            fail(
+                f"{len(made)} trades were made, {len(rows.trades)} settled: {sorted(made.keys() ^ rows.trades.keys())}"
+            )
         for trade_id, row in rows.trades.items():
-            if any(row[name] != made[trade_id][name].item() for name in ("quantity_lots", "notional_units", "sequence")):
+            if any(
+                row[name] != made[trade_id][name].item() for name in ("quantity_lots", "notional_units", "sequence")
+            ):
                 fail(f"trade {trade_id} was settled otherwise than it was made")
 
     def _trades(self, shard: int) -> NDArray[np.void]:
         events = self.events(shard)
-        return events[events["kind"] == EventKind.TRADED]
+        trades: NDArray[np.void] = events[events["kind"] == EventKind.TRADED]
+        return trades
 
     def _look_at_ledger(self) -> None:
         """See that the postings of each transaction sum to zero, and those of each account to its balance."""
@@ -244,4 +249,3 @@ class Audit:
 def fail(message: str) -> None:
     """Say which promise was broken."""
     raise Failed(message)
-

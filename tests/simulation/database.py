@@ -1,7 +1,7 @@
 """PostgreSQL under the simulated engine: rows, transactions that are committed whole or not at all, and lost answers.
 
 The statements are the database's own business and are tested against a real one. Here the same rows are kept as the
-statements would: what one transaction of settlement writes is checked when it is written and takes effect at its commit.
+statements would: what one transaction of settlement writes is checked when it is written, and is there from its commit.
 
 Rule 1: a transaction that ends by an exception leaves nothing, whatever ended it. Rule 2: a connection may break at any
 call, and at a commit both before and after it took effect: who asked cannot tell. Rule 3: keys are unique, and what is
@@ -108,7 +108,7 @@ class Database:
     def connect(self) -> SimulatedSettler:
         """Make settlement's connection. Raises psycopg.OperationalError."""
         self.call()
-        return SimulatedSettler(Connection(self), self.shards)
+        return SimulatedSettler(cast("Any", Connection(self)), self.shards)
 
     def recovery(self) -> RiskRecovery:
         """Read what risk starts from, at one moment. Raises psycopg.OperationalError."""
@@ -334,7 +334,9 @@ class SimulatedSettler(Settler):
             if row["by_quote"]:
                 row["quantity_lots"] = row["filled_lots"]
             row["triggered"] |= int(orders.triggered_ns[at] != 0)
-            row |= {name: int(getattr(orders, name)[at]) for name in ("hold_units", "remaining_lots", "status", "sequence")}
+            row |= {
+                name: int(getattr(orders, name)[at]) for name in ("hold_units", "remaining_lots", "status", "sequence")
+            }
             row["closed"] = bool(orders.closed[at])
             self._stage(lambda order_id=order_id, row=row: self._rows.orders.update({order_id: row}))
 
@@ -388,4 +390,7 @@ def pending_settings(connection: Any, after_version: int, limit: int | None) -> 
 
 
 def _symbol_row(symbol: np.void) -> Row:
-    return {name: int(symbol[name]) for name in _PARAMETERS} | {"listed": False, "trading_state": int(TradingState.OPEN)}
+    return {name: int(symbol[name]) for name in _PARAMETERS} | {
+        "listed": False,
+        "trading_state": int(TradingState.OPEN),
+    }

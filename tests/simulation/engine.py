@@ -207,22 +207,26 @@ class Engine:
             _pages[role] = MetricPage.create(role, role, names.counters, names.gauges, names.histograms)
         return _pages[role]
 
-    def run(self, name: str, random: Random, *, stops: bool = False, **terms: Any) -> None:
-        """Let an actor work, or start when it is dead. stops: a matcher ends in order. terms: of its frame."""
+    def run(self, name: str, random: Random, *, stops: bool = False, **terms: Any) -> int:
+        """Let an actor work, or start when it is dead; give how much it did.
+
+        stops: a matcher ends in order. terms: of its frame.
+        """
         actor, frame = self.actors[name], Frame(name, random, **terms)
         self.stack.append(frame)
         self.counts.rounds += 1
+        done = 1
         self.say(f"{name} {'works' if actor.is_alive else 'starts'}")
         try:
             if actor.is_alive and stops:
                 actor.stop()
             elif actor.is_alive:
-                actor.work()
+                done = actor.work()
             else:
                 actor.start()
                 actor.is_alive = True
             if frame.dies_after:
-                raise Killed("after its round")
+                self._bury(actor, "after its round")
         except Killed as death:
             self._bury(actor, str(death))
         except psycopg.OperationalError as error:
@@ -237,6 +241,7 @@ class Engine:
             raise Failed(f"{name}: {type(error).__name__}: {error}") from error
         finally:
             self.stack.pop()
+        return done
 
     def is_at_work(self, name: str) -> bool:
         """Whether an actor stands in the middle of a round."""
@@ -337,7 +342,9 @@ class AuditedTable(SeqlockTable):
 
 _pages: dict[str, MetricPage] = {}
 _layout_checksum = cache(layout_checksum)
-_silence = structlog.wrap_logger(None, processors=[], wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+_silence = structlog.wrap_logger(
+    None, processors=[], wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
+)
 
 
 def symbols(shards: int) -> NDArray[np.void]:

@@ -5,8 +5,8 @@ metric pages are the real ones. The disk is a folder of real files, so that the 
 beside it a record of what was synced.
 
 Rule 1: a process that dies loses nothing that it has written; the machine that dies loses what was not synced, by
-sectors: each sector written since is there or not, as the seed says. Names are like that too: a name that was made,
-replaced or taken away is safe when its folder was synced, and before that as the seed says, in the order of the changes.
+sectors: each sector written since is there or not, as the seed says. Names are like that too: one that was made,
+replaced or taken away is safe when its folder was synced, before that as the seed says, in the order of the changes.
 Rule 2: after a sync that failed, what it was about never reaches the disk, and the next sync says nothing of it.
 """
 
@@ -193,8 +193,8 @@ class Disk(FileOperations):
         for path, folder in self._folders.items():
             self._notice(path, folder)
             names = random.choice([folder.safe, *folder.since]) if folder.since else folder.safe
-            for name in os.listdir(path):
-                (path / name).unlink()
+            for there in path.iterdir():
+                there.unlink()
             folder.now = folder.safe = names
             folder.since = []
             for name, file in names.items():
@@ -281,7 +281,7 @@ class Disk(FileOperations):
 
     def _notice(self, path: Path, folder: Folder) -> None:
         """Look which files were taken away since the last look; who does it takes the oldest first."""
-        there = set(os.listdir(path))
+        there = {entry.name for entry in path.iterdir()}
         for name in sorted(folder.now.keys() - there):
             folder.change({other: file for other, file in folder.now.items() if other != name})
 

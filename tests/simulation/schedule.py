@@ -267,11 +267,11 @@ def _end(engine: Engine) -> None:
     quiet = 0
     for _ in range(ROUNDS_MAX):
         engine.clock.pass_by(ROUND_NS)
-        for name in ("matcher-0", "matcher-1", "risk", "settlement", "publisher", "risk", "settlement", "shadow"):
+        for name in ("matcher-0", "matcher-1", "risk", "settlement", "risk", "settlement"):
             engine.run(name, random)
-        unknown = engine.clients.repeat_unknown()
+        done = engine.run("publisher", random) + engine.run("shadow", random) + engine.clients.repeat_unknown()
         now = _positions(engine)
-        quiet = quiet + 1 if now == before and not unknown else 0
+        quiet = quiet + 1 if now == before and not done else 0
         before = now
         if quiet == 2:
             break
@@ -284,9 +284,7 @@ def _positions(engine: Engine) -> tuple[int, ...]:
     """Give every head and cursor: when none of them moves any more, everything has arrived."""
     rings = (*engine.ingress, *engine.commands, *engine.events, engine.own_events)
     return tuple(
-        position
-        for ring in rings
-        for position in (ring.head, *(reader.cursor for reader in ring.statistics().readers))
+        position for ring in rings for position in (ring.head, *(reader.cursor for reader in ring.statistics().readers))
     )
 
 
