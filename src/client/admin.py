@@ -9,7 +9,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 
 from msgspec import Struct
 
-from tradeengine.client.fields import Number, in_path, written
+from tradeengine.client.fields import Number, in_path, tried_dry, written
 from tradeengine.client.pages import Pages
 from tradeengine.client.transport import Transport
 
@@ -129,7 +129,7 @@ class AuditRow(Struct, frozen=True, kw_only=True):
 
 
 class AdminCalls:
-    """A part of ``Client``. Each call may be repeated: done twice it is as done once."""
+    """A part of ``Client``. Each call may be repeated; ``dry_run`` says what it would do, and does nothing."""
 
     _transport: Transport
 
@@ -137,33 +137,41 @@ class AdminCalls:
         """Look at a user's limits."""
         return await self._transport.call(UserLimits, "GET", f"/admin/limits/user/{in_path(user)}")
 
-    async def change_user_limits(self, user: str, **change: Unpack[UserLimitsChange]) -> UserLimits:
+    async def change_user_limits(
+        self, user: str, *, dry_run: bool = False, **change: Unpack[UserLimitsChange]
+    ) -> UserLimits:
         """Change a user's limits; they count on every front when this returns."""
-        return await self._post(UserLimits, f"/admin/limits/user/{in_path(user)}", change)
+        return await self._post(UserLimits, f"/admin/limits/user/{in_path(user)}", change, dry_run=dry_run)
 
     async def symbol_limits(self, symbol: str) -> SymbolLimits:
         """Look at the bounds of a symbol's orders."""
         return await self._transport.call(SymbolLimits, "GET", f"/admin/limits/symbol/{in_path(symbol)}")
 
-    async def change_symbol_limits(self, symbol: str, **change: Unpack[SymbolLimitsChange]) -> SymbolLimits:
+    async def change_symbol_limits(
+        self, symbol: str, *, dry_run: bool = False, **change: Unpack[SymbolLimitsChange]
+    ) -> SymbolLimits:
         """Change the bounds of a symbol's orders; they count on every front when this returns."""
-        return await self._post(SymbolLimits, f"/admin/limits/symbol/{in_path(symbol)}", change)
+        return await self._post(SymbolLimits, f"/admin/limits/symbol/{in_path(symbol)}", change, dry_run=dry_run)
 
-    async def suspend(self, user: str, reason: str) -> Standing:
+    async def suspend(self, user: str, reason: str, *, dry_run: bool = False) -> Standing:
         """Let a user do nothing but cancel, from now on."""
-        return await self._post(Standing, f"/admin/users/{in_path(user)}/suspend", {"reason": reason})
+        return await self._post(Standing, f"/admin/users/{in_path(user)}/suspend", {"reason": reason}, dry_run=dry_run)
 
-    async def resume(self, user: str, reason: str) -> Standing:
+    async def resume(self, user: str, reason: str, *, dry_run: bool = False) -> Standing:
         """Let a suspended user go on."""
-        return await self._post(Standing, f"/admin/users/{in_path(user)}/resume", {"reason": reason})
+        return await self._post(Standing, f"/admin/users/{in_path(user)}/resume", {"reason": reason}, dry_run=dry_run)
 
-    async def deposit(self, user: str, asset: str, amount: Number, reference: str) -> Funding:
+    async def deposit(self, user: str, asset: str, amount: Number, reference: str, *, dry_run: bool = False) -> Funding:
         """Credit a user; once for each reference, however often it is asked for."""
-        return await self._move("deposits", user, asset, amount, reference)
+        body = {"user": user, "asset": asset, "amount": amount, "reference": reference}
+        return await self._post(Funding, "/admin/deposits", body, dry_run=dry_run)
 
-    async def withdraw(self, user: str, asset: str, amount: Number, reference: str) -> Funding:
+    async def withdraw(
+        self, user: str, asset: str, amount: Number, reference: str, *, dry_run: bool = False
+    ) -> Funding:
         """Take from what a user has free; once for each reference. ``INSUFFICIENT_BALANCE``: nothing was taken."""
-        return await self._move("withdrawals", user, asset, amount, reference)
+        body = {"user": user, "asset": asset, "amount": amount, "reference": reference}
+        return await self._post(Funding, "/admin/withdrawals", body, dry_run=dry_run)
 
     async def deposit_of(self, reference: str) -> Funding:
         """Look at a deposit."""
@@ -205,12 +213,9 @@ class AdminCalls:
         """
         return await self._transport.call(Reconciliation, "GET", "/admin/reconciliation")
 
-    async def _move(self, what: str, user: str, asset: str, amount: Number, reference: str) -> Funding:
-        body = {"user": user, "asset": asset, "amount": amount, "reference": reference}
-        return await self._post(Funding, f"/admin/{what}", body)
-
-    async def _post(self, kind: type[T], path: str, body: Mapping[str, Any]) -> T:
-        return await self._transport.call(kind, "POST", path, body={name: _value(name, body[name]) for name in body})
+    async def _post(self, kind: type[T], path: str, body: Mapping[str, Any], *, dry_run: bool) -> T:
+        values = {name: _value(name, body[name]) for name in body}
+        return await self._transport.call(kind, "POST", path, query=tried_dry(dry_run), body=values)
 
 
 def _value(name: str, value: Any) -> Any:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, NotRequired, TypedDict, TypeVar, Unpack
+from typing import Any, NotRequired, TypedDict, TypeVar, Unpack
 
 from msgspec import Struct
 
-from tradeengine.client.fields import Number, in_path, written
+from tradeengine.client.fields import Number, in_path, tried_dry, written
 from tradeengine.client.models import Symbol
 from tradeengine.client.transport import Transport
 
 T = TypeVar("T")
-
-_DRY: Final = {"dry_run": "true"}
 
 
 class StateChange(Struct, frozen=True, kw_only=True):
@@ -130,9 +128,8 @@ class AdminTradingCalls:
         body: dict[str, Any] = {
             name: value if name in kept else written({name: value})[name] for name, value in terms.items()
         }
-        query = _DRY if dry_run else None
-        return await self._transport.call(Listed, "POST", "/admin/symbols", query=query, body={"symbol": symbol} | body)
+        body["symbol"] = symbol
+        return await self._transport.call(Listed, "POST", "/admin/symbols", query=tried_dry(dry_run), body=body)
 
     async def _act(self, kind: type[T], path: str, reason: str, *, dry_run: bool) -> T:
-        query = _DRY if dry_run else None
-        return await self._transport.call(kind, "POST", path, query=query, body={"reason": reason})
+        return await self._transport.call(kind, "POST", path, query=tried_dry(dry_run), body={"reason": reason})

@@ -71,6 +71,11 @@ def in_path(name: str) -> str:
     return quote(name.replace("/", "-"), safe="")
 
 
+def tried_dry(dry_run: bool) -> dict[str, str] | None:
+    """Write into a call's query that nothing shall be done."""
+    return {"dry_run": "true"} if dry_run else None
+
+
 def _text(name: str, value: Any) -> Any:
     if isinstance(value, float):
         raise TypeError(f'{name} is a float, which loses digits; pass a Decimal, an int, or text such as "0.25"')

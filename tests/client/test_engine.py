@@ -178,6 +178,14 @@ async def test_administrator_moves_money_and_sets_limits(venue: Engine) -> None:
         assert changed == await root.user_limits("carol")
         assert (changed.max_order_size, changed.max_open_orders) == (None, 3)
         bounds = await root.symbol_limits("BTC/USDT")
+        standing = await root.user_limits("carol"), bounds, await carol.balances()
+        assert (await root.change_user_limits("carol", dry_run=True, max_open_orders=1)).max_open_orders == 1
+        assert (await root.change_symbol_limits("BTC/USDT", dry_run=True, max_price_deviation=None)) != bounds
+        assert (await root.suspend("carol", "perhaps", dry_run=True)).suspended
+        for move in (root.deposit, root.withdraw):
+            assert (await move("carol", "USDT", "0.1", "dry-1", dry_run=True)).transaction_id is None
+        now = await root.user_limits("carol"), await root.symbol_limits("BTC/USDT"), await carol.balances()
+        assert now == standing
         assert await root.change_symbol_limits("BTC/USDT", max_price_deviation=bounds.max_price_deviation) == bounds
         assert (await root.suspend("carol", "looked at")).suspended
         with pytest.raises(ApiError, match="suspended"):
