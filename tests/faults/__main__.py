@@ -29,24 +29,25 @@ def main() -> int:
     """Run rounds; returns 1 when any found something."""
     options = _options()
     faults = [] if options.faults == "none" else options.faults.split(",")
+    only = options.only.split(",") if options.only else []
     if unknown := set(faults) - FAULTS.keys():
         sys.stderr.write(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(FAULTS)}\n")
         return 2
     if options.plan:
-        _say(*make_plan(options.seed, faults, options.strikes).lines())
+        _say(*make_plan(options.seed, faults, options.strikes, only).lines())
         return 0
     summary = Summary()
     deadline_s = time.monotonic() + options.minutes * 60 if options.minutes else None
     number = 0
     while number < options.rounds if deadline_s is None else time.monotonic() < deadline_s:
-        plan = make_plan(options.seed + number, faults, options.strikes)
+        plan = make_plan(options.seed + number, faults, options.strikes, only)
         folder = Path(tempfile.mkdtemp(prefix=f"faults-{plan.seed}-", dir=options.folder))
         _say(f"round {number}, seed {plan.seed}")
         result = trio.run(_run_interruptible, plan, folder)
         if result is None:
             break
         summary.add(result)
-        _tell(result, faults)
+        _tell(result, repeat_line(plan, faults, only))
         number += 1
     _say(json.dumps(summary.as_object(), indent=2))
     if options.json:
@@ -70,7 +71,7 @@ async def _run_interruptible(plan: Plan, folder: Path) -> Round | None:
     return None
 
 
-def _tell(result: Round, faults: list[str]) -> None:
+def _tell(result: Round, again: str) -> None:
     for line in Summary.lines_of(result):
         _say(f"  {line}")
     if not result.wrong:
@@ -78,7 +79,7 @@ def _tell(result: Round, faults: list[str]) -> None:
         return
     for text in result.wrong:
         _say(f"  WRONG: {text}")
-    _say(f"  kept in {result.folder}; again: {repeat_line(result.plan, faults)}")
+    _say(f"  kept in {result.folder}; again: {again}")
 
 
 def _say(*lines: str) -> None:
@@ -93,6 +94,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="instead of a number of rounds: begin new ones for so long")
     parser.add_argument("--strikes", type=int, default=40, help="faults in a round")
     parser.add_argument("--faults", default=",".join(FAULTS), help="which kinds; none, or of %(default)s")
+    parser.add_argument("--only", help="strike only at processes and points whose names begin so: matcher,risk.after")
     parser.add_argument("--folder", type=Path, help="where the folders of rounds are made")
     parser.add_argument("--json", type=Path, help="write the summary into this file, too")
     parser.add_argument("--plan", action="store_true", help="print what the seed stands for, and run nothing")

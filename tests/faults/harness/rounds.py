@@ -136,7 +136,7 @@ async def _check(venue: Venue, notebook: Notebook, watchers: Watchers, world: Wo
     await watchers.check(world)
 
 
-def repeat_line(plan: Plan, faults: Sequence[str]) -> str:
+def repeat_line(plan: Plan, faults: Sequence[str], only: Sequence[str]) -> str:
     """Give the line that runs a round again."""
-    size = f"--rounds 1 --strikes {len(plan.strikes)}"
+    size = f"--rounds 1 --strikes {len(plan.strikes)}" + (f" --only {','.join(only)}" if only else "")
     return f"python -m tests.faults --seed {plan.seed} {size} --faults {','.join(faults) or 'none'}"
