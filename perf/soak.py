@@ -26,7 +26,7 @@ from perf.pipeline import ACCOUNTS, SYMBOL
 from perf.soak_programs import Program, Programs
 from perf.soak_report import LATENCIES, MINUTE_S, Soak, describe, picture, processes, tell
 from perf.soak_rest import SYMBOL as REST_SYMBOL
-from perf.soak_samples import WATCHED, Sampler
+from perf.soak_samples import DATABASE, WATCHED, Sampler
 from perf.soak_verdict import judge_count, judge_drift, judge_memory
 
 from tradeengine.actors.data_dir import read_secret
@@ -55,6 +55,7 @@ SETTINGS: Final = {
 """Everything that fills is small enough to be full when the warm-up ends."""
 WARM_UP_COMMANDS: Final = 200_000
 WARM_UP_TIMEOUT_S: Final = 300.0
+ORDERS_PER_S_MIN: Final = 10.0
 COUNTS: Final = ("threads", "descriptors", "tasks")
 
 
@@ -116,6 +117,7 @@ def look(soak: Soak, sampler: Sampler, programs: Programs, ring: Program, argume
             filled = ring.total("warm") and sample.at_s - soak.started_s >= arguments.warm_up_s
             if filled:
                 soak.warm_s = sample.at_s
+                programs.forget_unexpected()
                 print(f"warm       after {soak.minutes(sample.at_s):.1f} minutes", flush=True)
             elif sample.at_s - soak.started_s > arguments.warm_up_s + WARM_UP_TIMEOUT_S:
                 raise SystemExit("the local client has not warmed up")
@@ -152,10 +154,17 @@ def judge(soak: Soak, programs: Programs) -> list[str]:
         if len({process.pid for process in series}) > 1 or len(series) < len(times_s):
             faults.append(f"{name} was started anew, or was not there")
             continue
-        own, resident = [process.own_kib for process in series], [process.resident_kib for process in series]
-        found = [judge_memory(times_s, own, resident)]
-        found += [judge_count(times_s, [getattr(process, what) for process in series], what) for what in COUNTS]
+        count = series[-1].threads if name == DATABASE else 1
+        found = [judge_memory(times_s, [process.own_kib for process in series], count)]
+        # A server's processes keep files open that they have read, up to a bound of their own.
+        counts = COUNTS[:1] if name == DATABASE else COUNTS
+        found += [judge_count(times_s, [getattr(process, what) for process in series], what) for what in counts]
         faults += [f"{name}: {fault}" for fault in found if fault]
+    shared = [sample.shared_bytes / 1024 for sample in soak.judged]
+    faults += [f"shared memory: {fault}" for fault in [judge_memory(times_s, shared)] if fault]
+    achieved_per_s = programs.counts()["orders"] / (soak.samples[-1].at_s - soak.started_s)
+    if achieved_per_s < ORDERS_PER_S_MIN:
+        faults.append(f"only {achieved_per_s:.1f} orders a second went over HTTP")
     # Of what the warm-up does as fast as it can, readers may be lapped.
     before, after = soak.judged[0].metrics, soak.samples[-1].metrics
     faults += [f"{what}: {after[what] - before[what]:g}" for what in WATCHED if after[what] > before[what]]

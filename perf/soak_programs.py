@@ -32,7 +32,7 @@ class Program:
             stdout=subprocess.PIPE,
             text=True,
             # So that Ctrl-C reaches whoever judges, and not those who are judged by.
-            start_new_session=True,
+            process_group=0,
         )
         self._thread = Thread(target=self._hear, daemon=True)
         self._thread.start()
@@ -56,6 +56,12 @@ class Program:
         """Give the latencies that were told of in a minute of the monotonic clock."""
         with self._lock:
             return Counter(self.latencies.get(what, {}).get(minute, {}))
+
+    def forget_unexpected(self) -> None:
+        """Forget what was not expected until now: it is of the warm-up."""
+        with self._lock:
+            self.counts["unexpected_in_warm_up"] += self.counts.pop("unexpected", 0)
+            self.unexpected.clear()
 
     def stop(self) -> None:
         """Ask it to end, and hear it out."""
@@ -116,6 +122,11 @@ class Programs:
                 program.stop()
             for program in self._programs:
                 program.join()
+
+    def forget_unexpected(self) -> None:
+        """Forget what was not expected until now: while everything is being filled, reads may be refused."""
+        for program in self._programs:
+            program.forget_unexpected()
 
     def counts(self) -> Counter[str]:
         """Add up what all have counted."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,18 +59,18 @@ class Process:
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at everything. ``disk``: bytes by folder; ``machine``: processor seconds that all cores have worked."""
+    """One look at everything.
+
+    disk: bytes by folder. shared_bytes: rings, tables and pages. machine_s: seconds that all cores have worked.
+    """
 
     at_s: float
     processes: dict[str, Process]
     disk: dict[str, int]
     database_bytes: int
     metrics: dict[str, float]
+    shared_bytes: int
     machine_s: float
-
-    def plain(self) -> dict[str, Any]:
-        """Give plain values, for JSON."""
-        return asdict(self)
 
 
 class Sampler:
@@ -98,6 +98,7 @@ class Sampler:
             {name: _folder_bytes(self._engine.data_dir / name) for name in ("journal", "snapshots", "audit")},
             row[0],
             watched(metrics) | {"unsettled": metrics.get("tradeengine_settlement_backlog_events", 0)},
+            status["memory_bytes"],
             _machine_s(),
         )
 

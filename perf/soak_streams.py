@@ -64,7 +64,9 @@ class Listener(Client):
     def take(self, opcode: int, payload: bytes) -> None:
         """Count a message, answer a ping, and check what can be checked."""
         if opcode == 9:
-            self.socket.send(bytes((0x8A, 0x80 | len(payload))) + bytes(4) + payload)
+            # It may be gone already: what came before that is read all the same.
+            with suppress(OSError):
+                self.socket.send(bytes((0x8A, 0x80 | len(payload))) + bytes(4) + payload)
         elif opcode == 8:
             code = f"closed_{int.from_bytes(payload[:2], 'big')}"
             self._tally.counts[code] += 1

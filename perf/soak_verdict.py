@@ -1,10 +1,12 @@
 """The soak's verdict: what grew, what drifted, and what should never have happened.
 
 Rule 1: memory is flat when the line of least squares through it, from the end of the warm-up on, rises by no more than
-``GROWTH_MAX`` of its mean, or a few MiB of a small process; single peaks are cut first, because a comparison of the
-whole ledger takes its memory for seconds. Rule 2: a latency is steady when its 99th percentile of the last third of the
-minutes is no worse than that of the first third, as a ratio, with the machine's own lateness taken out: a control that
-does the same work each second, beside the engine and not in it. Rule 3: what must be 0 is 0.
+``GROWTH_MAX`` of its mean, or one and a half MiB of a small process. Single peaks are cut first: a comparison of the
+ledger takes its memory for a moment. What processes share has a size from the start, and is judged as a whole.
+Rule 2: a latency is steady when its 99th percentile of the last third of the minutes is no worse than that of the first
+third, as a ratio, with the machine's own lateness taken out: a control that does the same work all the time, beside the
+engine and not in it.
+Rule 3: what must be 0 is 0.
 It refuses to know processes and files: it is given series.
 """
 
@@ -22,7 +24,7 @@ GROWTH_MAX: Final = 0.02
 GROWTH_KIB_FORGIVEN: Final = 1536
 """Pages of an allocator that were not touched before: less than 2 % of the larger actors."""
 COUNT_FORGIVEN: Final = 3
-"""Threads, descriptors and tasks by which the line may rise: connections come and go."""
+"""Threads, descriptors and tasks by which the line may rise, beside a share: connections come and go."""
 DRIFT_MAX: Final = 1.5
 """Of a latency's percentile, last third against first."""
 DRIFT_MS_FORGIVEN: Final = 10.0
@@ -63,12 +65,11 @@ def smoothed(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array([np.median(array[max(place - half, 0) : place + half + 1]) for place in range(len(array))])
 
 
-def judge_memory(times_s: Sequence[float], own_kib: Sequence[float], resident_kib: Sequence[float]) -> str | None:
-    """Say what is wrong with a process's memory. None: it is flat."""
-    for what, values in (("its own memory", own_kib), ("its resident memory", resident_kib)):
-        found = growth(times_s, values)
-        if found.rise > max(GROWTH_MAX * found.mean, GROWTH_KIB_FORGIVEN):
-            return f"{what} rose by {found.rise / 1024:.1f} MiB, {found.share:.1%}"
+def judge_memory(times_s: Sequence[float], own_kib: Sequence[float], processes: int = 1) -> str | None:
+    """Say what is wrong with the memory of an actor's own. None: it is flat. processes: that it is made of."""
+    found = growth(times_s, own_kib)
+    if found.rise > max(GROWTH_MAX * found.mean, GROWTH_KIB_FORGIVEN * processes):
+        return f"its own memory rose by {found.rise / 1024:.1f} MiB, {found.share:.1%}"
     return None
 
 

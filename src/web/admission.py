@@ -1,43 +1,46 @@
-"""Admission: how much a front works on at a time, and who is refused when more is asked of it.
+"""Admission: whose turn it is at a front, and who is refused because more is asked than it can answer.
 
-A front is one thread. What it works on takes turns, so a request that is let in makes all others slower, and when more
-comes than can be answered everyone waits ever longer for answers that come too late. So what is too much is refused at
-once, before anything of it is read but its head, and by an answer that costs a tenth of the real one.
+A front is one thread. Whatever it has begun makes everything else slower, and when more comes than can be answered
+everyone waits ever longer for answers that come too late. So only a few requests are in *work* at a time; the others
+wait for their turn in lanes, one for each address, and the lanes take turns. What is too much for its lane is refused
+at once, by an answer that costs a tenth of the real one. A request that waits for the engine, for the database or for
+its client is not in work: a matcher that is dead and a database that is away do not make a front seem full.
 
-Counted is what is *in work*: a request that waits for the engine, for the database or for its client takes no room. So
-a matcher that is dead and a database that is away do not make a front seem full.
-
-Rule 1: a burst passes, a queue does not. As many as there is room for are let in at a moment; but where more than a
-quarter of the room has been taken for a while without a break, more comes than can be answered: then only a sixteenth
-is given, so that those who are let in are answered soon, until hardly anybody has to be refused any more.
-Rule 2: nobody takes it all. An address is let in while it has less in work than three times what is free. So one that
-floods alone leaves a quarter free, and whoever asks little finds room.
-Rule 3: cancels, and what operators ask, have room of their own.
+Rule 1: a burst passes, a queue does not. A lane may grow until three quarters of what is free of the room is in it. But
+where its requests have waited too long for a while without a break, more comes than can be answered: it is *crowded*,
+and keeps a few only, which are answered soon, until hardly anything of it has to be refused any more.
+Rule 2: whoever asks little waits for one turn of each other address, and not for what these have in their lanes.
+Rule 3: cancels, and what operators ask, have rooms of their own.
+Rule 4: nobody waits for a turn longer than ``PATIENCE_S``: should those in work stand still, others go on beside them.
 It refuses to know what requests want: which kind they are is told from the method and the path alone.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum, auto
 from typing import Final
 
-QUEUE_DIVISOR: Final = 4
-"""More than this part of the room in work, for ``QUEUE_S`` without a break, is a queue."""
-QUEUED_DIVISOR: Final = 16
-"""What is given of the room while there is a queue."""
-QUEUE_S: Final = 0.1
+import trio
+
+WORKING_MAX: Final = 4
+"""In work at a time, of each kind: the next one begins while another's answer goes out."""
+WAIT_S_MAX: Final = 0.05
+"""A turn that is waited for longer is late ..."""
+LATE_S: Final = 0.1
+"""... and a lane is crowded when all its turns have been late for so long."""
+CROWDED_COUNT: Final = 8
+"""What a crowded lane keeps."""
 CALM_S: Final = 1.0
-"""A queue is over when in so long ..."""
+"""A lane is crowded no more when in so long ..."""
 CALM_SHARE: Final = 0.1
-"""... no more than this share had to be refused."""
+"""... no more than this share of it had to be refused."""
 FREE_FACTOR: Final = 3
-ROOM_MIN: Final = 16
-_PREFIX: Final = b"/api/v1/"
+PATIENCE_S: Final = 0.5
 _URGENT: Final = (b"/api/v1/admin/", b"/admin", b"/health", b"/ready", b"/metrics")
 
 
@@ -57,94 +60,213 @@ def kind_of(method: str, path: bytes) -> Kind:
     return Kind.CANCEL if leaves or path == b"/api/v1/orders/cancel-all-after" else Kind.USUAL
 
 
+class Crowded(Exception):  # noqa: N818 - a refusal, not a fault
+    """More is asked than can be answered."""
+
+
+class _Turn:
+    """A turn that is waited for."""
+
+    __slots__ = ("event", "has_come", "since_s")
+
+    def __init__(self, since_s: float) -> None:
+        self.event = trio.Event()
+        self.has_come = False
+        self.since_s = since_s
+
+
+class _Lane:
+    """What one address waits for."""
+
+    __slots__ = ("_asked", "_late_since_s", "_refused", "_window_s", "coming", "turns")
+
+    def __init__(self) -> None:
+        self.turns: deque[_Turn] = deque()
+        self.coming = 0
+        """Let in, but not waiting yet: they come within a turn of the event loop."""
+        self._late_since_s: float | None = None
+        self._window_s: float | None = None
+        """When the present look at a crowded lane began; None: it is not crowded."""
+        self._asked = self._refused = 0
+
+    @property
+    def count(self) -> int:
+        """How much of the room is taken."""
+        return len(self.turns) + self.coming
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more comes than can be answered."""
+        return self._window_s is not None
+
+    def note_wait(self, wait_s: float, now_s: float) -> None:
+        """Note how long a turn was waited for."""
+        if wait_s <= WAIT_S_MAX:
+            self._late_since_s = None
+        elif self._late_since_s is None:
+            self._late_since_s = now_s
+        elif self._window_s is None and now_s - self._late_since_s >= LATE_S:
+            self._window_s, self._asked, self._refused = now_s, 0, 0
+
+    def note_asked(self, now_s: float, *, refused: bool) -> None:
+        """Note what became of a request."""
+        if self._window_s is None:
+            return
+        self._asked += 1
+        self._refused += refused
+        if now_s - self._window_s >= CALM_S:
+            is_over = self._refused <= self._asked * CALM_SHARE
+            self._window_s, self._asked, self._refused = None if is_over else now_s, 0, 0
+            self._late_since_s = None
+
+
 class Room:
     """Room for one kind of requests."""
 
     def __init__(self, size: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Have room for ``size`` requests at a moment, at least 16."""
-        assert size >= ROOM_MIN
-        self.taken = 0
+        """Have room for ``size`` requests that wait for their turn."""
+        self.working = 0
+        self.waiting = 0
+        """Those who wait, and those who come."""
         self._size = size
         self._clock = clock
-        self._of_address: Counter[str] = Counter()
-        self._above_since_s: float | None = None
-        """Since when more than a quarter has been taken, without a break."""
-        self._window_s: float | None = None
-        """When the present look at a queue began; None: there is no queue."""
-        self._asked = self._refused = 0
+        self._lanes: dict[str, _Lane] = {}
+        """By address, in the order of their next turns. One in which nothing is, and that is not crowded, goes."""
 
     @property
-    def is_queue(self) -> bool:
-        """Whether more comes than can be answered."""
-        self._look(self._clock())
-        return self._window_s is not None
+    def crowded(self) -> int:
+        """How many addresses ask more than can be answered."""
+        return sum(lane.is_crowded for lane in self._lanes.values())
 
     def let_in(self, address: str) -> bool:
-        """Give room to a request, or refuse it."""
-        limit = self._size // QUEUED_DIVISOR if self.is_queue else self._size
-        allowed = self._of_address[address] < FREE_FACTOR * (limit - self.taken)
-        self._asked += 1
+        """Let a request come, or refuse it."""
+        lane = self._lanes.get(address)
+        if lane is None:
+            self._sweep()
+            lane = self._lanes[address] = _Lane()
+        limit = CROWDED_COUNT if lane.is_crowded else FREE_FACTOR * (self._size - self.waiting)
+        allowed = lane.count < limit and self.waiting < self._size
+        lane.note_asked(self._clock(), refused=not allowed)
         if allowed:
-            self.take(address)
-        else:
-            self._refused += 1
-            if not self._of_address[address]:
-                del self._of_address[address]
+            lane.coming += 1
+            self.waiting += 1
         return allowed
 
-    def take(self, address: str) -> None:
-        """Take room, whether there is any or not: for what was let in before and has waited."""
-        self.taken += 1
-        self._of_address[address] += 1
-        if self.taken > self._size // QUEUE_DIVISOR and self._above_since_s is None:
-            self._above_since_s = self._clock()
+    def stay_away(self, address: str) -> None:
+        """Have a request that was let in not come, or not now."""
+        self._lanes[address].coming -= 1
+        self.waiting -= 1
+        self._tidy(address)
 
-    def leave(self, address: str) -> None:
-        """Give room back."""
-        self.taken -= 1
-        self._of_address[address] -= 1
-        if not self._of_address[address]:
-            del self._of_address[address]
-        if self.taken <= self._size // QUEUE_DIVISOR:
-            self._above_since_s = None
+    async def enter(self, address: str) -> None:
+        """Wait for the turn of a request that was let in; it is in work then, until ``leave``."""
+        if self.working < WORKING_MAX and not any(lane.turns for lane in self._lanes.values()):
+            self.stay_away(address)
+            self.working += 1
+            return
+        lane = self._lanes[address]
+        turn = _Turn(self._clock())
+        lane.coming -= 1
+        lane.turns.append(turn)
+        try:
+            with trio.move_on_after(PATIENCE_S):
+                await turn.event.wait()
+        except trio.Cancelled:
+            if turn.has_come:
+                self.leave()
+            else:
+                self._end(address, lane, turn)
+            raise
+        if not turn.has_come:
+            self._end(address, lane, turn)
+            self.working += 1
 
-    def _look(self, now_s: float) -> None:
-        """See whether a queue has begun, or is over."""
-        if self._window_s is None:
-            if self._above_since_s is not None and now_s - self._above_since_s >= QUEUE_S:
-                self._window_s, self._asked, self._refused = now_s, 0, 0
-        elif now_s - self._window_s >= CALM_S:
-            is_over = self._refused <= self._asked * CALM_SHARE
-            self._window_s, self._asked, self._refused = None if is_over else now_s, 0, 0
+    def come_back(self) -> None:
+        """Be in work again at once, after waiting for others: who is nearly done makes room soonest."""
+        self.working += 1
+
+    def leave(self) -> None:
+        """Be no more in work; whose turn it is begins."""
+        self.working -= 1
+        while self.working < WORKING_MAX and (address := self._next()) is not None:
+            lane = self._lanes.pop(address)
+            self._lanes[address] = lane  # its next turn is after all others'
+            turn = lane.turns[0]
+            turn.has_come = True
+            self._end(address, lane, turn)
+            self.working += 1
+            turn.event.set()
+
+    def _next(self) -> str | None:
+        return next((address for address, lane in self._lanes.items() if lane.turns), None)
+
+    def _end(self, address: str, lane: _Lane, turn: _Turn) -> None:
+        """Take a turn out of its lane."""
+        now_s = self._clock()
+        lane.turns.remove(turn)
+        lane.note_wait(now_s - turn.since_s, now_s)
+        self.waiting -= 1
+        self._tidy(address)
+
+    def _tidy(self, address: str) -> None:
+        lane = self._lanes[address]
+        if not lane.count and not lane.is_crowded:
+            del self._lanes[address]
+
+    def _sweep(self) -> None:
+        """Forget lanes that were crowded and have been silent since."""
+        now_s = self._clock()
+        for address, lane in list(self._lanes.items()):
+            if lane.is_crowded and not lane.count:
+                lane.note_asked(now_s, refused=False)
+                self._tidy(address)
 
 
 class Place:
-    """A request's place: in work, waiting for others, or given back."""
+    """A request on its way through a room: let in, waiting for its turn, in work, waiting for others, done."""
 
     def __init__(self, room: Room, address: str) -> None:
-        self._room: Room | None = room
+        self.is_whole = False
+        """Whether all of the request has come."""
+        self._room = room
         self._address = address
+        self._is_coming = True
+        self._is_working = False
+
+    async def enter(self) -> None:
+        """Wait for the turn. Raises Crowded: a request that took its time to come may find no room any more."""
+        if not self._is_coming and not self._room.let_in(self._address):
+            raise Crowded
+        self._is_coming = False
+        await self._room.enter(self._address)
+        self._is_working = True
+
+    def stay_away(self) -> None:
+        """Take no room until ``enter``: not all of the request has come."""
+        if self._is_coming:
+            self._is_coming = False
+            self._room.stay_away(self._address)
 
     def give_back(self) -> None:
         """Be done, once and for all."""
-        if self._room is not None:
-            self._room.leave(self._address)
-            self._room = None
+        self.stay_away()
+        if self._is_working:
+            self._is_working = False
+            self._room.leave()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Take no room meanwhile."""
-        room = self._room
-        if room is None:
+        """Be out of work meanwhile."""
+        if not self._is_working:
             yield
             return
-        room.leave(self._address)
-        self._room = None
+        self._is_working = False
+        self._room.leave()
         try:
             yield
         finally:
-            room.take(self._address)
-            self._room = room
+            self._room.come_back()
+            self._is_working = True
 
 
 class Admission:
@@ -153,26 +275,26 @@ class Admission:
     def __init__(
         self, size: int, note_refusal: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Have room for ``size`` requests of each kind. note_refusal: called for each that is refused."""
+        """Have ``size`` requests of each kind wait at most. note_refusal: called for each that is refused."""
         self.rooms = {kind: Room(size, clock) for kind in Kind}
-        self._note_refusal = note_refusal
+        self.note_refusal = note_refusal
 
     @property
-    def in_work(self) -> int:
-        """Requests in work, of all kinds."""
-        return sum(room.taken for room in self.rooms.values())
+    def count(self) -> int:
+        """Requests that are in work or wait for their turn, of all kinds."""
+        return sum(room.working + room.waiting for room in self.rooms.values())
 
     @property
-    def queues(self) -> frozenset[str]:
-        """Kinds of which more comes than can be answered, by name."""
-        return frozenset(kind.name.lower() for kind, room in self.rooms.items() if room.is_queue)
+    def crowded(self) -> int:
+        """How many addresses ask more than can be answered."""
+        return sum(room.crowded for room in self.rooms.values())
 
     def ask(self, method: str, path: bytes, address: str) -> Place | None:
         """Let a request in; None: it is refused."""
         room = self.rooms[kind_of(method, path)]
         if room.let_in(address):
             return Place(room, address)
-        self._note_refusal()
+        self.note_refusal()
         return None
 
 
@@ -180,20 +302,19 @@ _present: ContextVar[Place | None] = ContextVar("place", default=None)
 
 
 @contextmanager
-def working_at(place: Place | None) -> Iterator[None]:
+def working_at(place: Place) -> Iterator[None]:
     """Have everything inside, in this task, be the work of one request; at its end the place is given back."""
     token = _present.set(place)
     try:
         yield
     finally:
         _present.reset(token)
-        if place is not None:
-            place.give_back()
+        place.give_back()
 
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Wait for somebody else: the present request, if there is one, takes no room meanwhile."""
+    """Wait for somebody else: the present request, if there is one, is not in work meanwhile."""
     place = _present.get()
     if place is None:
         yield

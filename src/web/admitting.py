@@ -7,6 +7,7 @@ It refuses to know who is let in: that is ``admission``'s to say.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import hypercorn.protocol.h11
@@ -14,7 +15,7 @@ from hypercorn.protocol.events import Body, EndBody, Event, Request, Response, S
 from hypercorn.protocol.http_stream import ASGIHTTPState
 from hypercorn.protocol.ws_stream import ASGIWebsocketState
 
-from tradeengine.web.admission import Place, waiting, working_at
+from tradeengine.web.admission import Crowded, Place, working_at
 from tradeengine.web.connection import BodyEnd, FrontRequest, HttpConnection
 from tradeengine.web.envelope import bare_failure
 from tradeengine.web.errors import overloaded
@@ -34,6 +35,8 @@ class AdmittedStream(EnvelopeStream):
 
     _place: Place | None = None
     _refused: Request | None = None
+    _missing_bytes: float = math.inf
+    """What has not come of the body."""
 
     async def handle(self, event: Event) -> None:
         """Take what the connection brings; of a request that is refused nothing but its end."""
@@ -45,8 +48,11 @@ class AdmittedStream(EnvelopeStream):
                 event.state[CONNECTION_STATE].head_begins()
             else:
                 event.state[PLACE_STATE] = self._place
+                self._note(_told_bytes(event))
                 await super().handle(event)
         elif self._refused is None:
+            if isinstance(event, Body):
+                self._note(self._missing_bytes - len(event.data))
             await super().handle(event)
         elif isinstance(event, EndBody) and not self.closed:
             await self._refuse(self._refused)
@@ -58,6 +64,12 @@ class AdmittedStream(EnvelopeStream):
         if message is None and self._place is not None:
             self._place.give_back()
         await super().app_send(message)
+
+    def _note(self, missing_bytes: float) -> None:
+        """Note what is missing, before anybody else goes on."""
+        self._missing_bytes = missing_bytes
+        if missing_bytes <= 0 and self._place is not None:
+            self._place.is_whole = True
 
     async def _refuse(self, request: Request) -> None:
         status, headers, body = bare_failure(overloaded(), _request_id(request))
@@ -101,27 +113,42 @@ class AdmittedSocket(ClientSocket):
 
 
 class AdmittedConnection(HttpConnection):
-    """The task that answers a request: waiting for the client is no work."""
+    """The task that answers a request, when it is its turn. Waiting for the client is no work."""
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Read, let the handler answer, send."""
-
-        async def send_when_it_takes(message: Any) -> None:
-            with waiting():
-                await send(message)
-
-        with working_at(self.scope.get("state", {}).get(PLACE_STATE)):
-            await super().__call__(receive, send_when_it_takes)
+        place: Place | None = self.scope.get("state", {}).get(PLACE_STATE)
+        if place is None:
+            await super().__call__(receive, send)
+            return
+        with working_at(place):
+            await super().__call__(receive, send)
 
     async def _read_body(self, request: FrontRequest, receive: ASGIReceiveCallable) -> BodyEnd:
-        with waiting():
-            return await super()._read_body(request, receive)
+        place: Place | None = self.scope.get("state", {}).get(PLACE_STATE)
+        if place is not None and not place.is_whole:
+            place.stay_away()
+        end = await super()._read_body(request, receive)
+        if place is not None and end is not BodyEnd.GONE:
+            try:
+                await place.enter()
+            except Crowded:
+                request.fail_body(overloaded())
+        return end
 
 
 def _ask(request: Request) -> Place | None:
     path, _, _ = request.raw_path.partition(b"?")
     place: Place | None = request.state[CONNECTION_STATE].ask_admission(request.method, path, request.headers)
     return place
+
+
+def _told_bytes(request: Request) -> float:
+    """Give the length of the body: none is none, and of one in chunks nobody knows it."""
+    told = {name: value for name, value in request.headers if name in {b"content-length", b"transfer-encoding"}}
+    if b"transfer-encoding" in told:
+        return math.inf
+    return int(told.get(b"content-length", b"0"))
 
 
 def _request_id(request: Request) -> str:

@@ -235,15 +235,15 @@ async def _serve(wiring: Wiring, front: Front, server: Server) -> None:
 async def _beat(wiring: Wiring, front: Front, server: Server, admission: Admission) -> None:
     """Show that the front lives, also while nobody asks anything."""
     connections, in_work = wiring.metrics.gauge("connections"), wiring.metrics.gauge("requests_in_work")
-    queued: frozenset[str] = frozenset()
+    was_crowded = False
     while True:
         wiring.metrics.heartbeat()
         wiring.metrics.set(connections, server.connection_count)
-        wiring.metrics.set(in_work, admission.in_work)
-        if admission.queues != queued:
-            queued = admission.queues
-            what = "more is asked than this front can answer" if queued else "all that is asked is answered again"
-            _log.warning(what, kinds=sorted(queued))
+        wiring.metrics.set(in_work, admission.count)
+        if bool(admission.crowded) != was_crowded:
+            was_crowded = not was_crowded
+            what = "more is asked than this front can answer" if was_crowded else "all that is asked is answered again"
+            _log.warning(what, addresses=admission.crowded)
         front.gateway.measure()
         front.database.measure()
         await trio.sleep(_HEARTBEAT_S)

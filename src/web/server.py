@@ -252,6 +252,9 @@ class _Connection(TCPServer):
 
         Who is told to end while an answer goes out lets it go out: half an answer is worse than a late end.
         """
+        if self.write_now(data):
+            return
+        data = b""  # what is left of it is kept for now
         async with self.send_lock:
             # The rest of a frame goes first, or the next one would begin in its middle.
             data, self._rest = self._rest + data, b""
