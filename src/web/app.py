@@ -15,7 +15,7 @@ from tradeengine.web.address import is_host
 from tradeengine.web.admitting import AdmittedConnection
 from tradeengine.web.connection import FrontRequest
 from tradeengine.web.envelope import REQUEST_ID_HEADER, request_id
-from tradeengine.web.errors import invalid_field
+from tradeengine.web.errors import invalid_field, no_such_path
 from tradeengine.web.front import Front
 from tradeengine.web.measure import RequestMeter
 from tradeengine.web.request_limits import tell_limits
@@ -104,6 +104,7 @@ def create_app(front: Front) -> FrontApp:
     meter = RequestMeter(front.metrics, front.settings)
     app.before_request(meter.begin)
     app.before_request(_check_host)
+    app.before_request(_check_path)
     app.before_request(access.check_access)
     app.before_request(audit.begin)
     app.before_request(_check_query)
@@ -122,6 +123,16 @@ async def _check_host() -> None:
     """Refuse a Host that names no host. Raises ApiError."""
     if not is_host(request.headers.get("Host", "")):
         raise invalid_field("Host", "The Host header must name a host, with a port if need be.")
+
+
+async def _check_path() -> None:
+    """Refuse a path that begins with an empty part, which a request leaves out of its path. Raises ApiError.
+
+    A proxy that keeps ``/metrics`` to itself passes ``//metrics`` on.
+    """
+    path: str = request.scope["path"]
+    if path.startswith("//"):
+        raise no_such_path(path)
 
 
 async def _check_query() -> None:

@@ -80,6 +80,11 @@ def invalid_field(field: str, message: str, code: str = "INVALID_REQUEST", **bou
     return ApiError(code, message, {"field": field, **bounds})
 
 
+def no_such_path(path: str) -> ApiError:
+    """Answer for a path that is no route."""
+    return ApiError("NOT_FOUND", f"There is nothing at {path}; see the documentation.", {"path": path})
+
+
 _REASON_ERRORS: Final[dict[Reason, tuple[str, str]]] = {
     Reason.FOK_NOT_FILLED: (
         "FOK_NOT_FILLED",

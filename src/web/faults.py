@@ -11,7 +11,7 @@ from werkzeug.exceptions import HTTPException
 
 from tradeengine.web.connection import BODY_TIMEOUT_S
 from tradeengine.web.envelope import failure, request_id
-from tradeengine.web.errors import ApiError
+from tradeengine.web.errors import ApiError, no_such_path
 
 _log = structlog.get_logger()
 
@@ -42,8 +42,7 @@ async def _answer_fault(error: Exception) -> Response:
 def _from_http(error: HTTPException) -> ApiError:
     match error.code:
         case 404:
-            message = f"There is nothing at {request.path}; see the documentation."
-            return ApiError("NOT_FOUND", message, {"path": request.path})
+            return no_such_path(request.path)
         case 405:
             allowed = sorted(getattr(error, "valid_methods", None) or ())
             headers = {"Allow": ", ".join(allowed)}

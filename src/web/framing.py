@@ -71,6 +71,8 @@ def ambiguity(request: h11.Request) -> str:
     """Say what in a request others may read in another way; empty: nothing."""
     headers = dict(request.headers)  # names are in lower case
     length, chunked = headers.get(b"content-length"), b"transfer-encoding" in headers
+    if not request.target.startswith(b"/") and request.target != b"*":
+        return "a target that is no path"
     if request.http_version not in _VERSIONS:
         return "a version other than HTTP/1.0 and HTTP/1.1"
     if length is not None and chunked:
