@@ -16,13 +16,11 @@ import time
 from pathlib import Path
 
 import trio
-from tests.faults.harness import kinds
 from tests.faults.harness.faults import FAULTS
-from tests.faults.harness.plan import Plan, make_plan
+from tests.faults.harness.kinds import struck_names
+from tests.faults.harness.plan import PAUSE_S_MAX, Plan, make_plan
 from tests.faults.harness.report import Summary
-from tests.faults.harness.rounds import Round, repeat_line, run_round
-
-assert kinds.POINTS
+from tests.faults.harness.rounds import Round, run_round
 
 
 def main() -> int:
@@ -33,21 +31,24 @@ def main() -> int:
     if unknown := set(faults) - FAULTS.keys():
         sys.stderr.write(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(FAULTS)}\n")
         return 2
+    if only and not any(name.startswith(tuple(only)) for name in struck_names()):
+        sys.stderr.write(f"nothing is called {options.only}\n")
+        return 2
     if options.plan:
-        _say(*make_plan(options.seed, faults, options.strikes, only).lines())
+        _say(*make_plan(options.seed, faults, options.strikes, only, options.pause).lines())
         return 0
     summary = Summary()
     deadline_s = time.monotonic() + options.minutes * 60 if options.minutes else None
     number = 0
     while number < options.rounds if deadline_s is None else time.monotonic() < deadline_s:
-        plan = make_plan(options.seed + number, faults, options.strikes, only)
+        plan = make_plan(options.seed + number, faults, options.strikes, only, options.pause)
         folder = Path(tempfile.mkdtemp(prefix=f"faults-{plan.seed}-", dir=options.folder))
         _say(f"round {number}, seed {plan.seed}")
         result = trio.run(_run_interruptible, plan, folder)
         if result is None:
             break
         summary.add(result)
-        _tell(result, repeat_line(plan, faults, only))
+        _tell(result, _again(options, plan.seed))
         number += 1
     _say(json.dumps(summary.as_object(), indent=2))
     if options.json:
@@ -82,6 +83,13 @@ def _tell(result: Round, again: str) -> None:
     _say(f"  kept in {result.folder}; again: {again}")
 
 
+def _again(options: argparse.Namespace, seed: int) -> str:
+    """Give the line that runs a round again."""
+    only = f" --only {options.only}" if options.only else ""
+    drawn = f"--strikes {options.strikes} --pause {options.pause} --faults {options.faults}{only}"
+    return f"python -m tests.faults --seed {seed} {drawn}"
+
+
 def _say(*lines: str) -> None:
     sys.stdout.writelines(f"{line}\n" for line in lines)
     sys.stdout.flush()
@@ -94,6 +102,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="instead of a number of rounds: begin new ones for so long")
     parser.add_argument("--strikes", type=int, default=40, help="faults in a round")
     parser.add_argument("--faults", default=",".join(FAULTS), help="which kinds; none, or of %(default)s")
+    parser.add_argument("--pause", type=float, default=PAUSE_S_MAX, help="seconds between strikes at most: %(default)s")
     parser.add_argument("--only", help="strike only at processes and points whose names begin so: matcher,risk.after")
     parser.add_argument("--folder", type=Path, help="where the folders of rounds are made")
     parser.add_argument("--json", type=Path, help="write the summary into this file, too")

@@ -223,6 +223,13 @@ def _start_second(arguments: list[str], environment: dict[str, str], folder: Pat
     )
 
 
+def struck_names() -> set[str]:
+    """Give the names of all processes and points that can be struck."""
+    actors = Shape(shards=2, fronts=2).actors
+    points = {f"{role}.{name}" for role, names in POINTS.items() for name in names}
+    return {*actors, ZYGOTE, OPERATOR, ENGINE, *points}
+
+
 register("kill", 10, Kill())
 register("together", 2, KillTogether())
 register("crash", 6, Crash())

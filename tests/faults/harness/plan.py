@@ -48,11 +48,13 @@ def line_of(intent: Intent) -> str:
     return " ".join([intent.name, intent.kind, intent.target or "", *words])
 
 
-def make_plan(seed: int, faults: Sequence[str], strike_count: int, only: Sequence[str] = ()) -> Plan:
+def make_plan(
+    seed: int, faults: Sequence[str], strike_count: int, only: Sequence[str] = (), pause_s_max: float = PAUSE_S_MAX
+) -> Plan:
     """Draw a plan with strikes of these faults; only: at processes and points whose names begin so."""
     chance = random.Random(seed)
     shape = Shape(shards=chance.randint(1, 2), fronts=chance.randint(1, 2))
-    return Plan(seed, shape, _settings(chance), tuple(_strikes(chance, shape, faults, strike_count, only)))
+    return Plan(seed, shape, _settings(chance), tuple(_strikes(chance, shape, faults, strike_count, only, pause_s_max)))
 
 
 def _settings(chance: random.Random) -> dict[str, str]:
@@ -70,13 +72,19 @@ def _settings(chance: random.Random) -> dict[str, str]:
 
 
 def _strikes(
-    chance: random.Random, shape: Shape, faults: Sequence[str], count: int, only: Sequence[str]
+    chance: random.Random,
+    shape: Shape,
+    faults: Sequence[str],
+    count: int,
+    only: Sequence[str],
+    pause_s_max: float,
 ) -> Iterator[Strike]:
-    while count > 0 and faults:
+    drawn = 0
+    while drawn < count and faults:
         name = chance.choices(faults, [WEIGHTS[fault] for fault in faults])[0]
         strike = FAULTS[name].draw(chance, shape)
         if only and not any(struck.startswith(tuple(only)) for struck in (*strike.targets, strike.point)):
             continue
-        count -= 1
-        pause_s = round(chance.uniform(0.0, PAUSE_S_MAX), 2)
+        drawn += 1
+        pause_s = round(chance.uniform(0.0, pause_s_max), 2)
         yield replace(strike, fault=name, pause_s=pause_s, waits=strike.waits and chance.random() < WAITS_SHARE)

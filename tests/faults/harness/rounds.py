@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -134,9 +133,3 @@ async def _check(venue: Venue, notebook: Notebook, watchers: Watchers, world: Wo
     if reconciled.returncode != 0:
         wrong.append(f"reconcile: {reconciled.stdout}{reconciled.stderr}")
     await watchers.check(world)
-
-
-def repeat_line(plan: Plan, faults: Sequence[str], only: Sequence[str]) -> str:
-    """Give the line that runs a round again."""
-    size = f"--rounds 1 --strikes {len(plan.strikes)}" + (f" --only {','.join(only)}" if only else "")
-    return f"python -m tests.faults --seed {plan.seed} {size} --faults {','.join(faults) or 'none'}"
