@@ -19,6 +19,7 @@ from tests.backup.venue import SHARDS, Maker, Rows, Venue, before, cursors, fund
 from tests.e2e.users import connect_database, make_user
 from tests.engines import PROGRAM, SMALL, Engine, run_command, running_engine, wait_restarted
 from tests.faults.load import LEDGER_CLAIMS
+from tests.verified import assert_verified
 
 from tradeengine.cli.backup import run_verify
 from tradeengine.cli.errors import CommandError
@@ -130,6 +131,7 @@ def restore(told: Told, data_dir: Path, *options: str) -> dict[str, Any]:
 
 def assert_reconciled(engine: Engine) -> None:
     """Everything is settled, nothing differs, and the ledger keeps its claims."""
+    assert_verified(engine, ENVIRONMENT, whole=False)
     result = engine.command("reconcile")
     assert result.returncode == 0, result.stdout + result.stderr
     with connect_database(engine) as connection:

@@ -15,6 +15,7 @@ import pytest
 from tests.e2e.users import connect_database
 from tests.engines import run_command, running_engine
 from tests.samples.make_sample import SETTINGS
+from tests.verified import assert_verified
 
 from tradeengine.actors.matcher_recovery import Place, check_opening, starting_point
 from tradeengine.actors.matching import KERNEL_VERSION, KERNEL_VERSIONS_REPLAYED, Matching
@@ -108,6 +109,7 @@ def test_engine_goes_on_from_a_version(unpack: Any, version: int) -> None:
     with running_engine(folder, environment=SETTINGS) as engine:
         result = run_command("reconcile", "--data-dir", str(folder), **SETTINGS)
         assert result.returncode == 0, result.stdout + result.stderr
+        assert_verified(engine, SETTINGS)
         with connect_database(engine) as connection:
             assert {table: count(connection, table) for table in ("orders", "trades", "postings")} == {
                 table: expected[table] for table in ("orders", "trades", "postings")

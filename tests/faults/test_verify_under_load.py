@@ -11,11 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 from tests.e2e.users import connect_database
-from tests.engines import SMALL, Engine, running_engine, wait_restarted
+from tests.engines import Engine, running_engine, wait_restarted
 from tests.faults.storm import Storm, open_storm
-
-from tradeengine.actors.verifying.run import Report, verify
-from tradeengine.settings_files import load_settings
+from tests.verified import assert_verified
 
 SYMBOLS = ("SOL/USDT", "LTC/USDT", "XRP/USDT")
 SEGMENT_BYTES = {"TRADEENGINE_JOURNAL_SEGMENT_BYTES": "65536"}
@@ -44,16 +42,6 @@ def blowing(storm: Storm) -> Iterator[None]:
         wind.join()
 
 
-def look(engine: Engine, *, from_snapshot: bool = False) -> Report:
-    """Verify beside the engine; nothing may differ, and nothing may be left out."""
-    overrides = {"engine.data_dir": str(engine.data_dir), "engine.shards": 2}
-    settings = load_settings(None, overrides, {**SMALL, **SEGMENT_BYTES})
-    report = verify(settings, engine.dsn, shard=None, from_snapshot=from_snapshot, is_live=True)
-    assert (report.words, report.failed) == ([], [])
-    assert from_snapshot or report.unseen == []
-    return report
-
-
 def settled(connection: psycopg.Connection[Any]) -> int:
     """Count the events that both shards have settled."""
     ((count,),) = connection.execute("SELECT sum(sequence)::bigint FROM settlement_cursors WHERE shard >= 0").fetchall()
@@ -67,12 +55,12 @@ def test_nothing_differs_beside_a_storm(venue: Engine) -> None:
         while rounds < ROUNDS or segments < 2:
             rounds += 1
             before = settled(connection)
-            report = look(venue)
+            report = assert_verified(venue, SEGMENT_BYTES)
             segments = min(shard.segments for shard in report.shards)
             assert before <= sum(shard.settled for shard in report.shards) <= settled(connection)
             assert sum(shard.trades for shard in report.shards) >= trades
             trades = sum(shard.trades for shard in report.shards)
-        look(venue, from_snapshot=True)
+        assert_verified(venue, SEGMENT_BYTES, from_snapshot=True)
     assert trades > 0
 
 
@@ -86,10 +74,10 @@ def test_nothing_differs_beside_kills(venue: Engine) -> None:
             with blowing(storm):
                 pid = venue.actors()[name]
                 venue.kill_actor(name)
-                look(venue)
+                assert_verified(venue, SEGMENT_BYTES)
                 wait_restarted(venue, name, pid)
                 before = settled(connection)
-                assert sum(shard.settled for shard in look(venue).shards) >= before
+                assert sum(shard.settled for shard in assert_verified(venue, SEGMENT_BYTES).shards) >= before
 
 
 def test_command_beside_a_live_engine(venue: Engine) -> None:
