@@ -27,7 +27,7 @@ from tradeengine.actors.risk_gates import Gates
 from tradeengine.actors.risk_metrics import RiskMetrics
 from tradeengine.actors.risk_restart import Taken, restart, words_of
 from tradeengine.actors.risk_rings import RiskRings, rings_of
-from tradeengine.core.records import EventKind, command_dtype, event_dtype
+from tradeengine.core.records import CommandKind, EventKind, command_dtype, event_dtype
 from tradeengine.core.risk import (
     FOR_ADMINISTRATORS,
     FOR_CANCELS,
@@ -43,7 +43,7 @@ from tradeengine.core.risk import (
     process,
     take_dirty_accounts,
 )
-from tradeengine.core.risk_state import LAST_TIMESTAMP_NS, SETTING_VERSION
+from tradeengine.core.risk_state import LAST_TIMESTAMP_NS, SETTING_VERSION, SYMBOL_LISTED, SYMBOL_SHARD
 from tradeengine.core.tables import ActorState
 from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.fences import FENCING, Fences
@@ -51,7 +51,8 @@ from tradeengine.ipc.ring_reader import Lapped, RingDamaged, RingWatch
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.ipc.tracing import trace
 from tradeengine.ipc.wiring import run_duty
-from tradeengine.storage.recovery import RiskRecovery, load_risk_recovery
+from tradeengine.storage.journal_salvage import newer_commands
+from tradeengine.storage.recovery import RiskRecovery, load_risk_recovery, newest_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -329,11 +330,14 @@ def _recover(wiring: Wiring, rings: RiskRings) -> tuple[RiskState, Taken]:
                     wiring.blocked(f"the database cannot be read: {' '.join(str(error).split())}")
                 _wait_for_database(wiring)
 
+    def salvage(risk: RiskState) -> list[NDArray[np.void]]:
+        return [salvaged(settings, shard, risk) for shard in sorted(Fences(wiring.table("actors")).shards())]
+
     while True:
         risk = make_risk(limits_of(settings))
         try:
             crash_point("risk.before_recovery")
-            taken = restart(risk, rings, load, lambda: _matchers_ready(wiring, rings))
+            taken = restart(risk, rings, load, lambda: _matchers_ready(wiring, rings), salvage)
         except Lapped as lapped:
             # Settlement went on between our look at its cursor and the snapshot; the next snapshot is newer.
             logger.warning("recovery begins anew", reason=str(lapped))
@@ -341,6 +345,28 @@ def _recover(wiring: Wiring, rings: RiskRings) -> tuple[RiskState, Taken]:
         crash_point("risk.after_recovery")
         logger.info("recovered", commands_passed_over=len(taken), duration_s=round(time.monotonic() - started_s, 3))
         return risk, taken
+
+
+def salvaged(settings: Settings, shard: int, risk: RiskState) -> NDArray[np.void]:
+    """Read from the journal of a shard that is given up what nobody else knows: orders and amends that hold money.
+
+    risk: as of all events. Only what risk would take is given: of accounts and listed symbols that there are.
+    """
+    settled = newest_order(settings.database.direct_dsn, shard, connect_timeout_s=_CONNECT_TIMEOUT_S)
+    newest = max(settled, int(risk.last_order_ids[shard]))
+    commands = newer_commands(settings.journal_dir(shard), shard, newest)
+    accounts, symbols = commands["account_id"], commands["symbol_id"]
+    possible = (accounts >= 0) & (accounts < len(risk.open_orders)) & (symbols >= 0) & (symbols < len(risk.symbols))
+    commands = commands[possible & np.isin(commands["kind"], (CommandKind.PLACE, CommandKind.AMEND))]
+    of_symbols = risk.symbols[commands["symbol_id"]]
+    commands = commands[(of_symbols[:, SYMBOL_LISTED] == 1) & (of_symbols[:, SYMBOL_SHARD] == shard)]
+    logger.warning(
+        "a shard is given up: what its journal holds of money stays held, as far as it can be read",
+        shard=shard,
+        newest_known_order=newest,
+        commands_salvaged=len(commands),
+    )
+    return np.ascontiguousarray(commands)
 
 
 def _wait_for_database(wiring: Wiring) -> None:

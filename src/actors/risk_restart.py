@@ -3,7 +3,8 @@
 1. The gating cursors go back to settlement's. From then on no event that PostgreSQL lacks can be overwritten.
 2. One snapshot of the database: balances, live orders, client order ids, symbols, funding, and its cursors.
 3. The events after these cursors, from the rings, until every matcher has replayed its journal and published.
-4. The commands that the command rings hold behind the last event: their holds are taken again, nothing is forwarded.
+4. The commands that the command rings hold behind the last event: their holds are taken again, nothing is forwarded;
+   and those that can still be read in the journal of a shard that is given up (decision 0035).
 5. The commands of ingress rings, from their cursors on: those that a command ring or one of risk's own rings has
    already (risk died after publishing and before passing them) are passed over, each by name.
 
@@ -39,7 +40,7 @@ from tradeengine.core.risk import (
 from tradeengine.core.risk_state import LAST_TIMESTAMP_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -88,12 +89,17 @@ class Taken:
 
 
 def restart(
-    risk: RiskState, rings: RiskRings, load: Callable[[], RiskRecovery], matchers_ready: Callable[[], bool]
+    risk: RiskState,
+    rings: RiskRings,
+    load: Callable[[], RiskRecovery],
+    matchers_ready: Callable[[], bool],
+    salvage: Callable[[RiskState], Sequence[NDArray[np.void]]] = lambda _: (),
 ) -> Taken:
     """Bring an empty state to where risk was, and all event readers to the heads.
 
     load: one snapshot of the database; called after the cursors went back. matchers_ready: asked again and again, may
-    pause; True once every matcher that this engine has not heard of yet has published all that its journal holds.
+    pause; True once every matcher that this engine has not heard of yet has published all that its journal holds, or
+    is given up. salvage: gives the commands that only the journals of those hold.
     Raises Lapped when events were overwritten after all: begin anew with an empty state.
     """
     for reader in rings.events:
@@ -113,6 +119,8 @@ def restart(
             break
     for shard, writer in enumerate(rings.commands):
         retake_commands(risk, writer.ring, answered[shard] + 1)
+    for commands in salvage(risk):
+        retake(risk, words_of(commands))
     for refusal in last_records(rings.refusals.ring, 1):
         risk.scalars[LAST_TIMESTAMP_NS] = max(int(refusal["timestamp_ns"]), int(risk.scalars[LAST_TIMESTAMP_NS]))
     begin_epoch(risk)

@@ -16,7 +16,7 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from tradeengine.core.ids import first_id_at
+from tradeengine.core.ids import SHARD_SHIFT, SHARDS_MAX, first_id_at
 from tradeengine.core.records import CommandKind, OrderType, Side, TradingState, symbol_command_dtype
 from tradeengine.core.risk_recovery import client_id_dtype, live_order_dtype, traded_dtype
 from tradeengine.storage.account_settings import pending_settings
@@ -99,6 +99,13 @@ def settled_cursors(connection: Connection) -> dict[int, int]:
 def last_order_id(connection: Connection) -> int:
     """Greatest id of an order; 0: there is no order."""
     return _read_number(connection, _LAST_ORDER_ID)
+
+
+def newest_order(dsn: str, shard: int, *, connect_timeout_s: int = 10) -> int:
+    """Greatest id of a shard's orders; 0: there is none. Raises psycopg.Error when the database does not answer."""
+    with psycopg.connect(dsn, connect_timeout=connect_timeout_s, application_name="tradeengine-recovery") as connection:
+        row = connection.execute(_NEWEST_ORDER, {"shift": SHARD_SHIFT, "mask": SHARDS_MAX - 1, "shard": shard})
+        return int(row.fetchall()[0][0])
 
 
 def _read_symbols(connection: Connection) -> NDArray[np.void]:
@@ -220,5 +227,9 @@ WHERE id >= {since_id} AND client_order_id IS NOT NULL ORDER BY id DESC LIMIT {l
 
 # In order of their numbers: risk decides and settlement settles in that order, so the greatest is the last.
 _FUNDING_NUMBER: Final = "SELECT coalesce(max(number), 0) FROM funding WHERE status <> 'pending'"
+
+_NEWEST_ORDER: Final = """
+    SELECT coalesce((
+        SELECT id FROM orders WHERE (id >> %(shift)s) & %(mask)s = %(shard)s ORDER BY id DESC LIMIT 1), 0)"""
 
 _LAST_ORDER_ID: Final = "SELECT coalesce((SELECT id FROM orders ORDER BY id DESC LIMIT 1), 0)"

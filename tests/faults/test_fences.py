@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,8 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx2
+import pytest
 from tests.e2e.users import Json, User, make_user, sign_in
 from tests.engines import READY_TIMEOUT_S, Engine, running_engine
+from tests.faults.test_kill_under_load import kill_everything
 
 from tradeengine.ipc.client import ask
 from tradeengine.storage.journal_format import GROUP_HEADER_BYTES, SEGMENT_HEADER_BYTES
@@ -146,3 +150,37 @@ def test_matcher_given_up_is_fenced_and_its_full_ring_stops_nobody(data_dir: Pat
         for _ in range(COMMANDS_SLOTS + 10):
             refused(user, "POST", "/orders/cancel-all-after", json={"timeout_ms": 0})
         check_fence(user, orders[0], orders[2])
+
+
+@pytest.mark.long
+def test_money_of_a_fenced_shard_is_not_spent_on_another(data_dir: Path) -> None:
+    """Orders that only a damaged journal knows keep what they hold, and are there once the journal is mended."""
+    with running_engine(data_dir, TWO_SHARDS) as engine:
+        user = make_user(engine, "holder", {"USDT": "100"})
+        with user.http:
+            user.place(**bid(FENCED, "20.00"))
+            user.call("GET", "/orders")  # answered once all of it is settled
+            os.kill(engine.actors()["settlement"], signal.SIGSTOP)
+            unsettled = [user.place(**bid(FENCED, price))["order"] for price in ("20.00", "40.00", "60.00")]
+            held = user.balances()["USDT"]
+            kill_everything(engine)
+    journal = data_dir / "journal" / "shard-1"
+    shutil.copytree(journal, data_dir / "kept")
+    damage(data_dir, 1)
+    with running_engine(data_dir, TWO_SHARDS) as engine:
+        user = sign_in(engine, user.name)
+        with user.http:
+            assert user.balances()["USDT"] == held
+            assert user.place(422, **bid(OPEN, "100.00"))["code"] == "INSUFFICIENT_BALANCE"
+            repeated = user.http.post(
+                "/orders", json={**bid(FENCED), "client_order_id": unsettled[0]["client_order_id"]}
+            )
+            assert repeated.status_code in {409, 503}
+    shutil.rmtree(journal)
+    (data_dir / "kept").rename(journal)
+    with running_engine(data_dir, TWO_SHARDS) as engine:
+        user = sign_in(engine, user.name)
+        with user.http:
+            assert user.balances()["USDT"] == held
+            assert [user.order(order["id"])["status"] for order in unsettled] == ["open"] * 3
+        assert engine.command("reconcile").returncode == 0

@@ -127,6 +127,11 @@ STORIES: Final = (
         {"actor": "publisher"},
     ),
     Story(
+        "ShardFenced",
+        *_one('tradeengine_actor_state{actor="matcher-1",role="matcher"}', Gauge(2), Gauge(4), Gauge(5)),
+        {"actor": "matcher-1"},
+    ),
+    Story(
         "ActorSilent",
         *_one(
             'tradeengine_actor_heartbeat_timestamp_seconds{actor="shadow",role="shadow"}',

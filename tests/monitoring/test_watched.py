@@ -219,6 +219,20 @@ def journal_changed(watched: Watched) -> Iterator[None]:
     yield
 
 
+@contextmanager
+def journal_damaged(watched: Watched) -> Iterator[None]:
+    """Flip a bit in what the matcher has written, and kill it: the next one cannot go on from there."""
+    engine = watched.venue.engine
+    segment = list_segments(engine.data_dir / "journal" / "shard-0")[-1]
+    with segment.path.open("r+b") as file:
+        file.seek(SEGMENT_HEADER_BYTES + 1)
+        byte = file.read(1)[0]
+        file.seek(SEGMENT_HEADER_BYTES + 1)
+        file.write(bytes([byte ^ 1]))
+    engine.kill_actor("matcher-0")
+    yield
+
+
 def _with_other_hash(header: SegmentHeader) -> SegmentHeader:
     values = {name: getattr(header, name) for name in SegmentHeader.__slots__}
     return SegmentHeader(**{**values, "event_hash": header.event_hash ^ 1})
@@ -280,6 +294,7 @@ TOGETHER = {
 }
 LAST = {
     "the journal was changed": Fault(journal_changed, {"ShadowMismatch": {}}),
+    "the journal is damaged": Fault(journal_damaged, {"ShardFenced": {"actor": "matcher-0"}}),
 }
 """What cannot be mended."""
 
