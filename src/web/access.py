@@ -18,6 +18,7 @@ import trio
 from quart import current_app, g, request
 
 from tradeengine.core.records import Reason
+from tradeengine.web.admission import waiting
 from tradeengine.web.errors import ApiError, reason_error
 from tradeengine.web.signed_requests import KEY_HEADER
 
@@ -169,7 +170,7 @@ async def _find_soon(front: Front, name: str, latest: int) -> int | None:
             asked.set()
 
     trio.lowlevel.spawn_system_task(ask)
-    with trio.move_on_after(_LOOKUP_S):
+    with trio.move_on_after(_LOOKUP_S), waiting():
         await asked.wait()
     return found[0] if found else None
 

@@ -312,6 +312,12 @@ def working_at(place: Place) -> Iterator[None]:
         place.give_back()
 
 
+async def pause(seconds: float) -> None:
+    """Sleep, to look again later; the present request is not in work meanwhile."""
+    with waiting():
+        await trio.sleep(seconds)
+
+
 @contextmanager
 def waiting() -> Iterator[None]:
     """Wait for somebody else: the present request, if there is one, is not in work meanwhile."""

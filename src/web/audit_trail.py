@@ -22,6 +22,7 @@ from tradeengine.storage.audit import Entry
 from tradeengine.storage.audit_anchors import Anchors
 from tradeengine.storage.audit_delivery import Delivered, deliver, deliver_left_over
 from tradeengine.storage.audit_spool import SUFFIX, Spool, SpoolError, open_spool
+from tradeengine.web.admission import waiting
 from tradeengine.web.database import Database
 from tradeengine.web.errors import ApiError
 from tradeengine.web.redaction import Redaction
@@ -81,7 +82,7 @@ class AuditTrail:
         else:
             self._bell.set()
             if self._is_delivering:
-                with trio.move_on_after(WAIT_S):
+                with trio.move_on_after(WAIT_S), waiting():
                     await delivered.wait()
         finally:
             self._delivered.pop(entry.action_id, None)
@@ -138,7 +139,8 @@ class AuditTrail:
 
     async def _write(self, entry: Entry) -> None:
         spool = await self._ready()
-        await trio.to_thread.run_sync(spool.write, entry)
+        with waiting():
+            await trio.to_thread.run_sync(spool.write, entry)
 
     async def _ready(self) -> Spool:
         """Open the file when it is first needed. Raises SpoolError."""

@@ -15,7 +15,7 @@ import trio
 
 from tradeengine.ipc.atomics import load_word
 from tradeengine.ipc.ring import Ring
-from tradeengine.web.admission import waiting
+from tradeengine.web.admission import pause
 
 _PAUSE_S: Final = 0.0005
 _PAUSE_S_MAX: Final = 0.01
@@ -41,8 +41,7 @@ class Barrier:
         with trio.move_on_after(timeout_s):
             pause_s = _PAUSE_S
             while not self._passed(heads):
-                with waiting():
-                    await trio.sleep(pause_s)
+                await pause(pause_s)
                 pause_s = min(pause_s * 2, _PAUSE_S_MAX)
             return
         raise BarrierTimeout

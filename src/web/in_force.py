@@ -13,7 +13,7 @@ import trio
 
 from tradeengine.core.records import AccountFlag
 from tradeengine.ipc.seqlock import SeqlockBusy, SeqlockTable
-from tradeengine.web.admission import waiting
+from tradeengine.web.admission import pause
 from tradeengine.web.errors import ApiError, overloaded
 
 _PAUSE_S: Final = 0.001
@@ -46,8 +46,7 @@ class InForce:
         pause_s = _PAUSE_S
         with trio.move_on_after(self._timeout_s):
             while self._read(account_id, "version") < version:
-                with waiting():
-                    await trio.sleep(pause_s)
+                await pause(pause_s)
                 pause_s = min(pause_s * 2, _PAUSE_S_MAX)
             return
         message = "The change is stored, but the engine has not taken it over yet; it will. Look again in a moment."

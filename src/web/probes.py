@@ -23,6 +23,7 @@ from tradeengine.settings import Settings
 from tradeengine.storage.patient import PatientConnection
 from tradeengine.wallet.http import HttpWallet, open_http
 from tradeengine.wallet.port import Unavailable
+from tradeengine.web.admission import waiting
 
 PROBE_S_MAX: Final = 0.6
 _LINGER_S: Final = 2
@@ -68,7 +69,7 @@ class Probes:
         """Ask the wallet service for its health."""
         began_s = time.perf_counter()
         error = f"the wallet service did not answer within {PROBE_S_MAX:g} s"
-        with trio.move_on_after(PROBE_S_MAX):
+        with trio.move_on_after(PROBE_S_MAX), waiting():
             try:
                 if self._wallet is not None:
                     await self._wallet.health()
@@ -112,7 +113,7 @@ class Probes:
 
 async def _in_thread(look: Callable[[], dict[str, Any]], turn: trio.CapacityLimiter, what: str) -> Probe:
     began_s = time.perf_counter()
-    with trio.move_on_after(PROBE_S_MAX):
+    with trio.move_on_after(PROBE_S_MAX), waiting():
         try:
             details = await trio.to_thread.run_sync(look, limiter=turn, abandon_on_cancel=True)
         except (psycopg.Error, OSError) as error:

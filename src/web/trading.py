@@ -17,6 +17,7 @@ import trio
 from tradeengine.core.records import EventKind, LimitKind, Reason
 from tradeengine.core.times import format_ms
 from tradeengine.web import placing, schemas
+from tradeengine.web.admission import pause
 from tradeengine.web.errors import ApiError, reason_error
 from tradeengine.web.gateway import is_cut
 from tradeengine.web.placing import NS_PER_MS
@@ -175,7 +176,7 @@ async def _arrived(front: Front, account_id: int, order_id: int) -> OrderRow | N
     pause_s = _PAUSE_S
     with trio.move_on_after(front.command_timeout_ms / 1000):
         while (content := await front.history.order(account_id, order_id)) is None:
-            await trio.sleep(pause_s)
+            await pause(pause_s)
             pause_s = min(pause_s * 2, _PAUSE_S_MAX)
         return content
     return None

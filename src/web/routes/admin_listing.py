@@ -21,6 +21,7 @@ from tradeengine.storage.live_counts import count_live_orders
 from tradeengine.web import commanding
 from tradeengine.web import schemas_trading as schemas
 from tradeengine.web.access import Access, caller
+from tradeengine.web.admission import pause
 from tradeengine.web.audit import audited
 from tradeengine.web.commanding import refuse_if_absent
 from tradeengine.web.dry_run import is_dry_run
@@ -131,8 +132,8 @@ async def _bring_in(front: Front, row: SymbolRow) -> None:
             assert events[0]["kind"] == EventKind.SYMBOL_LISTED
     await front.history.wait_settled()
     with trio.move_on_after(_PAGE_TIMEOUT_S):
-        while not _is_known(front, spec):  # noqa: ASYNC110 - nobody's bell rings for it
-            await trio.sleep(_PAGE_PAUSE_S)
+        while not _is_known(front, spec):
+            await pause(_PAGE_PAUSE_S)
         return
     message = f"{spec.name} is listed, and its name is not known everywhere yet; it will be. Look again in a moment."
     raise ApiError("NOT_READY", message, {"symbol": spec.name})

@@ -29,6 +29,7 @@ from tradeengine.storage.funding import (
 )
 from tradeengine.web import schemas_admin as schemas
 from tradeengine.web.access import Access, caller
+from tradeengine.web.admission import pause
 from tradeengine.web.audit import audited
 from tradeengine.web.dry_run import is_dry_run
 from tradeengine.web.envelope import success
@@ -226,7 +227,7 @@ async def _wait(front: Front, asked: Funding) -> Funding:
     found, pause_s = asked, _PAUSE_S
     with trio.move_on_after(front.settings.http.barrier_timeout_ms / 1000):
         while found.status is FundingStatus.PENDING:
-            await trio.sleep(pause_s)
+            await pause(pause_s)
             pause_s = min(pause_s * 2, _PAUSE_S_MAX)
             looked = await front.database.run(find_funding, asked.kind, asked.reference)
             assert looked is not None

@@ -14,6 +14,7 @@ from tradeengine.core.times import format_ms
 from tradeengine.storage.reconciliations import Reconciliation, find_reconciliation, request_reconciliation
 from tradeengine.web import schemas_reconciliation as schemas
 from tradeengine.web.access import Access, caller
+from tradeengine.web.admission import pause
 from tradeengine.web.envelope import success
 from tradeengine.web.errors import ApiError
 from tradeengine.web.front import Front, current_front
@@ -53,7 +54,7 @@ async def _wait(front: Front, number: int) -> Reconciliation | None:
             found = await front.database.run(find_reconciliation, number)
             if found is not None and found.finished_at is not None:
                 return found
-            await trio.sleep(_PAUSE_S)
+            await pause(_PAUSE_S)
     return None
 
 

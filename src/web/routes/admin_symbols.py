@@ -21,6 +21,7 @@ from tradeengine.storage.directory import change_symbol
 from tradeengine.web import commanding
 from tradeengine.web import schemas_admin as schemas
 from tradeengine.web.access import Access, caller
+from tradeengine.web.admission import pause
 from tradeengine.web.audit import audited
 from tradeengine.web.dry_run import is_dry_run
 from tradeengine.web.envelope import success
@@ -102,8 +103,8 @@ async def _set_parameters(front: Front, spec: SymbolSpec) -> None:
     await front.history.wait_settled()
     # The page follows the database in a moment; should it not, the engine has the parameters all the same.
     with trio.move_on_after(_PAGE_TIMEOUT_S):
-        while front.symbol_by_id(spec.symbol_id) != spec:  # noqa: ASYNC110 - nobody's bell rings for it
-            await trio.sleep(_PAGE_PAUSE_S)
+        while front.symbol_by_id(spec.symbol_id) != spec:
+            await pause(_PAGE_PAUSE_S)
 
 
 def _changes(wanted: schemas.ChangeSymbolLimits, spec: SymbolSpec) -> dict[str, Any]:
