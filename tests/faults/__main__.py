@@ -58,6 +58,7 @@ def main() -> int:
 
 async def _run_interruptible(plan: Plan, folder: Path) -> Round | None:
     """Run a round; None: it was interrupted, and its engine is ended."""
+    result: Round | None = None
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
 
@@ -68,8 +69,7 @@ async def _run_interruptible(plan: Plan, folder: Path) -> Round | None:
             nursery.start_soon(obey)
             result = await run_round(plan, folder)
             nursery.cancel_scope.cancel()
-            return result
-    return None
+    return result
 
 
 def _tell(result: Round, again: str) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx2
 import trio
-from tests.faults.harness.intents import Intent, Kind, Lane, Way, intents_of
+from tests.faults.harness.intents import Intent, Kind, Lane, Way, dated, intents_of
 from tests.faults.harness.notes import KEPT, Answer, Note, Notebook, Outcome, read_answer, read_refusal
 from tests.web.raw_websocket import Closed, RawSocket, Refused, connect
 
@@ -32,7 +33,7 @@ ANSWER_S_MAX: Final = 8.0
 RESOLVE_S_MAX: Final = 60.0
 NEVER_SENT: Final = Answer(Outcome.REFUSED, code="NEVER_SENT")
 NO_ANSWER: Final = Answer(Outcome.UNKNOWN, code="NO_ANSWER")
-_SYMBOL_PATHS: Final = {Kind.PLACE: "/orders", Kind.BATCH: "/orders/batch"}
+_POSTED_TO: Final = {Kind.PLACE: "/orders", Kind.BATCH: "/orders/batch", Kind.TIMER: "/orders/cancel-all-after"}
 
 Send = Callable[[Intent, str], Awaitable[Answer | None]]
 """Sends an intent, with the id of the order that it is about; None: it never left."""
@@ -50,11 +51,12 @@ class Trader:
 
     async def run(self, send: Send, stop: trio.Event) -> None:
         """Go on until asked to stop."""
-        for intent in self._intents:
-            if intent.target is not None and intent.target not in self._ids:
+        for wanted in self._intents:
+            if wanted.target is not None and wanted.target not in self._ids:
                 continue
             if stop.is_set():
                 return
+            intent = dated(wanted, datetime.now(UTC))
             note = self._notebook.begin(intent)
             order_id = self._ids.get(intent.target or "", "")
             answer = await send(intent, order_id)
@@ -112,7 +114,7 @@ def _request_of(intent: Intent, order_id: str) -> tuple[str, str, dict[str, Any]
             return "DELETE", "/orders", {"params": intent.body}
         case Kind.DEPOSIT | Kind.WITHDRAWAL:
             return "POST", f"/admin/{intent.kind}s", {"json": intent.body}
-    return "POST", _SYMBOL_PATHS[intent.kind], {"json": intent.body}
+    return "POST", _POSTED_TO[intent.kind], {"json": intent.body}
 
 
 class StreamWay:

@@ -6,10 +6,12 @@ what a lane wants does not depend on what anybody answers, and the same seed alw
 
 from __future__ import annotations
 
+import json
 import random
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -24,7 +26,8 @@ TICKS: Final = 12
 """Prices lie so far from the middle at most: books stay small, and much trades."""
 OWN_MAX: Final = 24
 """Of its own orders a lane remembers so many, to change or cancel one of them."""
-FOREVER: Final = "2100-01-01T00:00:00Z"
+ENDS: Final = ("2100-01-01T00:00:00Z", "in 3 s", "in 8 s")
+"""Of orders that end by themselves; what is told from now becomes a time when it is asked for the first time."""
 
 
 class Way(StrEnum):
@@ -44,6 +47,7 @@ class Kind(StrEnum):
     AMEND = "amend"
     CANCEL = "cancel"
     CANCEL_ALL = "cancel_all"
+    TIMER = "cancel_all_after"
     DEPOSIT = "deposit"
     WITHDRAWAL = "withdrawal"
 
@@ -91,6 +95,17 @@ def intents_of(seed: int, lane: Lane) -> Iterator[Intent]:
     return _Drawer(seed, lane).run()
 
 
+def dated(intent: Intent, now: datetime) -> Intent:
+    """Put times in for what is told from now."""
+    body: Json = json.loads(json.dumps(intent.body))
+    for order in body.get("orders", [body]):
+        ends = order.get("expires_at", "")
+        if ends.startswith("in "):
+            moment = now + timedelta(seconds=int(ends.split()[1]))
+            order["expires_at"] = moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return replace(intent, body=body)
+
+
 class _Drawer:
     """Draws the intents of one lane."""
 
@@ -118,6 +133,8 @@ class _Drawer:
             return Kind.BATCH, {"orders": orders}, None
         if self._lane.way is Way.HTTP and fate < 0.31:
             return Kind.CANCEL_ALL, {"symbol": self._random.choice(list(SYMBOLS))}, None
+        if fate < 0.32:
+            return Kind.TIMER, {"timeout_ms": self._random.choice((0, 2000, 5000))}, None
         return Kind.PLACE, self._order(str(self._number)), None
 
     def _take(self) -> Json:
@@ -162,7 +179,7 @@ class _Drawer:
             "ioc": {"time_in_force": "ioc"},
             "fok": {"time_in_force": "fok"},
             "post_only": {"post_only": True},
-            "gtd": {"time_in_force": "gtd", "expires_at": FOREVER},
+            "gtd": {"time_in_force": "gtd", "expires_at": chance.choice(ENDS)},
             "stop": {"stop_price": self._price(symbol)},
             "stop_limit": {"type": "stop_limit", "stop_price": self._price(symbol)},
         }

@@ -147,11 +147,13 @@ class Stop:
 
 
 class FullRings:
-    """Settlement stands still while a storm blows, until risk finds the backlog too long; then a while longer."""
+    """Settlement stands still while a storm blows, until risk finds the backlog too long; then somebody dies, too."""
 
-    def draw(self, chance: random.Random, _shape: Shape) -> Strike:
-        """Draw for how long, and the storm's seed."""
-        return Strike("rings", seconds=round(chance.uniform(0.5, 3.0), 1), point=str(chance.randrange(10**6)))
+    def draw(self, chance: random.Random, shape: Shape) -> Strike:
+        """Draw who dies, for how long the rings stay full, and the storm's seed."""
+        seconds, seed = round(chance.uniform(0.5, 3.0), 1), chance.randrange(10**6)
+        dying = chance.choice(((), *((name,) for name in shape.actors)))
+        return Strike("rings", dying, seconds=seconds, point=str(seed))
 
     async def strike(self, venue: Venue, strike: Strike) -> None:
         """Stop settlement, fill the rings, wait, and let it go on until all is settled."""
@@ -162,6 +164,7 @@ class FullRings:
             with suppress(ClientError):
                 await run(lambda: _fill(venue, int(strike.point)))
                 venue.findings.other["rings filled"] += 1
+            await venue.kill(strike.targets)
             await trio.sleep(strike.seconds)
         finally:
             with suppress(ProcessLookupError):

@@ -129,7 +129,8 @@ async def _check(venue: Venue, notebook: Notebook, watchers: Watchers, world: Wo
         user = sign_in(venue.engine, name)
         wrong += await run(lambda user=user: check_balances(user, world))  # type: ignore[misc]
         user.http.close()
-    reconciled = await run(lambda: venue.engine.command("reconcile"))
-    if reconciled.returncode != 0:
-        wrong.append(f"reconcile: {reconciled.stdout}{reconciled.stderr}")
+    for command in (["reconcile"], ["verify"], ["audit", "verify"]):
+        looked = await run(lambda command=command: venue.command(*command))  # type: ignore[misc]
+        if looked.returncode != 0:
+            wrong.append(f"{' '.join(command)}: {looked.stdout}{looked.stderr}")
     await watchers.check(world)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import trio
-from tests.engines import SMALL, Engine, start_engine, wait_ready
+from tests.engines import SMALL, Engine, run_command, start_engine, wait_ready
 from tests.faults.harness.faults import ENGINE, OPERATOR, ZYGOTE
 from tests.faults.harness.plan import Plan
 
@@ -178,6 +179,11 @@ class Venue:
         except ClientError:
             return {}
         return {actor["name"]: actor for actor in actors}
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run another command of the program beside the engine, with its settings."""
+        shards = {"TRADEENGINE_ENGINE_SHARDS": str(self.plan.shape.shards)}
+        return run_command(*words, "--data-dir", str(self.data_dir), **self.plan.settings, **shards)
 
     def lags(self) -> dict[str, int]:
         """Ask how many records each gating reader of each ring has before it, by ring and reader."""
