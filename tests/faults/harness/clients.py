@@ -30,7 +30,7 @@ PACE_S: Final = 0.04
 RETRY_S: Final = 0.05
 ANSWER_S_MAX: Final = 8.0
 """Longer than the engine takes to say that the outcome is unknown."""
-RESOLVE_S_MAX: Final = 60.0
+RESOLVE_S_MAX: Final = 120.0
 NEVER_SENT: Final = Answer(Outcome.REFUSED, code="NEVER_SENT")
 NO_ANSWER: Final = Answer(Outcome.UNKNOWN, code="NO_ANSWER")
 _POSTED_TO: Final = {Kind.PLACE: "/orders", Kind.BATCH: "/orders/batch", Kind.TIMER: "/orders/cancel-all-after"}

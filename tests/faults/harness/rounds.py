@@ -27,7 +27,7 @@ QUIET_S: Final = 1.0
 INTENTS_MIN: Final = 200
 """A round that has not seen so many goes on for a while."""
 ENOUGH_S_MAX: Final = 30.0
-SETTLED_S_MAX: Final = 60.0
+SETTLED_S_MAX: Final = 120.0
 
 
 @dataclass

@@ -31,7 +31,8 @@ from tradeengine.storage.embedded import stop_embedded
 
 Result = TypeVar("Result")
 
-BACK_S_MAX: Final = 60.0
+BACK_S_MAX: Final = 180.0
+"""A busy machine takes long; how long it took is told beside what is wanted."""
 LOOK_S: Final = 0.02
 SLOW_LOOK_S: Final = 0.1
 """Of processes that only the operating system can tell of, which costs more."""
