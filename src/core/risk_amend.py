@@ -77,6 +77,8 @@ _SYMBOL_NOT_FOUND: Final = int(Reason.SYMBOL_NOT_FOUND)
 _ORDER_NOT_FOUND: Final = int(Reason.ORDER_NOT_FOUND)
 _NOT_ABOVE_FILLED: Final = int(Reason.QUANTITY_NOT_ABOVE_FILLED)
 _INSUFFICIENT: Final = int(Reason.INSUFFICIENT_BALANCE)
+_BESIDE_SYMBOL: Final = LOW_32 if C_SYMBOL[1] else ~LOW_32
+"""The other half of the symbol's word: a mask that fits a signed word, compiled and not."""
 
 
 @leaf
@@ -170,7 +172,7 @@ def _own_order(risk: RiskState, command: Int64Array) -> int:
 def _name_symbol(risk: RiskState, command: Int64Array, row: int) -> int:
     """Write the order's symbol and side into the command; give its shard."""
     where = risk.orders[row, ORDER_WHERE]
-    command[C_SYMBOL[0]] &= ~(LOW_32 << C_SYMBOL[1])
+    command[C_SYMBOL[0]] &= _BESIDE_SYMBOL
     command[C_SYMBOL[0]] |= order_symbol(where) << C_SYMBOL[1]
     command[C_KINDS] &= ~(0xFF << C_SIDE[1])
     command[C_KINDS] |= (1 if where & ORDER_SELL else 0) << C_SIDE[1]

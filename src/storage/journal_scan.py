@@ -106,7 +106,8 @@ def scan(
         out,
         CRC_TABLES,
     )
-    return int(status), int(count), int(kernel), ScanPosition(int(word), int(sequence), high << 32 | low, int(epoch))
+    previous_hash = int(high) << 32 | int(low)
+    return int(status), int(count), int(kernel), ScanPosition(int(word), int(sequence), previous_hash, int(epoch))
 
 
 def compile_kernels() -> None:
