@@ -144,6 +144,7 @@ class SettlementDuty:
         self._announce = announce
         self._settler: Settler | None = None
         self._state: SettlementState | None = None
+        self._named = ""
         self._retry_s = RETRY_S_MIN
         self._retry_at_s = 0.0
         self._committed_at_s = 0.0
@@ -257,8 +258,9 @@ class SettlementDuty:
     def _enter(self, state: SettlementState, text: str) -> None:
         named = f"{state.name.lower()}: {text}" if text else state.name.lower()
         self._metrics.show_state(state, named)
-        if state is not self._state:
-            self._state = state
+        # Also another reason for the same state: who reads the first one may look in the wrong place.
+        if named != self._named:
+            self._state, self._named = state, named
             logger.info("settlement", state=state.name.lower(), reason=text or None)
             if state is not SettlementState.CONNECTING:
                 self._tell(state, named)

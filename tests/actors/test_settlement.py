@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from tests.postgres import connection, dsn, make_database, postgres, symbol
 from tests.storage.events import ALICE, BOB, Events, Market, funding_events
 
@@ -476,3 +477,17 @@ def _run_child(engine: Engine, crash_at: str) -> int:
         timeout=60,
     )
     return process.returncode
+
+
+def test_another_reason_for_the_same_trouble_is_told(engine: Engine, dsn: str) -> None:
+    """While the database stays away for a second reason, that one is told too, each once however often it is tried."""
+    duty = engine.duty()
+    drain(duty)
+    for reason in ("port=1", "port=2"):
+        duty.close()
+        engine.dsn = make_conninfo(dsn, host="127.0.0.1", port=reason.removeprefix("port="))
+        for _ in range(3):
+            duty._retry_at_s = 0.0
+            assert duty() == 0
+    unavailable = SettlementState.DATABASE_UNAVAILABLE
+    assert engine.states == [SettlementState.RUNNING, unavailable, unavailable]
