@@ -87,7 +87,7 @@ class Clients:
     def ask(self, random: Random) -> None:
         """Ask for something, or for several things at once."""
         front = random.choice(self._engine.sizes.FRONTS)
-        for _ in range(random.choice((1, 1, 1, 2, 3, 6))):
+        for _ in range(random.choice((1, 1, 2, 3, 6))):
             self.send(self._command(random), front)
 
     def ask_as_administrator(self, random: Random) -> None:
@@ -237,7 +237,7 @@ class Clients:
         )
 
     def _price(self, random: Random) -> int:
-        return MIDDLE_TICKS + random.randint(-5, 5)
+        return MIDDLE_TICKS + random.randint(-3, 3)
 
 
 def symbols_of(engine: Engine) -> NDArray[np.void]:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -167,6 +169,7 @@ class Disk(FileOperations):
     """
 
     def __init__(self, root: Path) -> None:
+        shutil.rmtree(root, ignore_errors=True)
         self.root = root
         self.fails = ""
         self.cut_at = 0
@@ -202,8 +205,15 @@ class Disk(FileOperations):
                 file.since.clear()
                 file.is_doubtful = False
                 (path / name).write_bytes(file.safe)
-        self._open.clear()
         self.fails = ""
+
+    def close(self) -> None:
+        """Take everything away, and close what those who died left open."""
+        for fd in self._open:
+            with suppress(OSError):
+                if str(Path(f"/proc/self/fd/{fd}").readlink()).startswith(str(self.root)):
+                    os.close(fd)
+        shutil.rmtree(self.root, ignore_errors=True)
 
     def open(self, path: Path, flags: int) -> int:
         """Open as the system does."""
