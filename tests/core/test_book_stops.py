@@ -413,3 +413,25 @@ def test_ladder_of_stops_can_be_full() -> None:
     assert reason(market.amend(3, stop_price_ticks=106)) == "BOOK_FULL"
     assert reason(market.amend(5, stop_price_ticks=94)) == "NONE"
     assert market.stops() == [[BUY, 105, 2], [SELL, 94, 1]]
+
+
+@pytest.mark.parametrize("amended", [1, 2, 3, 4])
+def test_stop_that_comes_to_a_price_stands_by_its_id(amended: int) -> None:
+    """Stops of one price fire by their ids, also one that was amended to it after younger ones had come."""
+    market = Market()
+    for order_id in range(1, 5):
+        market.stop(SELL, 1, 80 if order_id == amended else 90, order_id=order_id)
+    assert market.stops() == [[SELL, 90, 3], [SELL, 80, 1]]
+    market.amend(amended, stop_price_ticks=90)
+    market.order_id = 4
+    assert fired(market.trade_at(90)) == [1, 2, 3, 4]
+    assert market.stops() == []
+
+
+def test_stop_price_out_of_the_bounds_changes_nothing() -> None:
+    """An amend to a stop price that the symbol does not allow is refused, and the stop waits where it was."""
+    market = market_at(100, price_ticks_max=1_000)
+    market.stop(SELL, 1, 98)
+    for stop_price in (-1, 1_001):
+        assert reason(market.amend(3, stop_price_ticks=stop_price)) == "NUMBER_OUT_OF_RANGE"
+    assert market.stops() == [[SELL, 98, 1]]

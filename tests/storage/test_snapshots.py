@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,6 +98,34 @@ def test_unusable_snapshot_is_skipped(tmp_path: Path) -> None:
     restored, skipped = newest_snapshot(tmp_path / "s", 1, 1000, restore)
     assert restored == 10
     assert [entry.reason for entry in skipped] == ["of shard 4, not 1", "of an unknown format"]
+
+
+def test_snapshot_under_another_name_is_skipped(tmp_path: Path) -> None:
+    """A name promises sequences: one that says others than the header is skipped, and one that is none is not seen."""
+    first, second = write_at(tmp_path / "s", 10, 20)
+    second.rename(second.with_name(f"{20:020d}-{61:020d}.snapshot"))
+    first.with_name("copy.snapshot").write_bytes(first.read_bytes())
+    snapshot, skipped = newest_snapshot(tmp_path / "s", 1, 1000, same)
+    assert snapshot is not None
+    assert snapshot.path == first
+    assert [entry.reason for entry in skipped] == ["its name says other sequences than its header"]
+
+
+def test_whole_file_of_something_else_is_no_snapshot(tmp_path: Path) -> None:
+    """A header whose checksum is right and whose magic or version is another's is skipped by what it is."""
+    (path,) = write_at(tmp_path / "s", 10)
+    original = path.read_bytes()
+    crc_at = len(original) - len(PAYLOAD) - 4
+    for offset, word, why in (
+        (0, bytes(8), "it is not a snapshot"),
+        (8, bytes(2), "it is not a snapshot"),
+        (8, b"\x02\0", "a snapshot of format 2; this program reads format 1"),
+    ):
+        head = original[:offset] + word + original[offset + len(word) : crc_at]
+        path.write_bytes(head + zlib.crc32(head).to_bytes(4, "little") + original[crc_at + 4 :])
+        snapshot, skipped = newest_snapshot(tmp_path / "s", 1, 1000, same)
+        assert snapshot is None
+        assert [entry.reason for entry in skipped] == [why]
 
 
 def test_failed_write_leaves_no_snapshot(tmp_path: Path) -> None:
