@@ -32,8 +32,8 @@ from tradeengine.storage.settle_postings import POSTING_FUNDING, POSTING_TRADE, 
 
 Connection = psycopg.Connection[Any]
 
-RANGE_ROWS: Final = 200_000
-"""Postings of one range, about: some 60 MiB while they are compared. At most forty times as many fit a key."""
+RANGE_ROWS: Final = 100_000
+"""Postings of one range, about: some 50 MiB while they are compared. At most eighty times as many fit a key."""
 POSTING_BYTES: Final = 60
 """Of a posting on its page, about."""
 _SAMPLE_PER_RANGE: Final = 1000

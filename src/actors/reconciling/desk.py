@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import psycopg
 import structlog
 
+from tradeengine.actors.heap import give_back_memory
 from tradeengine.actors.reconciling.cut import CensusTaker
 from tradeengine.actors.reconciling.run import reconcile
 from tradeengine.storage.patient import PatientConnection
@@ -85,6 +86,8 @@ class Desk:
             # A mistake in comparing is told to who asked, and costs the keeper's other duties nothing.
             logger.exception("reconciliation failed")
             return Outcome(error=f"the comparison itself failed: {type(fault).__name__}: {fault}")
+        finally:
+            give_back_memory()
 
     def _connect(self) -> PatientConnection:
         if self._connection is None:
