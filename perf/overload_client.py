@@ -2,8 +2,9 @@
 
 Each order goes out at its own time on a connection that is free, or on a new one, up to ``connections``; a latency is
 from the time when it was due. A connection is kept after a refusal. What is not answered within ``TIMEOUT_S`` is a
-time-out; what found no connection for so long is not sent. ``python -m perf.overload_client '{"port": …, "token": …, "rate_per_s": …, "seconds": …, "connections": …,
-"address": "127.0.0.1"}'`` ends by itself with one JSON object.
+time-out; what found no connection for so long is not sent. ``python -m perf.overload_client '{"port": …, "token": …,
+"rate_per_s": …, "seconds": …, "connections": …, "address": "127.0.0.1", "method": …, "path": …, "body": …}'`` ends by
+itself with one JSON object.
 """
 
 from __future__ import annotations

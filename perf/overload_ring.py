@@ -1,7 +1,7 @@
 """A local client's commands at a pace, below and far beyond what settlement carries, for ``perf.overload``.
 
-What is beyond is refused by risk (``SETTLEMENT_BACKLOG``, ``ENGINE_OVERLOADED``), or finds no room in the ring: then the
-client holds it back, and counts it. A latency is from the time when a command was due.
+What is beyond is refused by risk (``SETTLEMENT_BACKLOG``, ``ENGINE_OVERLOADED``), or finds no room in the ring: then
+the client holds it back, and counts it. A latency is from the time when a command was due.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import selectors
+import socket
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Placer(Client):
 
     def __init__(self, port: int, load: StreamLoad, place: dict[str, Any]) -> None:
         super().__init__(port, "/ws/stream", {}, [])
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.load = load
         self.sent = 0
         self.unsent = b""
@@ -84,7 +86,7 @@ class Placer(Client):
                 self.answers[answer.id] += 1
             elif answer.id is not None:
                 self._heard += 1
-                self._note(answer, answer.id / self.load.rate_per_s)
+                self._note(answer, (answer.id + 1) / self.load.rate_per_s)
 
     def _note(self, answer: Answer, due_s: float) -> None:
         if due_s < LEAD_S:

@@ -9,9 +9,12 @@ It refuses to know the application.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import socket
+import sys
+import termios
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -210,6 +213,16 @@ class _Connection(TCPServer):
             sent = len(self._rest)  # the client is gone; whoever reads from it will notice
         self._rest = self._rest[sent:]
         return not self._rest
+
+    def unread_bytes(self) -> int:
+        """Say how much the client has sent that was not read yet, encrypted where it is; 0 when it is gone."""
+        end = getattr(self.stream, "transport_stream", self.stream)
+        count = bytearray(4)
+        try:
+            fcntl.ioctl(end.socket.fileno(), termios.FIONREAD, count)
+        except OSError:
+            return 0
+        return int.from_bytes(count, sys.byteorder)
 
     def head_begins(self) -> None:
         """Give the rest of a request's head its time."""

@@ -24,6 +24,8 @@ from tradeengine.web.refusals import CONNECTION_STATE, refusal
 
 SOCKET_STATE: Final = "socket"
 LINGER_S: Final = 1.0
+UNREAD_BYTES_MAX: Final = 1 << 14
+"""Beside the piece that was read last: about a hundred orders."""
 
 
 class Transport(Protocol):
@@ -34,6 +36,9 @@ class Transport(Protocol):
 
     async def drain(self) -> None:
         """Wait until everything is out, or the client is gone."""
+
+    def unread_bytes(self) -> int:
+        """Say how much the client has sent that was not read yet."""
 
     async def abort(self) -> None:
         """Drop the connection, whatever is under way."""
@@ -70,6 +75,11 @@ class ClientSocket(WSStream):
         finally:
             if self.state != ASGIWebsocketState.HANDSHAKE or message is None:
                 self._answered.set()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the client sends more than is read: what comes then waits for long, and is better refused."""
+        return self.transport.unread_bytes() > UNREAD_BYTES_MAX
 
     def write_now(self, frames: bytes) -> bool:
         """Write frames without waiting; returns whether all of them are out. What is not goes out with ``drain``."""

@@ -266,6 +266,8 @@ class Operations:
     def _paying(self, session: Session, *, cancels: bool = False) -> Caller:
         """Give who the session belongs to, after they have paid for one order or cancel. Raises ApiError."""
         caller = self._caller(session, Access.TRADE)
+        if not cancels and session.socket.is_behind:
+            raise overloaded()
         self._front.request_limits.charge_user(caller.identity.name, 1, cancels=cancels)
         return caller
 
