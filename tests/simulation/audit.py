@@ -6,6 +6,7 @@ clients had them. Rule 2: at the end the journal, played through the reference b
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +25,7 @@ from tradeengine.core.records import (
 )
 from tradeengine.core.risk_state import HELD, MISMATCH_COUNT, TOTAL
 from tradeengine.ipc.wiring import REFUSALS
-from tradeengine.storage.journal_read import list_segments, read_groups, read_segment
+from tradeengine.storage.journal_read import SUFFIX, list_segments, read_groups, read_segment
 from tradeengine.storage.settle import RISK_SHARD
 
 if TYPE_CHECKING:
@@ -149,6 +150,9 @@ class Audit:
     def keep_closed(self, shard: int) -> None:
         """Copy what is in closed segments, before the shadow removes them."""
         kept, folder = self.kept[shard], self._engine.place(shard).journal_dir
+        last = max(name for name in os.listdir(folder) if name.endswith(SUFFIX))  # noqa: PTH208 - names are wanted
+        if int(last.removesuffix(SUFFIX)) <= len(kept):
+            return
         segments = list_segments(folder)
         for segment in segments[:-1]:
             for first, commands in read_segment(segment, len(kept), closed=True):

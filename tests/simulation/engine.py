@@ -104,7 +104,8 @@ class Frame:
     dies_after: bool = False
     others_work: float = 0.0
     """How probably others work at a point."""
-    machine_dies: float = 0.0
+    machine_dies_at: int = 0
+    """The same, with the whole machine."""
     points: int = 0
 
 
@@ -141,6 +142,7 @@ class Engine:
         self.counts = Counts(schedules=1)
         self.clock = Clock(lambda: self.pause("sleep"))
         self.disk = Disk(root)
+        self._places = [self._place(shard) for shard in range(self.shards)]
         for shard in range(self.shards):
             self.disk.make_folder(self.place(shard).journal_dir)
             self.disk.make_folder(self.place(shard).snapshot_dir)
@@ -159,6 +161,9 @@ class Engine:
 
     def place(self, shard: int) -> Place:
         """Where a shard's files are."""
+        return self._places[shard]
+
+    def _place(self, shard: int) -> Place:
         limits = BookLimits(
             self.sizes.orders_max, self.sizes.symbols_max, self.sizes.levels_max, self.sizes.accounts_max, shard
         )
@@ -253,7 +258,8 @@ class Engine:
         frame.points += 1
         if frame.points == frame.dies_at:
             raise Killed(point)
-        if frame.machine_dies and frame.random.random() < frame.machine_dies:
+        if frame.points == frame.machine_dies_at:
+            self.say(f"the machine dies at {point}")
             raise MachineDied(point)
         if (must or frame.random.random() < frame.others_work) and len(self.stack) < DEPTH_MAX + must:
             idle = [name for name in self.actors if not self.is_at_work(name)]
@@ -270,9 +276,21 @@ class Engine:
             self.disk.crash(random)
         else:
             self.counts.engine_deaths += 1
-        self.say("the machine dies" if loses else "the engine dies")
+        self.say("the machine starts anew" if loses else "the engine starts anew")
         self.open_memory()
         self.clients.open_rings()
+
+    def has_arrived(self) -> bool:
+        """Whether nothing is on its way any more: no record, no deposit, no setting, and nobody is dead."""
+        rings = (*self.ingress, *self.commands, *self.events, self.own_events)
+        readers = (reader for each in rings for reader in each.statistics().readers if reader.gating)
+        rows = self.database.rows
+        return (
+            all(actor.is_alive for actor in self.actors.values() if actor.name != "shadow")
+            and not any(reader.lag for reader in readers)
+            and all(row["status"] != "pending" for row in rows.fundings.values())
+            and int(self.accounts.read(0)["version"]) == rows.settings_version
+        )
 
     def say(self, text: str) -> None:
         """Tell what happens, when somebody listens."""

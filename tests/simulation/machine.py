@@ -137,7 +137,7 @@ class File:
         how = random.random()
         for start in range(0, len(whole), SECTOR_BYTES):
             sector = slice(start, start + SECTOR_BYTES)
-            if whole[sector] != left[sector] and (how < 0.3 or (how < 0.8 and random.random() < 0.5)):
+            if whole[sector] != left[sector] and (how < 0.2 or (how < 0.9 and random.random() < 0.5)):
                 left[sector] = whole[sector]
         return bytes(left)
 

@@ -192,14 +192,15 @@ def _take(engine: Engine, step: Step) -> None:
 
 def _work(engine: Engine, name: str, random: Random) -> None:
     chance = random.random()
-    dies_at = random.randint(1, 7) if chance < 0.12 else 0
+    at = min(random.randint(1, 7), random.randint(1, 7))
+    dies_at = at if chance < 0.12 else 0
     engine.run(
         name,
         random,
         dies_at=dies_at,
         dies_after=0.12 <= chance < 0.14,
         others_work=random.choice((0.0, 0.0, 0.25)),
-        machine_dies=0.15 if random.random() < 0.07 else 0.0,
+        machine_dies_at=at if 0.14 <= chance < 0.2 else 0,
     )
 
 
@@ -263,19 +264,19 @@ def _end(engine: Engine) -> None:
     engine.database.away, engine.database.breaks, engine.disk.fails = False, 0, ""
     random = Random(0)
     before: tuple[int, ...] = ()
-    quiet = 0
     for _ in range(ROUNDS_MAX):
         engine.clock.pass_by(ROUND_NS)
         for name in ("matcher-0", "matcher-1", "risk", "settlement", "risk", "settlement"):
             engine.run(name, random)
-        done = engine.run("publisher", random) + engine.run("shadow", random) + engine.clients.repeat_unknown()
+        done = engine.run("publisher", random) + engine.clients.repeat_unknown()
         now = _positions(engine)
-        quiet = quiet + 1 if now == before and not done else 0
-        before = now
-        if quiet == 2:
+        if now == before and not done and engine.has_arrived():
             break
+        before = now
     else:
         raise Failed(f"after {ROUNDS_MAX} rounds of all actors not everything has arrived")
+    for _ in range(2):
+        engine.run("shadow", random)
     engine.audit.finish()
 
 

@@ -85,7 +85,7 @@ def test_failing_schedule_becomes_shorter() -> None:
 def test_failing_seed_is_told_with_the_line_that_repeats_it(capsys: pytest.CaptureFixture[str]) -> None:
     """A run of many seeds ends with 1 when one failed, and prints its command line."""
     with planted("the matcher does not sync"):
-        assert run_many(0, 1, failures_max=1) == 1
+        assert run_many(range(1)) == 1
     told = capsys.readouterr().out
     assert "python -m tests.simulation --seed 0 --steps" in told
     assert "1 failed" in told
