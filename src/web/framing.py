@@ -16,6 +16,9 @@ from h11._receivebuffer import ReceiveBuffer
 
 CHUNK_LINE_BYTES_MAX: Final = 256
 """The size of a chunk and its extensions, which mean nothing here."""
+SMALL_CHUNKS_MAX: Final = 1024
+"""Chunks of less than 256 bytes in one body: each costs as much as a large one."""
+_SMALL_DIGITS: Final = 2
 _END: Final = b"\r\n\r\n"
 _AMBIGUOUS: Final = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\r\n[ \t]")
 """A line end that is none to some readers, and a header that goes on in the next line."""
@@ -39,9 +42,11 @@ class StrictBuffer(ReceiveBuffer):
     def __init__(self, head_bytes_max: int) -> None:
         super().__init__()
         self._head_bytes_max = head_bytes_max
+        self._small_chunk_count = 0
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
         """Take a head or trailers, once they are whole. Raises h11.RemoteProtocolError."""
+        self._small_chunk_count = 0
         if self._data.startswith(b"\r\n"):
             self._extract(2)
             return []
@@ -64,6 +69,10 @@ class StrictBuffer(ReceiveBuffer):
             raise h11.RemoteProtocolError("the line before a chunk is too long")
         if line is not None and _CONTROL.search(line, 0, len(line) - 2):
             raise h11.RemoteProtocolError("the line before a chunk holds control characters")
+        if line is not None and len(line.partition(b";")[0].rstrip().lstrip(b"0")) <= _SMALL_DIGITS:
+            self._small_chunk_count += 1
+            if self._small_chunk_count > SMALL_CHUNKS_MAX:
+                raise h11.RemoteProtocolError("the body comes in too many small chunks")
         return line
 
 

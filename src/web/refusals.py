@@ -49,7 +49,8 @@ _MESSAGES: Final = {
 class EnvelopeProtocol(H11Protocol):
     """One HTTP/1.1 connection."""
 
-    _is_refused = False
+    _is_over = False
+    """What still comes is not read: a request was refused, or the client is gone."""
 
     def __init__(self, app: AppWrapper, config: Config, *rest: Any) -> None:
         """Serve one connection. rest: as Hypercorn passes it."""
@@ -58,7 +59,9 @@ class EnvelopeProtocol(H11Protocol):
 
     async def handle(self, event: Event) -> None:
         """Take what the connection brings; of a head that has begun the connection is told, so that it ends in time."""
-        if isinstance(event, RawData) and self._is_refused:
+        if isinstance(event, Closed):
+            self._is_over = True
+        elif self._is_over:
             return
         await super().handle(event)
         if isinstance(event, RawData) and self.stream is None and self.connection.trailing_data[0]:
@@ -66,10 +69,12 @@ class EnvelopeProtocol(H11Protocol):
 
     async def refuse_slow_head(self) -> None:
         """Answer a head that takes too long; what still comes of it is not read."""
-        self._is_refused = True
+        self._is_over = True
         await self._send_error_response(408)
 
     async def _create_stream(self, request: h11.Request) -> None:
+        if self._is_over:
+            return  # a thousand requests may wait behind the one whose answer nobody took
         if len(request.headers) > HEADERS_MAX:
             await self._refuse_head(431, None)
         elif why := ambiguity(request):
@@ -81,7 +86,7 @@ class EnvelopeProtocol(H11Protocol):
         """Take up no other protocol: see docs/decisions/0032."""
 
     async def _refuse_head(self, status_code: int, error: BaseException | None) -> None:
-        self._is_refused = True
+        self._is_over = True
         await self._refuse(status_code, error)
         await self.send(Closed())
 

@@ -207,10 +207,8 @@ class _Connection(TCPServer):
             return False
         try:
             sent = os.write(self._socket.fileno(), self._rest)
-        except BlockingIOError:
-            return False
         except OSError:
-            sent = len(self._rest)  # the client is gone; whoever reads from it will notice
+            return False  # there is no room, or nobody: whoever waits until it is out will see
         self._rest = self._rest[sent:]
         return not self._rest
 

@@ -48,9 +48,10 @@ class Answer:
 class Line:
     """One connection."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, address: str = "127.0.0.1") -> None:
+        """Connect. address: where from; any of 127.0.0.0/8 will do."""
         place = urlsplit(url)
-        self.socket = socket.create_connection((place.hostname, place.port), timeout=WAIT_S)
+        self.socket = socket.create_connection((place.hostname, place.port), WAIT_S, source_address=(address, 0))
         self._received = b""
 
     def send(self, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import trio
@@ -13,6 +14,7 @@ from tests.web.served import read_answer, serving
 from tradeengine.web import connection
 from tradeengine.web.connection import BodyRoom, HttpConnection
 from tradeengine.web.errors import ApiError
+from tradeengine.web.framing import SMALL_CHUNKS_MAX
 from tradeengine.web.jsonbody import NESTING_MAX, PARTS_MAX, read_value
 
 FREE, LARGE = 1000, 4000
@@ -101,3 +103,38 @@ def test_body_up_to_its_bounds_is_read() -> None:
     assert read_value(deep.encode()) == json.loads(deep)
     wide = [{"a": ["]"]}] * (PARTS_MAX // 2 - 1)
     assert read_value(json.dumps(wide).encode().replace(b'"]"', b'""')) == [{"a": [""]}] * (PARTS_MAX // 2 - 1)
+
+
+@pytest.mark.parametrize(("size", "count", "status"), [(1, SMALL_CHUNKS_MAX, 200), (1, 5000, 400), (256, 2000, 413)])
+async def test_body_in_many_small_chunks_is_refused(bench: Bench, size: int, count: int, status: int) -> None:
+    """A body in thousands of tiny chunks, each of which costs as much as a large one, is refused."""
+    chunks = [b" " * size] * (count - len(ORDER) if size == 1 else count)
+    chunks += [bytes([byte]) for byte in ORDER] if size == 1 else []
+    body = b"".join(b"%04x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks[1:])
+    async with serving(bench) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body + b"0\r\n\r\n")
+        with trio.fail_after(10):
+            assert (await read_answer(stream))[0] == status
+
+
+async def test_requests_behind_one_whose_client_is_gone_are_not_begun(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a thousand requests sent at once by a client that is gone, hardly any is worked on once that is seen."""
+    begun: list[str] = []
+    handle_request = bench.app.handle_request
+
+    async def count(request: Any) -> Any:
+        begun.append(request.path)
+        return await handle_request(request)
+
+    monkeypatch.setattr(bench.app, "handle_request", count)
+    async with serving(bench) as (served, port):
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await stream.send_all(b"GET /api/v1/symbols HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+        await stream.receive_some(1)
+        await trio.aclose_forcefully(stream)
+        with trio.fail_after(30):
+            while served.connection_count:
+                await trio.testing.wait_all_tasks_blocked()
+    assert len(begun) < 200
