@@ -6,6 +6,8 @@
 #   make test-alerts  of these what is about rules, alerts, dashboards and runbooks: for whoever changes one
 #   make faults    strike a running engine at random, and see that it keeps its promises (ARGS="--seed 7 --rounds 3";
 #                  ARGS=--help says more; ten minutes if nothing is said)
+#   make simulate  SEEDS=5000 schedules of a simulated engine, with deaths between any two steps; a failure is one line
+#                  that repeats it
 #   make perf      all benchmarks; what they measure is stored in perf/results
 #   make perf-check  whether the kernel is as fast as stored there (ARGS="rest pipeline": these benchmarks too)
 #   make install   the environment alone: .venv/bin/tradeengine is the command afterwards
@@ -17,6 +19,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 TESTS ?=
+SEEDS ?= 5000
 # Files of tests that run side by side; many of them run a whole engine.
 WORKERS ?= 2
 IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile
@@ -30,7 +33,7 @@ UNCOMPILED := tests/core tests/storage/test_journal.py tests/storage/test_snapsh
 
 KERNEL_SOURCES := $(shell grep -l njit src/*/*.py) src/kernels.py
 
-.PHONY: up test test-long test-alerts faults lint perf perf-check install dependency-audit coverage programs clean
+.PHONY: up test test-long test-alerts faults simulate lint perf perf-check install dependency-audit coverage programs clean
 .DELETE_ON_ERROR:
 
 up: install
@@ -59,6 +62,9 @@ perf-check: install
 
 faults: install
 	@$(BIN)/python -m tests.faults $(or $(ARGS),--minutes 10)
+
+simulate: install
+	@$(BIN)/python -m tests.simulation --seeds 0..$(SEEDS) --workers $(WORKERS) $(ARGS)
 
 # Twice: as programs run, and then kernels as plain Python, because coverage sees no compiled line. What a random test
 # takes by luck would come and go, so the second time its seeds are fixed.
