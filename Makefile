@@ -10,6 +10,7 @@
 #                  that repeats it
 #   make perf      all benchmarks; what they measure is stored in perf/results
 #   make perf-check  whether the kernel is as fast as stored there (ARGS="rest pipeline": these benchmarks too)
+#   make soak      the engine used in every way for HOURS (0.2 unless told), and what grew, drifted or failed by then
 #   make install   the environment alone: .venv/bin/tradeengine is the command afterwards
 #   make dependency-audit  whether a locked package has a known vulnerability; asks PyPI about each, so it needs the network
 #   make coverage  lines and branches that tests take, of programs and kernels too; fails below its bounds
@@ -20,6 +21,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 TESTS ?=
 SEEDS ?= 5000
+HOURS ?= 0.2
 # Files of tests that run side by side; many of them run a whole engine.
 WORKERS ?= 2
 IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile
@@ -33,7 +35,7 @@ UNCOMPILED := tests/core tests/storage/test_journal.py tests/storage/test_snapsh
 
 KERNEL_SOURCES := $(shell grep -l njit src/*/*.py) src/kernels.py
 
-.PHONY: up test test-long test-alerts faults simulate lint perf perf-check install dependency-audit coverage programs clean
+.PHONY: up test test-long test-alerts faults simulate lint perf perf-check soak install dependency-audit coverage programs clean
 .DELETE_ON_ERROR:
 
 up: install
@@ -68,6 +70,9 @@ simulate: install
 
 # Twice: as programs run, and then kernels as plain Python, because coverage sees no compiled line. What a random test
 # takes by luck would come and go, so the second time its seeds are fixed.
+soak: install
+	@$(BIN)/python -m perf.soak --hours $(HOURS) --picture docs/soak.svg --store
+
 coverage: install programs
 	@rm -rf .coverage-data
 	@NUMBA_JIT_COVERAGE=0 $(BIN)/coverage run -m pytest $(IN_PARALLEL) -m "not long" $(TESTS)

@@ -1,7 +1,8 @@
 """All benchmarks, one after the other, as ``python -m perf.NAME`` would run each: ``make perf``.
 
 Each prints its topology, percentiles and the machine, and as its last line one JSON object, which is stored in
-``perf/results`` to compare later ones with. The first that fails ends the run with its exit status.
+``perf/results`` to compare later ones with. The first that fails ends the run with its exit status. The soak is left to
+``make soak``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BENCHMARKS: Final = (
     "reconcile",
     "wallet_service",
     "wallet",
-    "soak",
+    "overload",
 )
 
 

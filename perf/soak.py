@@ -23,11 +23,13 @@ from typing import Final
 
 from perf.engine import DEFAULT_DIR, Engine, filesystem, fund_accounts, machine, running_engine
 from perf.pipeline import ACCOUNTS, SYMBOL
+from perf.results import make_result, store
 from perf.soak_programs import Program, Programs
 from perf.soak_report import LATENCIES, MINUTE_S, Soak, describe, picture, processes, tell
 from perf.soak_rest import SYMBOL as REST_SYMBOL
 from perf.soak_samples import DATABASE, WATCHED, Sampler
 from perf.soak_verdict import judge_count, judge_drift, judge_memory
+from perf.yardstick import yardstick_ns
 
 from tradeengine.actors.data_dir import read_secret
 from tradeengine.cli.database import connect
@@ -72,6 +74,8 @@ def main() -> int:
             faults.append("the reconciliation at the end found differences")
     rates = {"http_per_s": arguments.http_rate, "local_per_s": arguments.ring_rate, "clients": arguments.clients}
     figures = describe(soak, programs) | {"rates": rates, "faults": faults, "machine": machine()}
+    if arguments.store:
+        print(f"stored     {store(make_result('soak', yardstick_ns(), figures))}")
     if arguments.picture:
         picture(arguments.picture, soak, programs)
     print("\n".join(f"FAULT      {fault}" for fault in faults) or "verdict    nothing grew, drifted or failed")
@@ -188,6 +192,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=100, help="WebSocket clients; a tenth slow, a tenth passing by")
     parser.add_argument("--interval", type=float, default=5.0, help="seconds between two looks")
     parser.add_argument("--warm-up-s", type=float, default=120.0, help="seconds at least before anything is judged")
+    parser.add_argument("--store", action="store_true", help="store the figures in perf/results")
     parser.add_argument("--picture", type=Path, help="where the picture goes (SVG)")
     parser.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="where the data directory is made; a real disk")
     return parser.parse_args()

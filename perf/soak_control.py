@@ -21,13 +21,16 @@ STEPS: Final = 20_000
 def main() -> int:
     """Work and tell until the input ends."""
     tally, told_s, due_s = Tally(), time.monotonic(), time.perf_counter()
-    while not (select.select([0], [], [], max(due_s - time.perf_counter(), 0))[0] and not os.read(0, 4096)):
+    ended = False
+    while not ended:
         work()
         tally.take("control", time.perf_counter() - due_s)
         due_s = max(due_s + TURN_S, time.perf_counter())
         if time.monotonic() - told_s >= INTERVAL_S:
             told_s = time.monotonic()
             tally.tell()
+        readable, _, _ = select.select([0], [], [], max(due_s - time.perf_counter(), 0))
+        ended = bool(readable) and not os.read(0, 4096)
     tally.tell()
     return 0
 

@@ -76,6 +76,8 @@ class Program:
             self._process.kill()
             self.unexpected.append(f"soak_{self.name} did not end")
         self._thread.join(STOP_TIMEOUT_S)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
     def _hear(self) -> None:
         assert self._process.stdout is not None
