@@ -24,6 +24,7 @@ from tradeengine.actors.matcher_recovery import Place, Recovered, RecoveryRefuse
 from tradeengine.actors.matcher_survey import REASON_COUNT, survey_commands
 from tradeengine.actors.matcher_tables import MatcherTables
 from tradeengine.actors.matching import KERNEL_VERSION
+from tradeengine.actors.steady import SteadyClock
 from tradeengine.core.book import (
     BookLimits,
     dump,
@@ -119,8 +120,12 @@ class MatcherDuty:
         batch_max: int,
         sync: bool = True,
         segment_age_s_max: float = SEGMENT_AGE_S_MAX,
+        clock: SteadyClock | None = None,
     ) -> None:
-        """Join the ends up. batch_max: commands in one group at most. sync: false only for tests and toys."""
+        """Join the ends up. batch_max: commands in one group at most. sync: false only for tests and toys.
+
+        clock: None: this machine's.
+        """
         self._commands = commands
         self._journal = journal
         self._matching = matching
@@ -131,6 +136,7 @@ class MatcherDuty:
         self._batch_max = min(batch_max, journal.batch_max)
         self._sync = sync
         self._segment_age_s_max = segment_age_s_max
+        self._clock = clock or SteadyClock(time.time_ns, time.monotonic_ns)
 
     def __call__(self) -> int:
         """Do one round."""
@@ -145,7 +151,7 @@ class MatcherDuty:
             self._roll()
         batch = self._commands.poll(self._batch_max)
         if len(batch) == 0:
-            return self._expire_until(max(time.time_ns(), int(last_timestamp_ns(self._matching.book))))
+            return self._expire_until(self._clock.now_ns(int(last_timestamp_ns(self._matching.book))))
         if self._expire_until(int(batch["timestamp_ns"][0])):
             return 1
         count, placed = survey_commands(batch, next_expiry_ns(self._matching.book))

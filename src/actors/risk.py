@@ -27,6 +27,7 @@ from tradeengine.actors.risk_gates import Gates
 from tradeengine.actors.risk_metrics import RiskMetrics
 from tradeengine.actors.risk_restart import Taken, restart, words_of
 from tradeengine.actors.risk_rings import RiskRings, rings_of
+from tradeengine.actors.steady import SteadyClock
 from tradeengine.core.records import CommandKind, EventKind, command_dtype, event_dtype
 from tradeengine.core.risk import (
     FOR_ADMINISTRATORS,
@@ -108,6 +109,7 @@ def main(wiring: Wiring) -> None:
         taken,
         reserve=wiring.settings.rings.reserve_slots,
         census=RiskCensus(risk, rings, wiring.table("census_requests"), wiring.table("risk_census")),
+        running=time.monotonic_ns,
     )
     wiring.metrics.set_state(0, "running")
     wiring.ready(recovered)
@@ -130,10 +132,12 @@ class RiskDuty:
         reserve: int,
         census: RiskCensus | None = None,
         clock: Callable[[], int] = time.time_ns,
+        running: Callable[[], int] | None = None,
     ) -> None:
         """Join the ends up. taken: from ``restart``.
 
-        reserve: command slots that only cancels may use; the last eighth of them only administrators.
+        reserve: command slots that only cancels may use; the last eighth of them only administrators. clock: of days,
+        as clients' deadlines are. running: one that nobody sets; None: ``clock`` is one.
         """
         self._risk = risk
         self._rings = rings
@@ -145,6 +149,7 @@ class RiskDuty:
         self._reserve = reserve
         self._census = census
         self._clock = clock
+        self._steady = SteadyClock(clock, running or clock)
         self._forwards = [commands.reshape(-1).view(command_dtype) for commands in outbox.commands]
         self._answers = outbox.events.reshape(-1).view(event_dtype)
         self._batch_count_max = rings.batch_count_max
@@ -199,8 +204,8 @@ class RiskDuty:
         taken = self._taken.of(number, reader.cursor, len(batch))
         # No command's time stamp is below its number in the ring, also where the clock was set back: the next start
         # opens the rings above the last time stamp of all journals, and must repeat no number that is in one.
-        last_ns = self._risk.scalars[LAST_TIMESTAMP_NS]
-        self._risk.scalars[LAST_TIMESTAMP_NS] = max(last_ns, reader.cursor + len(batch))
+        last_ns = max(int(self._risk.scalars[LAST_TIMESTAMP_NS]), reader.cursor + len(batch))
+        self._risk.scalars[LAST_TIMESTAMP_NS] = self._steady.now_ns(last_ns)
         count, answered = process(
             self._risk,
             self._outbox,

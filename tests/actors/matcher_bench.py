@@ -14,6 +14,7 @@ from tradeengine.actors.matcher_events import EventOutlet
 from tradeengine.actors.matcher_recovery import Place, Recovered, recover
 from tradeengine.actors.matcher_tables import MatcherTables
 from tradeengine.actors.matching import KERNEL_VERSION
+from tradeengine.actors.steady import SteadyClock
 from tradeengine.core.book import BookLimits, dump
 from tradeengine.core.ids import make_order_id
 from tradeengine.core.records import (
@@ -196,6 +197,8 @@ def start(bench: Bench, *, batch_max: int = 64, **options: Any) -> Shard:
     recovered = recover(bench.place, settled, outlet, commands, lambda: None)
     tables = MatcherTables(recovered.matching.book, bench.touch, bench.levels, bench.requests)
     tables.write_all()
+    # Commands here are of years to come: what is not asked for by one of them shall not happen by itself.
+    options = {"clock": SteadyClock(time.time_ns, lambda: 0), **options}
     duty = MatcherDuty(
         commands, recovered.journal, recovered.matching, outlet, tables, bench.metrics, batch_max=batch_max, **options
     )
