@@ -218,7 +218,7 @@ class _Connection(TCPServer):
         count = bytearray(4)
         try:
             fcntl.ioctl(end.socket.fileno(), termios.FIONREAD, count)
-        except OSError:
+        except (OSError, ValueError):  # closed by now: it has no descriptor
             return 0
         return int.from_bytes(count, sys.byteorder)
 
