@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 import numpy as np
 import psycopg
@@ -26,6 +26,8 @@ Connection = psycopg.Connection[Any]
 
 COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 COPY_TRAILER: Final = struct.pack(">h", -1)
+_LAST_SIZES: Final = (len(COPY_TRAILER), len(COPY_HEADER + COPY_TRAILER))
+"""Of what rows end with; the header comes with the first row, or with the end. A row may have this size, too."""
 POSTGRES_ORIGIN_US: Final = 946_684_800_000_000
 """2000-01-01T00:00Z in microseconds since 1970."""
 
@@ -97,8 +99,40 @@ def copy_out(connection: Connection, query: str, fields: dict[str, str]) -> NDAr
     query: with its parameters in it. Raises ValueError when a row does not have this layout.
     """
     with connection.cursor() as cursor, cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT BINARY)") as copy:
-        data = b"".join(bytes(block) for block in copy)
+        data = b"".join(_blocks(connection, copy))
     return _decode(data, fields)
+
+
+def _blocks(connection: Connection, copy: psycopg.Copy) -> list[bytes]:
+    """Read all that a COPY sends, a row each.
+
+    What has arrived is taken from the connection's buffer at once: to ask for every row as if it had to be waited for
+    costs several times what sending it costs.
+    """
+    take = connection.pgconn.get_copy_data
+    blocks: list[bytes] = []
+    while block := copy.read():
+        blocks.append(bytes(block))
+        size = len(block)
+        # Behind the trailer is the statement's result, which is not ours to take.
+        while size not in _LAST_SIZES:
+            size, block = take(1)
+            if size == 0:
+                break
+            if size < 0:
+                _raise_broken(connection)
+            blocks.append(bytes(block))
+    return blocks
+
+
+def _raise_broken(connection: Connection) -> NoReturn:
+    """Raise why a COPY ended in the middle."""
+    results = []
+    while (result := connection.pgconn.get_result()) is not None:
+        results.append(result)
+    if not results:
+        raise psycopg.OperationalError("the server ended the rows without a word")
+    raise psycopg.errors.error_from_result(results[0])
 
 
 class Array:

@@ -106,3 +106,23 @@ def test_null_is_not_read_as_something(table: psycopg.Connection) -> None:
     table.execute("DELETE FROM t WHERE a IS NULL")
     with pytest.raises(ValueError, match="column a"):
         copy_out(table, "SELECT b, a FROM t", {"a": "i8", "b": "i4"})
+
+
+def test_many_rows_come_out_in_order(connection: psycopg.Connection) -> None:
+    """However many rows arrive at once, and however long the server takes between them, all come, in order."""
+    query = "SELECT n::bigint, CASE WHEN n % 20000 = 0 THEN length(pg_sleep(0.01)::text) ELSE -1 END FROM {} AS n"
+    rows = copy_out(connection, query.format("generate_series(1, 100000)"), {"n": "i8", "slept": "i4"})
+    assert np.array_equal(rows["n"], np.arange(1, 100_001))
+    assert np.array_equal(np.flatnonzero(rows["slept"] == 0) % 20_000, np.full(5, 19_999))
+
+
+def test_rows_that_break_off_raise_why(connection: psycopg.Connection) -> None:
+    """An error of the server in the midst of rows is raised as what it is, and the connection goes on."""
+    query = "SELECT (1 / (70000 - n))::bigint FROM generate_series(1, 100000) AS n"
+    with pytest.raises(psycopg.errors.DivisionByZero), connection.transaction():
+        copy_out(connection, query, {"a": "i8"})
+    assert len(copy_out(connection, "SELECT 1::bigint", {"a": "i8"})) == 1
+    connection.execute("SET statement_timeout = '100ms'")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        copy_out(connection, "SELECT n::bigint FROM generate_series(1, 100000000) AS n", {"a": "i8"})
+    assert len(copy_out(connection, "SELECT 1::bigint", {"a": "i8"})) == 1
