@@ -239,7 +239,8 @@ def test_same_seed_is_the_same_plan(seed: int) -> None:
 
 def test_every_point_is_drawn() -> None:
     """A thousand strikes come to every named crash point, in recovery too, and to every process."""
-    strikes = make_plan(1, ["crash"], 1000).strikes
+    seed = next(seed for seed in range(100) if make_plan(seed, [], 0).shape.wallet)
+    strikes = make_plan(seed, ["crash"], 1000).strikes
     assert {strike.point for strike in strikes} == {
         f"{role}.{name}" for role, names in POINTS.items() for name in names
     }

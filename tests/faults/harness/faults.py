@@ -18,6 +18,8 @@ OPERATOR: Final = "operator"
 """The supervisor: without it all actors end."""
 ENGINE: Final = "engine"
 """All processes at once, but for the database."""
+OUTSIDE: Final = "outside"
+"""The wallet service, where there is one: no process of the engine."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,16 @@ class Shape:
 
     shards: int
     fronts: int
+    wallet: bool = False
+    """Whether a wallet service outside keeps the money."""
 
     @property
     def actors(self) -> tuple[str, ...]:
         """Give the actors' names."""
         matchers = [f"matcher-{shard}" for shard in range(self.shards)]
         fronts = [f"front-{number}" for number in range(self.fronts)]
-        return ("risk", "settlement", "publisher", "shadow", "keeper", *matchers, *fronts)
+        wallet = ("wallet",) if self.wallet else ()
+        return ("risk", "settlement", "publisher", "shadow", "keeper", *wallet, *matchers, *fronts)
 
 
 @dataclass(frozen=True)

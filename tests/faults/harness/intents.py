@@ -200,7 +200,8 @@ class _Drawer:
         chance = self._random
         kind = Kind.DEPOSIT if chance.random() < 0.5 else Kind.WITHDRAWAL
         # Now and then more than anybody has: a refusal stands for its reference for ever, too.
-        amount = 10**9 if chance.random() < 0.05 else chance.randint(1, 500)
+        is_refused = kind is Kind.WITHDRAWAL and chance.random() < 0.1
+        amount = 10**9 if is_refused else chance.randint(1, 500)
         body = {
             "user": self._lane.user,
             "asset": chance.choice(list(FUNDS)),

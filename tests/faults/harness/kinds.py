@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from tests.e2e.users import ACCOUNTS_MAX, connect_database
 from tests.engines import PROGRAM
-from tests.faults.harness.faults import ENGINE, OPERATOR, ZYGOTE, Shape, Strike, register
+from tests.faults.harness.faults import ENGINE, OPERATOR, OUTSIDE, ZYGOTE, Shape, Strike, register
 from tests.faults.harness.intents import SYMBOLS
 from tests.faults.harness.venue import run
 from tests.faults.storm import Storm
@@ -27,9 +28,13 @@ from tradeengine.storage.directory import resolve_account
 if TYPE_CHECKING:
     from tests.faults.harness.venue import Venue
 
+    from tradeengine.ipc.ring import Ring
+    from tradeengine.ipc.wiring import Wiring
+
 STORM_USERS: Final = ("storm-0", "storm-1", "storm-2")
 HIT_S_MAX: Final = 3.0
 """So long somebody may take to come to a point; some are rare."""
+BLOW_S_MAX: Final = 20.0
 REFUSALS: Final = ("is in use by the engine", "another engine uses this database")
 POINTS: Final = {
     "matcher": (
@@ -52,6 +57,7 @@ POINTS: Final = {
     ),
     "shadow": ("before_snapshot", "after_snapshot", "before_prune"),
     "snapshot": ("before_rename",),
+    "wallet": ("after_progress", "before_marking"),
     "zygote": ("after_fork",),
 }
 """Named points by who passes them."""
@@ -71,7 +77,8 @@ class Kill:
 
     def draw(self, chance: random.Random, shape: Shape) -> Strike:
         """Draw whom."""
-        return Strike("kill", (chance.choice((*shape.actors * 4, *(ZYGOTE,) * 3, OPERATOR, ENGINE)),))
+        outside = (OUTSIDE,) if shape.wallet else ()
+        return Strike("kill", (chance.choice((*shape.actors * 4, *(ZYGOTE,) * 3, *outside * 2, OPERATOR, ENGINE)),))
 
     async def strike(self, venue: Venue, strike: Strike) -> None:
         """Kill."""
@@ -94,9 +101,9 @@ class KillTogether:
 class Crash:
     """Whoever first passes a named point dies there."""
 
-    def draw(self, chance: random.Random, _shape: Shape) -> Strike:
+    def draw(self, chance: random.Random, shape: Shape) -> Strike:
         """Draw a point; who must recover to pass it is killed first."""
-        role = chance.choice(list(POINTS))
+        role = chance.choice([role for role in POINTS if shape.wallet or role != "wallet"])
         name = chance.choice(POINTS[role])
         return Strike("crash", (RECOVERY[role],) if name in IN_RECOVERY else (), point=f"{role}.{name}")
 
@@ -172,20 +179,62 @@ class FullRings:
 
 
 def _fill(venue: Venue, seed: int) -> None:
-    """Send orders of accounts that nobody else uses until half of a shard's events wait for settlement."""
+    """Let a storm blow until so many events wait for settlement that risk refuses orders."""
+    backlog_max = int(venue.plan.settings["TRADEENGINE_SETTLEMENT_BACKLOG_EVENTS_MAX"])
+
+    def is_full(wiring: Wiring) -> bool:
+        heads = enumerate(ring.head for ring in _event_rings(wiring))
+        return sum(head - settled_sequence(wiring, shard) for shard, head in heads) >= backlog_max
+
+    _blow(venue, seed, is_full)
+
+
+class Lap:
+    """Whoever reads events without holding anybody back stands still while a storm blows, until it is lapped."""
+
+    def draw(self, chance: random.Random, shape: Shape) -> Strike:
+        """Draw whom, and the storm's seed."""
+        names = [name for name in shape.actors if name.startswith(("publisher", "front"))]
+        return Strike("laps", (chance.choice(names),), point=str(chance.randrange(10**6)))
+
+    async def strike(self, venue: Venue, strike: Strike) -> None:
+        """Stop it, and let it go on when the events that it has not read are gone."""
+        await venue.wait_well()
+        pid = await venue.pid_of(strike.targets[0])
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with suppress(ClientError):
+                await run(lambda: _blow_round(venue, int(strike.point)))
+                venue.findings.other["laps"] += 1
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def _blow_round(venue: Venue, seed: int) -> None:
+    """Let a storm blow until a shard's ring was written anew from end to end."""
+    ends: list[int] = []
+
+    def is_round(wiring: Wiring) -> bool:
+        rings = _event_rings(wiring)
+        ends[:] = ends or [ring.head + ring.capacity for ring in rings]
+        return any(ring.head > end for ring, end in zip(rings, ends, strict=True))
+
+    _blow(venue, seed, is_round)
+
+
+def _blow(venue: Venue, seed: int, is_enough: Callable[[Wiring], bool]) -> None:
+    """Send orders of accounts that nobody else uses, until it is enough, or long enough. Raises ClientError."""
     with connect_database(venue.engine) as connection:
         accounts = [resolve_account(connection, name, accounts_max=ACCOUNTS_MAX) for name in STORM_USERS]
-    backlog_max = int(venue.plan.settings["TRADEENGINE_SETTLEMENT_BACKLOG_EVENTS_MAX"])
     with open_client(venue.data_dir) as wiring:
+        deadline_s = time.monotonic() + BLOW_S_MAX
         storm = Storm(venue.engine, LocalClient(wiring), accounts, seed)
-        rings = [(shard, wiring.ring(f"events.{shard}")) for shard in range(wiring.shard_count)]
-        deadline_s = time.monotonic() + 20
+        storm.run_until(lambda: is_enough(wiring) or time.monotonic() > deadline_s, *SYMBOLS)
 
-        def is_full() -> bool:
-            waiting = sum(ring.head - settled_sequence(wiring, shard) for shard, ring in rings)
-            return waiting >= backlog_max or time.monotonic() > deadline_s
 
-        storm.run_until(is_full, *SYMBOLS)
+def _event_rings(wiring: Wiring) -> list[Ring]:
+    return [wiring.ring(f"events.{shard}") for shard in range(wiring.shard_count)]
 
 
 class SecondEngine:
@@ -228,9 +277,9 @@ def _start_second(arguments: list[str], environment: dict[str, str], folder: Pat
 
 def struck_names() -> set[str]:
     """Give the names of all processes and points that can be struck."""
-    actors = Shape(shards=2, fronts=2).actors
+    actors = Shape(shards=2, fronts=2, wallet=True).actors
     points = {f"{role}.{name}" for role, names in POINTS.items() for name in names}
-    return {*actors, ZYGOTE, OPERATOR, ENGINE, *points}
+    return {*actors, ZYGOTE, OPERATOR, ENGINE, OUTSIDE, *points}
 
 
 register("kill", 10, Kill())
@@ -238,4 +287,5 @@ register("together", 2, KillTogether())
 register("crash", 6, Crash())
 register("stop", 2, Stop(seconds_max=60.0))
 register("rings", 0.3, FullRings())
+register("laps", 0.3, Lap())
 register("second", 0.3, SecondEngine())

@@ -19,6 +19,7 @@ LANES: Final = (
 )
 PAUSE_S_MAX: Final = 1.5
 WAITS_SHARE: Final = 0.6
+WALLET_SHARE: Final = 0.2
 SHOWN_INTENTS: Final = 12
 
 
@@ -33,7 +34,7 @@ class Plan:
 
     def lines(self) -> Iterator[str]:
         """Write it down for people."""
-        yield f"seed {self.seed}: {self.shape.shards} shards, {self.shape.fronts} fronts"
+        yield f"seed {self.seed}: {self.shape}"
         yield from (f"  {name}={value}" for name, value in self.settings.items())
         for lane in LANES:
             for intent in islice(intents_of(self.seed, lane), SHOWN_INTENTS):
@@ -53,7 +54,7 @@ def make_plan(
 ) -> Plan:
     """Draw a plan with strikes of these faults; only: at processes and points whose names begin so."""
     chance = random.Random(seed)
-    shape = Shape(shards=chance.randint(1, 2), fronts=chance.randint(1, 2))
+    shape = Shape(shards=chance.randint(1, 2), fronts=chance.randint(1, 2), wallet=chance.random() < WALLET_SHARE)
     return Plan(seed, shape, _settings(chance), tuple(_strikes(chance, shape, faults, strike_count, only, pause_s_max)))
 
 

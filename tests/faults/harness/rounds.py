@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import trio
-from tests.e2e.users import connect_database, deposit_all, sign_in
+from tests.e2e.users import connect_database, sign_in
 from tests.faults.harness.check import differences, ledger_differences
 from tests.faults.harness.clients import resolve, trade
 from tests.faults.harness.faults import FAULTS
@@ -73,7 +73,7 @@ async def run_round(plan: Plan, folder: Path) -> Round:
 async def _live(venue: Venue, notebook: Notebook) -> None:
     await venue.start()
     for user in (*USERS, *STORM_USERS):
-        await run(lambda user=user: deposit_all(venue.engine, user, FUNDS))  # type: ignore[misc]
+        await run(lambda user=user: venue.fund(user, FUNDS))  # type: ignore[misc]
     async with trio.open_nursery() as watches:
         venue.nursery = watches
         async with watching(venue) as watchers:
@@ -124,6 +124,8 @@ async def _check(venue: Venue, notebook: Notebook, watchers: Watchers, world: Wo
     wrong += differences(notebook.notes, world, USERS)
     with connect_database(venue.engine) as connection:
         wrong += ledger_differences(connection)
+        if (outside := venue.outside) is not None:
+            wrong += await run(lambda: list(outside.differences(connection)))
     wrong += await run(lambda: list(replay_differences(venue.settings, world)))
     for name in USERS:
         user = sign_in(venue.engine, name)

@@ -12,15 +12,17 @@ import socket
 import subprocess
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import trio
+from tests.e2e.users import deposit_all
 from tests.engines import SMALL, Engine, run_command, start_engine, wait_ready
-from tests.faults.harness.faults import ENGINE, OPERATOR, ZYGOTE
+from tests.faults.harness.faults import ENGINE, OPERATOR, OUTSIDE, ZYGOTE
+from tests.faults.harness.outside import Outside
 from tests.faults.harness.plan import Plan
 
 from tradeengine.actors.children import BACKGROUND_ROLES
@@ -68,6 +70,8 @@ class Venue:
             environ={**SMALL, **plan.settings},
         )
         self._port = _free_port()
+        self.outside: Outside | None = None
+        self._folder = folder
         self._engine: Engine | None = None
         self._strikes_at: dict[str, float] = {}
 
@@ -80,7 +84,8 @@ class Venue:
     @property
     def environment(self) -> dict[str, str]:
         """What the engine is started with, beside what it inherits."""
-        return {**SMALL, **self.plan.settings, VARIABLE: f"@{self.crash_file}"}
+        outside = self.outside.environment if self.outside is not None else {}
+        return {**SMALL, **self.plan.settings, **outside, VARIABLE: f"@{self.crash_file}"}
 
     @property
     def url(self) -> str:
@@ -90,6 +95,8 @@ class Venue:
     async def start(self) -> None:
         """Start the engine and wait until it is ready. Raises AssertionError with what it said instead."""
         shape = self.plan.shape
+        if shape.wallet and self.outside is None:
+            self.outside = await run(lambda: Outside(self._folder, self.data_dir))
         arguments = ["--port", str(self._port), "--shards", str(shape.shards), "--fronts", str(shape.fronts)]
         self._engine = start_engine(self.data_dir, arguments, self.environment)
         await run(lambda: wait_ready(self.engine))
@@ -106,10 +113,22 @@ class Venue:
             self._engine.process.kill()
             self._engine.wait()
         stop_embedded(self.data_dir)
+        if self.outside is not None:
+            self.outside.close()
+
+    def fund(self, user: str, funds: Mapping[str, str]) -> None:
+        """Give a user money to trade with."""
+        if self.outside is not None:
+            self.outside.fund(user, funds)
+        deposit_all(self.engine, user, funds)
 
     async def kill(self, names: Iterable[str]) -> None:
         """Kill processes by name at one moment, and watch in the background until they are back."""
         names = tuple(names)
+        if OUTSIDE in names and self.outside is not None:
+            await run(self.outside.restart)
+            self.findings.kills[OUTSIDE] += 1
+            names = tuple(name for name in names if name != OUTSIDE)
         if OPERATOR in names or ENGINE in names:
             await self._kill_whole(ENGINE if ENGINE in names else OPERATOR)
             return
