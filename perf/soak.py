@@ -58,6 +58,8 @@ SETTINGS: Final = {
 WARM_UP_COMMANDS: Final = 200_000
 WARM_UP_TIMEOUT_S: Final = 300.0
 ORDERS_PER_S_MIN: Final = 10.0
+BUSY_SHARE_MAX: Final = 0.0005
+"""Of the calls over HTTP: what is answered 503."""
 COUNTS: Final = ("threads", "descriptors", "tasks")
 
 
@@ -158,17 +160,21 @@ def judge(soak: Soak, programs: Programs) -> list[str]:
         if len({process.pid for process in series}) > 1 or len(series) < len(times_s):
             faults.append(f"{name} was started anew, or was not there")
             continue
-        count = series[-1].threads if name == DATABASE else 1
-        found = [judge_memory(times_s, [process.own_kib for process in series], count)]
+        parts = series[-1].threads if name == DATABASE else 1
+        found = [judge_memory(times_s, [process.own_kib for process in series], parts)]
         # A server's processes keep files open that they have read, up to a bound of their own.
-        counts = COUNTS[:1] if name == DATABASE else COUNTS
-        found += [judge_count(times_s, [getattr(process, what) for process in series], what) for what in counts]
+        counted = COUNTS[:1] if name == DATABASE else COUNTS
+        found += [judge_count(times_s, [getattr(process, what) for process in series], what) for what in counted]
         faults += [f"{name}: {fault}" for fault in found if fault]
     shared = [sample.shared_bytes / 1024 for sample in soak.judged]
     faults += [f"shared memory: {fault}" for fault in [judge_memory(times_s, shared)] if fault]
     achieved_per_s = programs.counts()["orders"] / (soak.samples[-1].at_s - soak.started_s)
     if achieved_per_s < ORDERS_PER_S_MIN:
         faults.append(f"only {achieved_per_s:.1f} orders a second went over HTTP")
+    counts = programs.counts()
+    calls = sum(counts[method] for method in ("POST", "GET", "PATCH", "DELETE"))
+    if counts["busy"] > calls * BUSY_SHARE_MAX:
+        faults.append(f"{counts['busy']} of {calls} calls over HTTP were told to come again")
     # Of what the warm-up does as fast as it can, readers may be lapped.
     before, after = soak.judged[0].metrics, soak.samples[-1].metrics
     faults += [f"{what}: {after[what] - before[what]:g}" for what in WATCHED if after[what] > before[what]]

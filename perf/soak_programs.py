@@ -60,7 +60,8 @@ class Program:
     def forget_unexpected(self) -> None:
         """Forget what was not expected until now: it is of the warm-up."""
         with self._lock:
-            self.counts["unexpected_in_warm_up"] += self.counts.pop("unexpected", 0)
+            for name in ("unexpected", "busy"):
+                self.counts[f"{name}_in_warm_up"] += self.counts.pop(name, 0)
             self.unexpected.clear()
 
     def stop(self) -> None:

@@ -1,8 +1,9 @@
 """The soak's traders over HTTP: scripts of calls at a steady rate, each on a connection that is kept.
 
 A trader is two users who go through a round of twenty calls: orders of every kind, repeats, changes, cancels, reads,
-and two calls that must be refused. Each call has an answer that is expected; any other is *unexpected* and fails the
-soak. What a round places it also takes away, so the book stays as it is, and its two trades cancel out but for the fee.
+and two calls that must be refused. Each call has an answer that is expected. Any other is *unexpected* and fails the
+soak, but for 503, of which a few in ten thousand are forgiven: whoever is told so comes again. What a round places it
+also takes away, so the book stays as it is, and its two trades cancel out but for the fee.
 
 ``python -m perf.soak_rest '{"port": …, "tokens": [[maker, taker], …], "rate_per_s": …}'`` writes a line of JSON per
 interval, and ends when its input ends. A latency is from the time when the call was due, so waiting counts.
@@ -107,6 +108,10 @@ class Connection:
             return None
         self._tally.take(method, time.perf_counter() - due_s)
         self._tally.counts[f"status_{status}"] += 1
+        if status == 503:
+            # A page whose writer was interrupted, a history that is behind: whoever asks is told to come again.
+            self._tally.counts["busy"] += 1
+            return None
         if status != expected:
             self._tally.object(f"{method} {path}: {status} {answer.get('error')}")
             return None

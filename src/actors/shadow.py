@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from tradeengine.actors.heap import give_back_memory
 from tradeengine.actors.matcher import place_of, settled_sequence, snapshot_header
 from tradeengine.actors.matcher_events import ReplayDiffers
 from tradeengine.actors.matcher_recovery import check_opening, starting_point
@@ -88,7 +89,9 @@ def main(wiring: Wiring) -> None:
             # A doorbell would ring for every event; segments are closed every few seconds at most.
             worked = step_all()
             alive()
-            if not worked:
+            if worked:
+                give_back_memory()
+            else:
                 time.sleep(_IDLE_PAUSE_S)
     except Stopping:
         return
