@@ -23,7 +23,7 @@ WATCHED: Final = {
     "errors logged": 'tradeengine_actor_log_lines_total{…level="error"}',
     "restarts": "tradeengine_actor_restarts_total",
     "outcomes unknown": "tradeengine_front_outcomes_unknown_total",
-    "requests failed": "tradeengine_front_errors_total",
+    "faults in handlers": 'tradeengine_http_requests_total{…code="500"}',
     "settlement errors": "tradeengine_settlement_errors_total",
     "keeper errors": "tradeengine_keeper_errors_total",
     "replays that differ": "tradeengine_shadow_mismatches_total",
