@@ -55,7 +55,7 @@ def main() -> int:
 def _measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, Any]:
     settings = load_settings(None, {"engine.data_dir": str(engine.data_dir)})
     with connect(settings) as connection, open_client(engine.data_dir) as wiring:
-        load = _load(connection, wiring)
+        load = prepared_load(connection, wiring)
         burst(load, load.make(arguments.commands))
         settle(load)
         connection.execute("VACUUM ANALYZE")
@@ -99,7 +99,8 @@ def reconcile(connection: psycopg.Connection[Any]) -> tuple[float, Reconciliatio
     return time.perf_counter() - began_s, found
 
 
-def _load(connection: psycopg.Connection[Any], wiring: Wiring) -> Load:
+def prepared_load(connection: psycopg.Connection[Any], wiring: Wiring) -> Load:
+    """Fund accounts and make the traffic that they will send."""
     row = load_directory(connection).symbol(SYMBOL)
     assert row is not None
     symbol = row.spec
