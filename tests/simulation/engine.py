@@ -35,6 +35,7 @@ from tradeengine.core.records import CommandKind, TradingState, command_dtype, e
 from tradeengine.core.risk import RiskLimits
 from tradeengine.core.tables import accounts_dtype, balances_dtype, level_request_dtype, levels_dtype, touch_dtype
 from tradeengine.ipc import metrics, ring, seqlock
+from tradeengine.ipc.atomics import store_word
 from tradeengine.ipc.layout import layout_checksum
 from tradeengine.ipc.metric_names import ROLE_METRICS
 from tradeengine.ipc.metrics import MetricPage
@@ -141,7 +142,7 @@ class Engine:
         self.tell = tell
         self.counts = Counts(schedules=1)
         self.clock = Clock(lambda: self.pause("sleep"))
-        self.disk = Disk(root)
+        self.disk = Disk(root, _kill)
         self._places = [self._place(shard) for shard in range(self.shards)]
         for shard in range(self.shards):
             self.disk.make_folder(self.place(shard).journal_dir)
@@ -200,7 +201,7 @@ class Engine:
     def writer(self, of: Ring) -> RingWriter:
         """Give a ring's writer, whose publications the audit sees."""
         made = AuditedWriter(of, {})
-        made.audit = self.audit
+        made.audit, made.pause = self.audit, self.pause
         return made
 
     def page(self, role: str) -> MetricPage:
@@ -236,9 +237,7 @@ class Engine:
             self.say(f"{name}: {error}")
             if not actor.is_alive:
                 actor.die()
-        except JournalFailed as failure:
-            self._bury(actor, str(failure))
-        except OSError as failure:
+        except (JournalFailed, OSError) as failure:
             self._bury(actor, str(failure))
         except Exception as error:
             raise Failed(f"{name}: {type(error).__name__}: {error}") from error
@@ -340,9 +339,18 @@ class AuditedWriter(RingWriter):
     """A writer whose publications the audit sees, at the moment at which everybody may."""
 
     audit: Audit
+    pause: Callable[[str], None]
 
     def publish(self, records: Any) -> None:
-        """Publish, and be looked at."""
+        """Publish, and be looked at; who dies on the way leaves slots that are claimed and written, and not shown."""
+        try:
+            self.pause(f"{self.ring.name}.publish")
+        except BaseException:
+            if len(records) <= self.free():
+                store_word(self.ring.claim_address, self.head + len(records))
+                whole = self.ring.view(self.head, len(records))
+                whole[:] = records[: len(whole)]
+            raise
         super().publish(records)
         self.audit.look_at_published(self.ring.name, records)
 
@@ -357,6 +365,10 @@ class AuditedTable(SeqlockTable):
         super().write_rows(indices, records)
         for shard in set(records["shard"].tolist()):
             self.audit.look_at_durable(shard, "the touch table")
+
+
+def _kill() -> None:
+    raise Killed("in a write")
 
 
 _pages: dict[str, MetricPage] = {}

@@ -165,12 +165,14 @@ class Folder:
 class Disk(FileOperations):
     """All files of the engine under ``root``. What is asked for through here is done, and remembered.
 
-    ``fails``: what goes wrong next, once: a write or a sync that fails, a write that is cut short.
+    ``fails``: what goes wrong next, once: a write or a sync that fails, no space, a write that is cut short, or in
+    which the writer dies: then ``kill`` is called, which does not return.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, kill: Callable[[], None] = lambda: None) -> None:
         shutil.rmtree(root, ignore_errors=True)
         self.root = root
+        self.kill = kill
         self.fails = ""
         self.cut_at = 0
         self._folders: dict[Path, Folder] = {}
@@ -237,14 +239,21 @@ class Disk(FileOperations):
         if offset and self.fails == "write":
             self.fails = ""
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        if offset and self.fails == "short":
+        cut, kills = self.fails in ("short", "kill"), self.fails == "kill"
+        if offset and cut:
             self.fails = ""
             content = content[: self.cut_at % len(content) + 1]
         self._file(fd).since.append((offset, content))
-        return os.pwrite(fd, content, offset)
+        written = os.pwrite(fd, content, offset)
+        if offset and kills:
+            self.kill()
+        return written
 
     def preallocate(self, fd: int, size: int) -> None:
         """Grow the file with zeros."""
+        if self.fails == "space":
+            self.fails = ""
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._file(fd).since.append((size, None))
         os.ftruncate(fd, size)
 

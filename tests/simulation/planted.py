@@ -19,7 +19,7 @@ from tradeengine.actors.publishing.follower import Follower
 from tradeengine.actors.risk import RiskDuty
 from tradeengine.actors.risk_restart import Taken
 from tradeengine.actors.settlement import SettlementDuty
-from tradeengine.storage import journal
+from tradeengine.storage import journal, journal_read
 from tradeengine.storage.journal import Journal
 from tradeengine.storage.journal_files import create_file, rename_durably
 from tradeengine.storage.journal_format import SEAL_BYTES
@@ -98,6 +98,11 @@ def _copy_all(segment: Any, _end: Any, files: Any, segment_bytes: int = 0) -> in
     return fd
 
 
+def _call_it_damaged(data: Any, offset: int, _shard: int, _sequence: int) -> str:
+    """Take everything for damage that is behind the last whole group."""
+    return "damaged" if data[offset:].any() else ""
+
+
 def _keep_file(segment: Any, end: Any, files: Any, segment_bytes: int = 0) -> int:
     """Go on in the file as it is, after another sync."""
     fd = int(files.open(segment.path, os.O_RDWR))
@@ -144,6 +149,7 @@ FAULTS: Final[dict[str, tuple[Patch, ...]]] = {
     "the matcher passes its commands before it journals them": ((MatcherDuty, "_work", _pass_first),),
     "the matcher does not publish what it replays": ((EventOutlet, "republish", _drop_replayed),),
     "the matcher starts from a snapshot that is not settled": ((matcher_recovery, "newest_snapshot", _newest_of_all),),
+    "a torn tail is taken for damage": ((journal_read, "tail_damage", _call_it_damaged),),
     "a torn tail is not cut": ((journal, "_copy", _copy_all),),
     "the last segment is not rewritten": ((journal, "_copy", _keep_file),),
     "the successor's name is not synced": ((journal, "sync_folder", lambda *_: None),),

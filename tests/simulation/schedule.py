@@ -45,7 +45,7 @@ WEIGHTS: Final = {
     "fund": 3,
     "settings": 1,
     "database": 2,
-    "disk": 1,
+    "disk": 2,
     "stop": 1,
     "machine": 1,
 }
@@ -233,7 +233,7 @@ def _disturb_database(engine: Engine, random: Random) -> None:
 
 def _disturb_disk(engine: Engine, random: Random) -> None:
     engine.counts.disk_faults += 1
-    engine.disk.fails = random.choice(("write", "sync", "short"))
+    engine.disk.fails = random.choice(("write", "sync", "short", "kill", "space"))
     engine.disk.cut_at = random.getrandbits(16)
 
 
