@@ -17,6 +17,7 @@ BENCHMARKS: Final = (
     "ring",
     "settlement",
     "recovery",
+    "restart",
     "pipeline",
     "halting",
     "rest",
