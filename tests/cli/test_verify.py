@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import zlib
@@ -16,6 +17,7 @@ from tests.cli.traded import Traded, Words, open_traded
 from tests.engines import run_command
 from tests.samples.make_sample import SETTINGS
 
+from tradeengine.actors.verifying import walk
 from tradeengine.cli.errors import CommandError
 from tradeengine.cli.verify import line_of, look
 from tradeengine.core.records import COMMAND_BYTES, CommandKind, command_dtype
@@ -35,6 +37,7 @@ from tradeengine.storage.verify_trades import TRADES
 
 TRADE = "(SELECT id FROM trades ORDER BY id OFFSET 100 LIMIT 1)"
 LIVE = "(SELECT id FROM orders WHERE closed_at IS NULL ORDER BY id OFFSET 10 LIMIT 1)"
+FILLED = "(SELECT id FROM orders WHERE status = 'filled' AND time_in_force = 'gtc' ORDER BY id OFFSET 30 LIMIT 1)"
 ENDED = "(SELECT id FROM orders WHERE closed_at IS NOT NULL ORDER BY id OFFSET 50 LIMIT 1)"
 
 COPY_OF_TRADE = f"INSERT INTO trades SELECT {{}}, {', '.join(list(TRADES.kinds)[1:])} FROM trades WHERE id = {TRADE}"
@@ -420,6 +423,23 @@ def test_partition_that_retention_dropped_is_said_and_no_difference(traded: Trad
         assert {words["kind"] for words in kept.words} & {"trade_missing"} == set()
         lost = traded.verify(dsn=dsn, keeper={"retain_trades_days": 0})
         assert [words["kind"] for words in lost.words].count("trade_missing") == count
+
+
+@pytest.mark.parametrize("chunk", [40, 500])
+def test_pieces_in_which_events_come_change_nothing(
+    traded: Traded, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    """Orders that live over many pieces are followed through all of them; memory holds a piece, and what lives."""
+    whole = traded.verify().shards[0]
+    monkeypatch.setattr(walk, "CHUNK_EVENTS", chunk)
+    report = traded.verify()
+    assert (report.words, report.unseen) == ([], [])
+    assert dataclasses.replace(report.shards[0], duration_s=0) == dataclasses.replace(whole, duration_s=0)
+    later = traded.verify(from_snapshot=True)
+    assert later.words == []
+    statement = "UPDATE orders SET filled_notional_units = filled_notional_units + 1 WHERE id = " + FILLED
+    found = after(traded, statement)
+    assert places(found) == {("order_differs", "orders", "filled_notional_units")}
 
 
 def test_what_cannot_be_looked_at_is_told_from_a_difference(traded: Traded, tmp_path: Path) -> None:

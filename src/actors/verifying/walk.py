@@ -288,10 +288,14 @@ class _Outlet:
         settled = max(0, min(len(events), self._cursor - int(events["sequence"][0])))
         if self._tail is not None and settled < len(events):
             self._tail.append(events[settled:].copy())
-        if self._used + settled > len(self._chunk):
-            self.flush()
-        self._chunk[self._used : self._used + settled] = events[:settled]
-        self._used += settled
+        done = 0
+        while done < settled:
+            if self._used == len(self._chunk):
+                self.flush()
+            count = min(settled - done, len(self._chunk) - self._used)
+            self._chunk[self._used : self._used + count] = events[done : done + count]
+            self._used += count
+            done += count
 
     def flush(self) -> None:
         if self._used:
