@@ -42,8 +42,9 @@ def walk_through(shard: Shard, *, is_live: bool, cursor: int = 1 << 62) -> tuple
 
 
 def hide_group(shard: Shard) -> tuple[Path, bytes]:
-    """Take the payload of a group that is not the last one out of the open segment, as a reader may find it that was
-    quicker than the writer; give the file and what was in it.
+    """Take a group's payload out of the open segment, as who reads between two writes may find it.
+
+    It is not the last group. Gives the file, and what was in it.
     """
     path = list_segments(shard.bench.place.journal_dir)[-1].path
     block = path.read_bytes()
@@ -85,9 +86,7 @@ def test_group_on_its_way_is_no_damage(shard: Shard, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("is_live", [True, False])
 def test_group_that_stays_broken_is_damage(shard: Shard, monkeypatch: pytest.MonkeyPatch, is_live: bool) -> None:
-    """A group in the middle that never becomes whole is damage, named by file and command; so it is at once where
-    nobody writes.
-    """
+    """A group in the middle that never becomes whole is damage; where nobody writes, it is so at once."""
     path, _ = hide_group(shard)
     looks: list[float] = []
     monkeypatch.setattr(time, "sleep", looks.append)
