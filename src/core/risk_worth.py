@@ -91,9 +91,7 @@ def _odd_open_units(risk: RiskState, order: Int64Array) -> int:
 def worth_units(tick_lot_units: int, price_ticks: int, lots: int) -> int:
     """Say what lots at a price come to, at most ``UNITS_MAX``: quantity and price of two amends may go beyond it."""
     lot_price_units = price_ticks * tick_lot_units
-    if lot_price_units == 0:
-        return 0
-    return min(lots, UNITS_MAX // lot_price_units) * lot_price_units
+    return min(lots, UNITS_MAX // max(lot_price_units, 1)) * lot_price_units
 
 
 @leaf
