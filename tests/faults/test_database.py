@@ -136,7 +136,7 @@ def test_faults_that_last(venue: Engine, fault: Fault) -> None:
 def test_server_stopped_at_once_misses_nothing(venue: Engine) -> None:
     """PostgreSQL stopped ``immediate`` and started again under load, twice, has every order that was acknowledged."""
 
-    def stop(_: list[Trader]) -> None:
+    def stop(_traders: list[Trader]) -> None:
         for _ in range(2):
             server = running_embedded(venue.data_dir)
             assert server is not None
