@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tradeengine.actors.matcher_events import ReplayDiffers
@@ -22,7 +23,7 @@ from tradeengine.storage.journal_read import SequenceNotHeld, list_segments, rea
 from tradeengine.storage.snapshots import Skipped, list_snapshots, newest_snapshot, read_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -85,9 +86,12 @@ def recover(
     try:
         _check_commands(journal, commands)
         _check_snapshots(place, journal)
-        matching, skipped = starting_point(place, settled_sequence)
+        openings = {
+            opening.header.first_command_sequence: opening.header for opening in list_segments(place.journal_dir)
+        }
+        matching, skipped = starting_point(place, settled_sequence, openings)
         from_command, from_event = matching.command_sequence, matching.event_sequence
-        published = _replay(place, matching, settled_sequence, outlet, alive, skipped)
+        published = _replay(place, matching, openings, settled_sequence, outlet, alive, skipped)
         _check_end(journal, matching, settled_sequence, outlet)
     except BaseException:
         journal.close()
@@ -105,11 +109,19 @@ def recover(
     )
 
 
-def starting_point(place: Place, event_sequence_max: int) -> tuple[Matching, list[Skipped]]:
-    """Restore the newest usable snapshot at or before an event sequence, else an empty book; and what was skipped."""
+def starting_point(
+    place: Place, event_sequence_max: int, openings: Mapping[int, SegmentHeader] = MappingProxyType({})
+) -> tuple[Matching, list[Skipped]]:
+    """Restore the newest usable snapshot at or before an event sequence, else an empty book; and what was skipped.
+
+    openings: headers of segments by their first command; one that was made where a segment begins must agree with it.
+    """
 
     def restore(snapshot: Snapshot) -> Matching:
         header = snapshot.header
+        opening = openings.get(header.command_sequence)
+        if opening and (opening.first_event_sequence, opening.event_hash) != (header.event_sequence, header.event_hash):
+            raise ValueError("it is not of this journal, which had other events before")
         book = load(place.limits, snapshot.payload)
         matching = Matching(book, header.event_hash)
         if (matching.command_sequence, matching.event_sequence) != (header.command_sequence, header.event_sequence):
@@ -127,19 +139,21 @@ def check_opening(header: SegmentHeader, matching: Matching) -> None:
     if (matching.event_sequence, matching.event_hash) != (header.first_event_sequence, header.event_hash):
         raise ReplayDiffers(
             f"shard {header.shard}: the replay up to command sequence {header.first_command_sequence} gives other "
-            f"events than were published (next event {matching.event_sequence}, was {header.first_event_sequence})"
+            f"events than were published (next event {matching.event_sequence}, was {header.first_event_sequence}). "
+            "Remedy: keep a copy of the journal and the snapshots; a snapshot of another engine is moved away, else "
+            "the machine or the program is at fault"
         )
 
 
 def _replay(
     place: Place,
     matching: Matching,
+    openings: Mapping[int, SegmentHeader],
     settled_sequence: int,
     outlet: EventOutlet,
     alive: Callable[[], None],
     skipped: list[Skipped],
 ) -> int:
-    openings = {segment.header.first_command_sequence: segment.header for segment in list_segments(place.journal_dir)}
     published = 0
     try:
         for first, commands in read_groups(place.journal_dir, matching.command_sequence, KERNEL_VERSIONS_REPLAYED):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +15,12 @@ import httpx2
 import pytest
 from tests.e2e.bank import admin_of
 from tests.e2e.users import Json, User, make_user, sign_in
-from tests.engines import Engine, running_engine, wait_restarted
+from tests.engines import PROGRAM, SMALL, Engine, running_engine, wait_ready, wait_restarted
 from tests.faults.disk import Disk
 from tests.faults.test_fences import FENCED, FUNDS, OPEN, TWO_SHARDS, bid, refused, wait_fenced
 
 from tradeengine.ipc.client import ask
+from tradeengine.storage.embedded import stop_embedded
 
 JOURNAL: Final = "journal/shard-1/"
 """Of the symbol FENCED."""
@@ -202,3 +204,26 @@ def test_full_disk_gives_a_shard_up_after_its_bound_and_it_is_back_with_room(tmp
         assert engine.command("reconcile").returncode == 0
         restarts = {actor["name"]: actor["restart_count"] for actor in ask(engine.data_dir, "status")["actors"]}
         assert restarts["matcher-1"] == 0
+
+
+@pytest.mark.long
+def test_engine_goes_on_without_room_for_its_log(data_dir: Path) -> None:
+    """With every log line refused by the disk actors start, die, come back and stop as ever."""
+    program = [*PROGRAM, "up", "--port", "0", "--data-dir", str(data_dir)]
+    with Path("/dev/full").open("w", encoding="ascii") as full:
+        process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=full, text=True, env={**os.environ, **SMALL})
+    engine = Engine(process, data_dir)
+    try:
+        wait_ready(engine)
+        first = engine.actors()["settlement"]
+        engine.kill_actor("settlement")
+        wait_restarted(engine, "settlement", first)
+        user = make_user(engine, "logless", FUNDS)
+        with user.http:
+            user.place(**bid(OPEN))
+        assert engine.stop() == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        stop_embedded(data_dir)

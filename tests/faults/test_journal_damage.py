@@ -21,13 +21,14 @@ import numpy as np
 import pytest
 from tests.actors.matcher_bench import LIMITS, SEGMENT_BYTES, SHARD, Bench, Shard, flow, run_all, start
 
+from tradeengine.actors.matcher import snapshot_header
 from tradeengine.actors.matcher_events import ReplayDiffers
 from tradeengine.actors.matcher_recovery import RecoveryRefused
 from tradeengine.core.book import state_hash
 from tradeengine.storage.journal import Journal
 from tradeengine.storage.journal_format import JournalDamaged, JournalError
 from tradeengine.storage.journal_read import journal_end, list_segments, segment_name
-from tradeengine.storage.snapshots import list_snapshots
+from tradeengine.storage.snapshots import list_snapshots, read_snapshot, write_snapshot
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -345,6 +346,24 @@ def test_snapshot_under_another_name_is_not_believed(story: Story, tmp_path: Pat
     assert ["other sequences" in skip.reason for skip in shard.recovered.skipped] == [True]
     shard.die()
     assert outcome(story, folder, settled) == "same"
+
+
+def test_snapshot_of_another_history_is_not_believed_where_a_segment_begins(story: Story, tmp_path: Path) -> None:
+    """A snapshot from where a segment begins, as the shadow makes them, must have the events that its header says."""
+    folder = story.copy_to(tmp_path / "history")
+    shard = restart(folder, story.settled)
+    shard.duty._roll()
+    shard.snapshot()
+    matching = shard.recovered.matching
+    header = snapshot_header(matching, shard.bench.place, shard.recovered.journal.next_ring_sequence)
+    shard.die()
+    (path,) = (path for path, command, _ in list_snapshots(folder / "snapshots") if command == header.command_sequence)
+    assert outcome(story, folder, len(story.events)) == "same"
+    write_snapshot(folder / "snapshots", replace(header, event_hash=header.event_hash ^ 1), read_snapshot(path).payload)
+    again = restart(folder, len(story.events))
+    assert ["not of this journal" in skip.reason for skip in again.recovered.skipped] == [True]
+    assert int(state_hash(again.recovered.matching.book)) == story.book_hash
+    again.die()
 
 
 def damages(seed: int, folder: Path, other: Path) -> Iterator[str]:
