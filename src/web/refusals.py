@@ -70,7 +70,8 @@ class EnvelopeProtocol(H11Protocol):
     async def refuse_slow_head(self) -> None:
         """Answer a head that takes too long; what still comes of it is not read."""
         self._is_over = True
-        await self._send_error_response(408)
+        if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            await self._send_error_response(408)
 
     async def _create_stream(self, request: h11.Request) -> None:
         if self._is_over:
@@ -89,6 +90,13 @@ class EnvelopeProtocol(H11Protocol):
         self._is_over = True
         await self._refuse(status_code, error)
         await self.send(Closed())
+
+    async def _send_h11_event(self, event: Any) -> None:
+        try:
+            await super()._send_h11_event(event)
+        except h11.LocalProtocolError:
+            if not self._is_over:
+                raise  # else it is the rest of an answer that nobody waits for
 
     async def _send_error_response(self, status_code: int) -> None:
         # Called while the error is being handled, which alone says what is wrong.

@@ -16,7 +16,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         pids = running.actors()
         yield running
         assert running.actors() == pids
-        assert [line for line in running.errors if "Traceback" in line or "fault" in line] == []
+        assert not [line for line in running.errors if "Traceback" in line or "fault" in line], "".join(running.errors)
 
 
 @pytest.fixture

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
+import h11
 import pytest
+import structlog
 import trio
 import trio.testing
 from tests.web.bench import Bench, bearer, make_bench
@@ -16,6 +19,7 @@ from tradeengine.web.connection import BodyRoom, HttpConnection
 from tradeengine.web.errors import ApiError
 from tradeengine.web.framing import SMALL_CHUNKS_MAX
 from tradeengine.web.jsonbody import NESTING_MAX, PARTS_MAX, read_value
+from tradeengine.web.refusals import EnvelopeProtocol
 
 FREE, LARGE = 1000, 4000
 HEAD = f"POST /api/v1/orders/test HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer()['Authorization']}\r\n".encode()
@@ -138,3 +142,22 @@ async def test_requests_behind_one_whose_client_is_gone_are_not_begun(
             while served.connection_count:
                 await trio.testing.wait_all_tasks_blocked()
     assert len(begun) < 200
+
+
+async def test_time_that_is_over_breaks_no_answer(bench: Bench) -> None:
+    """When a request's time is over while its answer goes out, nothing is put into the answer, and nothing fails."""
+    with structlog.testing.capture_logs() as said:
+        async with serving(bench) as (served, port):
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            await stream.send_all(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+            (connection,) = served._connections
+            protocol = connection.protocol.protocol
+            assert isinstance(protocol, EnvelopeProtocol)
+            while protocol.connection.our_state is not h11.SEND_BODY:
+                await trio.testing.wait_all_tasks_blocked()
+            await protocol.refuse_slow_head()
+            await stream.aclose()
+            while served.connection_count:
+                await trio.testing.wait_all_tasks_blocked()
+    assert [line for line in said if line["log_level"] == "error"] == []

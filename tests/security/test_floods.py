@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from tests.e2e.users import User
+from tests.e2e.users import Json, User
 from tests.engines import Engine
 from tests.security.raw_http import Line
 from tests.web.raw_websocket import frame
 
-ORDER: Final = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.1", "price": "100"}
+ORDER: Final[Json] = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.1", "price": "100"}
 ATTACKER: Final = "127.0.0.66"
 CALLS_MIN: Final = 10
 """So often the other client is served at least."""
