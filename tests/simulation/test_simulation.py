@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -15,9 +16,14 @@ from tests.simulation.planted import FAULTS, planted
 from tests.simulation.schedule import run, shorten
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-SEEDS: Final = 120
+FIXED_SEEDS: Final = 100
+NEW_SEEDS: Final = 150
+SEEDS_MIN: Final = 20
+SEEDS_S: Final = 15.0
+"""After so long no further seed is tried: on a busy machine these are fewer."""
 FOUND_WITHIN: Final = 40
 """Seeds within which a planted fault is found, unless it is one that few schedules meet."""
 RARE: Final = {
@@ -32,15 +38,23 @@ RARE: Final = {
 
 def test_schedules_hold() -> None:
     """Whatever dies when, on fixed seeds and on new ones: a failure names the seed that repeats it."""
-    first_new = int(os.environ.get("TEST_SEED", Random().randrange(10**6, 10**9)))
     counts = Counts()
-    for seed in (*range(SEEDS), *range(first_new, first_new + SEEDS)):
+    for seed in _seeds():
         result = run(seed)
         assert not result.failure, f"{result.failure}\n  python -m tests.simulation --seed {seed} --trace"
         counts.add(result.counts)
-    assert counts.deaths > SEEDS
-    assert counts.machine_deaths > SEEDS
-    assert counts.trades > SEEDS
+    assert counts.deaths > counts.schedules
+    assert counts.machine_deaths > counts.schedules // 2
+    assert counts.trades > counts.schedules
+
+
+def _seeds() -> Iterator[int]:
+    first_new = int(os.environ.get("TEST_SEED", Random().randrange(10**6, 10**9)))
+    ends_s = time.monotonic() + SEEDS_S
+    for number, seed in enumerate((*range(FIXED_SEEDS), *range(first_new, first_new + NEW_SEEDS))):
+        if number > SEEDS_MIN and time.monotonic() > ends_s:
+            return
+        yield seed
 
 
 def test_seed_does_the_same_again() -> None:
