@@ -74,6 +74,9 @@ class Venue:
         self._folder = folder
         self._engine: Engine | None = None
         self._strikes_at: dict[str, float] = {}
+        self._asking = trio.Lock()
+        self._asked_at_s = 0.0
+        self._status: dict[str, dict[str, Any]] = {}
 
     @property
     def engine(self) -> Engine:
@@ -193,12 +196,16 @@ class Venue:
         raise AssertionError(f"there is no {name}: {await self.status()}")
 
     async def status(self) -> dict[str, dict[str, Any]]:
-        """Ask the supervisor how each actor is; nothing while there is none."""
-        try:
-            actors = (await run(lambda: ask(self.data_dir, "status")))["actors"]
-        except ClientError:
-            return {}
-        return {actor["name"]: actor for actor in actors}
+        """Ask the supervisor how each actor is; nothing while there is none. Who asks at the same time shares it."""
+        async with self._asking:
+            if time.monotonic() - self._asked_at_s > LOOK_S:
+                try:
+                    actors = (await run(lambda: ask(self.data_dir, "status")))["actors"]
+                except ClientError:
+                    actors = []
+                self._status = {actor["name"]: actor for actor in actors}
+                self._asked_at_s = time.monotonic()
+            return self._status
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run another command of the program beside the engine, with its settings."""
