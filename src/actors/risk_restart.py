@@ -38,6 +38,7 @@ from tradeengine.core.risk import (
     set_last_ids,
 )
 from tradeengine.core.risk_state import LAST_TIMESTAMP_NS
+from tradeengine.storage.settle import RISK_SHARD, DatabaseInUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
     from tradeengine.ipc.ring_reader import RingReader
     from tradeengine.storage.recovery import RiskRecovery
 
-RISK_SHARD: Final = -1
-"""Under which risk's own event ring has its settlement cursor."""
 _PIECE_COUNT: Final = 4096
 
 
@@ -100,11 +99,12 @@ def restart(
     load: one snapshot of the database; called after the cursors went back. matchers_ready: asked again and again, may
     pause; True once every matcher that this engine has not heard of yet has published all that its journal holds, or
     is given up. salvage: gives the commands that only the journals of those hold.
-    Raises Lapped when events were overwritten after all: begin anew with an empty state.
+    Raises Lapped when events were overwritten after all: begin anew with an empty state; DatabaseInUse.
     """
     for reader in rings.events:
         reader.seek(min(settled_sequence(reader.ring), reader.head))
     snapshot = load()
+    refuse_other_engine(rings, snapshot)
     load_snapshot(risk, snapshot)
     fold_own_events(risk, rings.own_events.ring, snapshot.cursors.get(RISK_SHARD, 0))
     for shard, reader in enumerate(rings.events):
@@ -125,6 +125,18 @@ def restart(
         risk.scalars[LAST_TIMESTAMP_NS] = max(int(refusal["timestamp_ns"]), int(risk.scalars[LAST_TIMESTAMP_NS]))
     begin_epoch(risk)
     return Taken(rings)
+
+
+def refuse_other_engine(rings: RiskRings, snapshot: RiskRecovery) -> None:
+    """See that the database has nothing that this engine's rings never held. Raises DatabaseInUse."""
+    ends = {RISK_SHARD: rings.own_events.ring} | {shard: reader.ring for shard, reader in enumerate(rings.events)}
+    for shard, ring in ends.items():
+        settled = snapshot.cursors.get(shard, 0)
+        if settled > ring.head:
+            raise DatabaseInUse(
+                f"the database has settled {ring.name} up to {settled}, the ring ends at {ring.head}: "
+                "another engine settles into this database: end it first"
+            )
 
 
 def load_snapshot(risk: RiskState, snapshot: RiskRecovery) -> None:

@@ -18,7 +18,7 @@ from tests.postgres import dsn, make_database, postgres
 from tradeengine.actors import risk as risk_actor
 from tradeengine.core.ids import epoch_of
 from tradeengine.core.records import SYMBOL_ID_ALL, CommandKind, EventKind, Reason, Side, TradingState
-from tradeengine.storage.settle import RISK_SHARD
+from tradeengine.storage.settle import RISK_SHARD, DatabaseInUse
 
 __all__ = ["dsn", "make_database", "postgres"]  # fixtures
 
@@ -387,3 +387,11 @@ def test_time_goes_on_after_the_last_refusal(venue: RiskVenue) -> None:
     venue.start()
     assert answer_of(venue, change(CommandKind.CANCEL, venue.bob, order_id=5)) == Reason.ORDER_NOT_FOUND
     assert venue.all_answers[-1]["timestamp_ns"].tolist() >= [ahead_ns]
+
+
+@pytest.mark.parametrize("shard", [RISK_SHARD, *range(SHARDS)])
+def test_database_of_another_engine_is_refused(venue: RiskVenue, shard: int) -> None:
+    """A database that has settled what these rings never held is another engine's, and risk says so by name."""
+    venue.connection.execute("UPDATE settlement_cursors SET sequence = sequence + 1 WHERE shard = %s", (shard,))
+    with pytest.raises(DatabaseInUse, match="another engine settles into this database"):
+        venue.start()
