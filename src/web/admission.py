@@ -228,6 +228,8 @@ class Place:
     def __init__(self, room: Room, address: str) -> None:
         self.is_whole = False
         """Whether all of the request has come."""
+        self.body: bytes | None = None
+        """What came with the head, where that was all of the body."""
         self._room = room
         self._address = address
         self._is_coming = True

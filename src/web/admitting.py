@@ -16,7 +16,7 @@ from hypercorn.protocol.http_stream import ASGIHTTPState
 from hypercorn.protocol.ws_stream import ASGIWebsocketState
 
 from tradeengine.web.admission import Crowded, Place, working_at
-from tradeengine.web.connection import BodyEnd, FrontRequest, HttpConnection
+from tradeengine.web.connection import BODY_BYTES_FREE, BodyEnd, FrontRequest, HttpConnection
 from tradeengine.web.envelope import bare_failure
 from tradeengine.web.errors import overloaded
 from tradeengine.web.refusals import CONNECTION_STATE, EnvelopeStream
@@ -35,8 +35,9 @@ class AdmittedStream(EnvelopeStream):
 
     _place: Place | None = None
     _refused: Request | None = None
+    _told_bytes: float = math.inf
     _missing_bytes: float = math.inf
-    """What has not come of the body."""
+    """Length of the body, and what has not come of it."""
 
     async def handle(self, event: Event) -> None:
         """Take what the connection brings; of a request that is refused nothing but its end."""
@@ -48,12 +49,12 @@ class AdmittedStream(EnvelopeStream):
                 event.state[CONNECTION_STATE].head_begins()
             else:
                 event.state[PLACE_STATE] = self._place
-                self._note(_told_bytes(event))
+                self._told_bytes = self._missing_bytes = _told_bytes(event)
+                if not self._told_bytes:
+                    self._take(b"", 0)
                 await super().handle(event)
         elif self._refused is None:
-            if isinstance(event, Body):
-                self._note(self._missing_bytes - len(event.data))
-            await super().handle(event)
+            await self._pass_on(event)
         elif isinstance(event, EndBody) and not self.closed:
             await self._refuse(self._refused)
         elif isinstance(event, StreamClosed):
@@ -65,11 +66,27 @@ class AdmittedStream(EnvelopeStream):
             self._place.give_back()
         await super().app_send(message)
 
-    def _note(self, missing_bytes: float) -> None:
-        """Note what is missing, before anybody else goes on."""
+    async def _pass_on(self, event: Event) -> None:
+        """Pass on a body, in one message where it came in one piece: each message is a turn of the event loop."""
+        assert self._place is not None
+        if isinstance(event, Body):
+            self._take(event.data, self._missing_bytes - len(event.data))
+            if self._place.body is not None:
+                return
+        elif isinstance(event, EndBody) and self._place.body and not self.closed:
+            await self.app_put({"type": "http.request", "body": self._place.body, "more_body": False})
+            return
+        await super().handle(event)
+
+    def _take(self, piece: bytes, missing_bytes: float) -> None:
+        """Note what came and what is missing, before anybody else goes on."""
+        assert self._place is not None
+        is_first = self._missing_bytes == self._told_bytes
         self._missing_bytes = missing_bytes
-        if missing_bytes <= 0 and self._place is not None:
+        if missing_bytes == 0:
             self._place.is_whole = True
+            if is_first:
+                self._place.body = bytes(piece)
 
     async def _refuse(self, request: Request) -> None:
         status, headers, body = bare_failure(overloaded(), _request_id(request))
@@ -128,13 +145,21 @@ class AdmittedConnection(HttpConnection):
         place: Place | None = self.scope.get("state", {}).get(PLACE_STATE)
         if place is not None and not place.is_whole:
             place.stay_away()
-        end = await super()._read_body(request, receive)
+        if place is not None and place.body is not None and len(place.body) <= self._body_bytes_max():
+            request.keep_body(place.body)
+            end = BodyEnd.WHOLE
+        else:
+            end = await super()._read_body(request, receive)
         if place is not None and end is not BodyEnd.GONE:
             try:
                 await place.enter()
             except Crowded:
                 request.fail_body(overloaded())
         return end
+
+    def _body_bytes_max(self) -> int:
+        """How large a body may be that is taken without further ado."""
+        return int(min(self.app.config["MAX_CONTENT_LENGTH"], BODY_BYTES_FREE))
 
 
 def _ask(request: Request) -> Place | None:
