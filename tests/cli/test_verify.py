@@ -137,7 +137,7 @@ def altering(table: str, column: str, offset: int) -> str:
             {("trade_unknown", "trades", None), ("trade_posting", None, None)},
         ),
         (
-            COPY_OF_TRADE.format("(SELECT max(id) FROM trades) + 500000000"),
+            COPY_OF_TRADE.format("(SELECT max(id) FROM trades) + (100 << 22)"),
             {("trade_unknown", "trades", None), ("trade_posting", None, None)},
         ),
         (
