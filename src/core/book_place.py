@@ -253,9 +253,7 @@ def out_of_collar(book: BookState, symbol: int, side: int, price_ticks: int) -> 
 
 @leaf
 def state_reason(state: int) -> int:
-    """Why a symbol in this state takes no orders; NONE when it does."""
-    if state == STATE_OPEN:
-        return NONE
+    """Why a symbol in this state, which is not OPEN, takes no orders."""
     return SYMBOL_HALTED if state == STATE_HALTED else CANCEL_ONLY
 
 

@@ -69,6 +69,7 @@ def test_listing_that_cannot_be_is_refused(world: RiskWorld, command: Records, r
     [
         {"shard": 1},
         {"base_asset_id": OTHER},
+        {"quote_asset_id": OTHER},
         {"base_asset_id": OTHER, "quote_asset_id": BASE},
         {"tick_lot_units": 4},
         {"lot_units": 5},
