@@ -20,6 +20,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -31,7 +32,6 @@ from tradeengine.actors.zygote import ORDER_BYTES_MAX, Order, Report
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
     from typing import TypeAlias
 
     from tradeengine.actors.topology import Actor
@@ -44,7 +44,10 @@ ZYGOTE_PROGRAM: Final = (sys.executable, "-m", "tradeengine.actors.zygote")
 STATUS_TIMEOUT_S: Final = 1.0
 """How long a process that has ended waits for the zygote to say how."""
 ORDER_TIMEOUT_S: Final = 60.0
-"""How long a zygote may take to carry an order out, imports included; then it hangs, and is killed."""
+"""A zygote that owes an order and has used no processor for so long hangs, and is killed."""
+ORDER_WORK_S_MAX: Final = 60.0
+"""So does one that has used so much of it. On a machine with far too much to do its imports may take minutes, and who
+kills it for that will find the next one no sooner done."""
 ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 """No actor computes in parallel, and idle threads of numerical libraries cost time at every start."""
 
@@ -148,12 +151,23 @@ class Forker:
         with suppress(OSError):
             # A zygote that is gone is noticed by whoever listens to it.
             socket.send_fds(self._line, [order], [line.fileno()])
-        with trio.move_on_after(ORDER_TIMEOUT_S):
-            return await self._carried_out(number)
-        if number in self._ordered and self._zygote is not None:
-            logger.error("zygote hangs and is killed", hanging_pid=self._zygote.pid)
-            self._zygote.kill()
+        if self._zygote is not None:
+            await self._kill_if_hanging(self._zygote, number)
         return await self._carried_out(number)
+
+    async def _kill_if_hanging(self, zygote: trio.Process, number: int) -> None:
+        """Wait until an order is carried out or lost; kill the zygote that has it when it does nothing about it."""
+        began_s = worked_s = _processor_s(zygote.pid)
+        while True:
+            with trio.move_on_after(ORDER_TIMEOUT_S):
+                while number in self._ordered:
+                    await self._changed.wait()
+                return
+            before_s, worked_s = worked_s, _processor_s(zygote.pid)
+            if worked_s == before_s or worked_s - began_s > ORDER_WORK_S_MAX:
+                logger.error("zygote hangs and is killed", hanging_pid=zygote.pid)
+                zygote.kill()
+                return
 
     async def _carried_out(self, number: int) -> Forked:
         """Wait for the process of an order. Raises LaunchError."""
@@ -222,3 +236,12 @@ class Forker:
     def _wake(self) -> None:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
+
+
+def _processor_s(pid: int) -> float:
+    """Seconds of processor that a process has used; 0 when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

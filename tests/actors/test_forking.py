@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -140,6 +141,51 @@ async def test_zygote_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) ->
             os.kill(zygote, signal.SIGSTOP)
             with monkeypatch.context() as hasty:
                 hasty.setattr(forking, "ORDER_TIMEOUT_S", 0.1)
+                with pytest.raises(LaunchError):
+                    await kept.launch(RISK, others, False)
+            second = await launched(kept, others)
+            assert parent_of(second.pid) != zygote
+            for forked in (process, second):
+                forked.kill()
+                await forked.wait()
+
+
+async def test_zygote_that_is_slow_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zygote that works, however long it takes, is not killed: on a busy machine the next one would take as long."""
+    async with forker() as kept:
+        with line() as (_, theirs), line() as (_, others):
+            process = await kept.launch(RISK, theirs, False)
+            zygote = parent_of(process.pid)
+            os.kill(zygote, signal.SIGSTOP)
+            looks = itertools.count()
+
+            def working(_pid: int) -> float:
+                """Give what a process has used that works all the time; the fourth look lets it go on."""
+                look = next(looks)
+                if look == 3:
+                    os.kill(zygote, signal.SIGCONT)
+                return look * 0.01
+
+            monkeypatch.setattr(forking, "ORDER_TIMEOUT_S", 0.1)
+            monkeypatch.setattr(forking, "_processor_s", working)
+            second = await kept.launch(RISK, others, False)
+            assert parent_of(second.pid) == zygote
+            for forked in (process, second):
+                forked.kill()
+                await forked.wait()
+
+
+async def test_zygote_that_works_for_ever_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zygote that works and works and carries no order out is killed in the end."""
+    async with forker() as kept:
+        with line() as (_, theirs), line() as (_, others):
+            process = await kept.launch(RISK, theirs, False)
+            zygote = parent_of(process.pid)
+            os.kill(zygote, signal.SIGSTOP)
+            worked_s = itertools.count(0, 10)
+            with monkeypatch.context() as hasty:
+                hasty.setattr(forking, "ORDER_TIMEOUT_S", 0.01)
+                hasty.setattr(forking, "_processor_s", lambda _: float(next(worked_s)))
                 with pytest.raises(LaunchError):
                     await kept.launch(RISK, others, False)
             second = await launched(kept, others)
