@@ -69,6 +69,8 @@ def running_engine(parent: Path, settings: Mapping[str, object], *, shards: int 
             process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
+        if process.stdout is not None:
+            process.stdout.close()
         shutil.rmtree(data_dir, ignore_errors=True)
 
 

@@ -76,7 +76,7 @@ def main() -> int:
             faults.append("the reconciliation at the end found differences")
     rates = {"http_per_s": arguments.http_rate, "local_per_s": arguments.ring_rate, "clients": arguments.clients}
     figures = describe(soak, programs) | {"rates": rates, "faults": faults, "machine": machine()}
-    if arguments.store:
+    if arguments.store and not soak.interrupted:
         print(f"stored     {store(make_result('soak', yardstick_ns(), figures))}")
     if arguments.picture:
         picture(arguments.picture, soak, programs)
