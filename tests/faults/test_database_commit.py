@@ -64,7 +64,7 @@ def content_of(dsn: str) -> dict[str, list[Any]]:
         return {table: connection.execute(f"SELECT t.* FROM {table} t ORDER BY t").fetchall() for table in TABLES}
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))])
 def test_commit_that_was_cut_settles_once(
     make_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
