@@ -116,7 +116,7 @@ class Operator:
         listed = self._listed_rows()
         connection: psycopg.Connection[Any] | None = None
         try:
-            loaded_s = 0.0
+            loaded_s, told = 0.0, False
             while True:
                 await trio.sleep(LOOK_INTERVAL_S)
                 seen = self._listed_rows()
@@ -128,11 +128,12 @@ class Operator:
                     directory = await trio.to_thread.run_sync(load_directory, connection)
                 except psycopg.Error as error:
                     # The page stays as it was; whoever needs the database says so itself.
-                    logger.warning("directory cannot be read", error=str(error))
-                    connection = None
+                    if not told:
+                        logger.warning("directory cannot be read", error=str(error))
+                    connection, told = None, True
                     await trio.sleep(RELOAD_INTERVAL_S)
                     continue
-                listed, loaded_s = seen, trio.current_time()
+                listed, loaded_s, told = seen, trio.current_time(), False
                 if directory != self._directory:
                     self._directory = directory
                     self._publish()
