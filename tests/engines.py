@@ -192,8 +192,11 @@ def start_engine(data_dir: Path, arguments: Sequence[str] = (), environment: Map
     return engine
 
 
-def wait_ready(engine: Engine) -> None:
-    """Wait for the line that begins with ``ready``. Raises AssertionError with what the engine said instead."""
+def wait_ready(engine: Engine, timeout_s: float = READY_TIMEOUT_S) -> None:
+    """Wait for the line that begins with ``ready``. Raises AssertionError with what the engine said instead.
+
+    timeout_s: for each line.
+    """
 
     def read() -> None:
         assert engine.process.stdout is not None
@@ -206,7 +209,7 @@ def wait_ready(engine: Engine) -> None:
     engine.readers[-1].start()
     while not (engine.lines and engine.lines[-1].startswith("ready")):
         try:
-            line = engine.printed.get(timeout=READY_TIMEOUT_S)
+            line = engine.printed.get(timeout=timeout_s)
         except queue.Empty:
             line = None
         if line is None:

@@ -102,7 +102,7 @@ class Venue:
             self.outside = await run(lambda: Outside(self._folder, self.data_dir))
         arguments = ["--port", str(self._port), "--shards", str(shape.shards), "--fronts", str(shape.fronts)]
         self._engine = start_engine(self.data_dir, arguments, self.environment)
-        await run(lambda: wait_ready(self.engine))
+        await run(lambda: wait_ready(self.engine, BACK_S_MAX))
 
     async def stop(self) -> None:
         """Stop it in peace."""
