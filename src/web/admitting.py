@@ -15,8 +15,9 @@ from hypercorn.protocol.events import Body, EndBody, Event, Request, Response, S
 from hypercorn.protocol.http_stream import ASGIHTTPState
 from hypercorn.protocol.ws_stream import ASGIWebsocketState
 
+from tradeengine.web import connection
 from tradeengine.web.admission import Crowded, Place, working_at
-from tradeengine.web.connection import BODY_BYTES_FREE, BodyEnd, FrontRequest, HttpConnection
+from tradeengine.web.connection import BodyEnd, FrontRequest, HttpConnection
 from tradeengine.web.envelope import bare_failure
 from tradeengine.web.errors import overloaded
 from tradeengine.web.refusals import CONNECTION_STATE, EnvelopeStream
@@ -159,7 +160,7 @@ class AdmittedConnection(HttpConnection):
 
     def _body_bytes_max(self) -> int:
         """How large a body may be that is taken without further ado."""
-        return int(min(self.app.config["MAX_CONTENT_LENGTH"], BODY_BYTES_FREE))
+        return int(min(self.app.config["MAX_CONTENT_LENGTH"], connection.BODY_BYTES_FREE))
 
 
 def _ask(request: Request) -> Place | None:
