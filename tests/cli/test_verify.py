@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psycopg
 import pytest
+from tests.cli.altered_journal import alter_command, chain_anew, groups_of
 from tests.cli.traded import Traded, Words, open_traded
 from tests.engines import run_command
 from tests.samples.make_sample import SETTINGS
@@ -20,15 +19,9 @@ from tests.samples.make_sample import SETTINGS
 from tradeengine.actors.verifying import walk
 from tradeengine.cli.errors import CommandError
 from tradeengine.cli.verify import line_of, look
-from tradeengine.core.records import COMMAND_BYTES, CommandKind, command_dtype
 from tradeengine.settings_files import load_settings
 from tradeengine.storage.journal_format import (
-    GROUP_HEADER_BYTES,
-    SEGMENT_HEADER_BYTES,
-    TRAILER,
     SegmentHeader,
-    group_bytes,
-    unpack_group,
 )
 from tradeengine.storage.journal_read import list_segments
 from tradeengine.storage.snapshots import list_snapshots, read_snapshot, write_snapshot
@@ -243,61 +236,6 @@ def test_altered_command_with_its_whole_chain_is_found_by_its_events(traded: Tra
     assert events["sequence"] == str(segments[3].header.first_command_sequence)
     first = min(int(str(words["sequence"])) for words in found if words["kind"] == "order_differs")
     assert segments[2].header.first_event_sequence <= first < segments[3].header.first_event_sequence
-
-
-def alter_command(path: Path, *, chain: bool) -> int:
-    """Halve the quantity of a segment's first resting sell, with right checksums; returns the last group's hash."""
-    block = bytearray(path.read_bytes())
-    for offset, count in groups_of(block):
-        payload = np.frombuffer(block, command_dtype, count, offset + GROUP_HEADER_BYTES).copy()
-        wanted = np.flatnonzero((payload["kind"] == CommandKind.PLACE) & (payload["quantity_lots"] > 1))
-        if len(wanted):
-            payload["quantity_lots"][wanted[0]] //= 2
-            start = offset + GROUP_HEADER_BYTES
-            block[start : start + count * COMMAND_BYTES] = payload.tobytes()
-            frame(block, offset, None)
-            break
-    path.write_bytes(block)
-    return chain_anew(path, None) if chain else 0
-
-
-def groups_of(block: bytearray) -> list[tuple[int, int]]:
-    """List a segment's groups: where each begins, and how many commands it has."""
-    offset, found = SEGMENT_HEADER_BYTES, []
-    while (header := unpack_group(bytes(block[offset : offset + GROUP_HEADER_BYTES]))) is not None:
-        found.append((offset, header.command_count))
-        offset += group_bytes(header.command_count)
-    return found
-
-
-def frame(block: bytearray, offset: int, previous: int | None) -> int:
-    """Write a group's header anew; returns its hash."""
-    header = unpack_group(bytes(block[offset : offset + GROUP_HEADER_BYTES]))
-    assert header is not None
-    start = offset + GROUP_HEADER_BYTES
-    crc = zlib.crc32(block[start : start + header.command_count * COMMAND_BYTES])
-    header = header._replace(payload_crc=crc, **({} if previous is None else {"previous_hash": previous}))
-    packed, group_hash = header.pack()
-    block[offset:start] = packed
-    assert block[offset + group_bytes(header.command_count) - len(TRAILER) :][: len(TRAILER)] == TRAILER
-    return group_hash
-
-
-def chain_anew(path: Path, previous: int | None) -> int:
-    """Chain all groups of a segment anew, from its own beginning or from another hash; returns the last hash."""
-    block = bytearray(path.read_bytes())
-    header = SegmentHeader.unpack(bytes(block[:SEGMENT_HEADER_BYTES]))
-    if previous is None:
-        previous = header.previous_hash
-    else:
-        changed = SegmentHeader(
-            **{name: getattr(header, name) for name in header.__slots__} | {"previous_hash": previous}
-        )
-        block[:SEGMENT_HEADER_BYTES] = changed.pack()
-    for offset, _ in groups_of(block):
-        previous = frame(block, offset, previous)
-    path.write_bytes(block)
-    return previous
 
 
 def test_missing_segment_is_found(traded: Traded, tmp_path: Path) -> None:
