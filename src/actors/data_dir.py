@@ -26,6 +26,7 @@ SECRET_NAME: Final = "secret"  # noqa: S105 - the name of the file, not what is 
 MASTER_NAME: Final = "api-keys.master"
 """What the secrets of API keys are encrypted under."""
 _MEND_SECRET: Final = "put the right one back, or remove the file and the next start makes a new one"  # noqa: S105 - prose
+PRIVATE_FOLDERS: Final = ("journal", "snapshots")
 MAKING: Final = "restoring"
 """Folder in which a restore makes everything before it gets its place."""
 ORPHANS_TIMEOUT_S: Final = 10.0
@@ -56,6 +57,14 @@ def open_data_dir(path: Path) -> Iterator[int]:
         yield lock
     finally:
         os.close(lock)
+
+
+def close_to_others(path: Path) -> None:
+    """Keep what everyone ordered from other users of the machine; in directories of older versions, too."""
+    for name in PRIVATE_FOLDERS:
+        folder = path / name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
 
 
 def refuse_half_restored(path: Path) -> None:

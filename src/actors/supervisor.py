@@ -34,7 +34,13 @@ import structlog
 import trio
 
 from tradeengine.actors.children import BACKGROUND_ROLES, KILL_AFTER_S, Child
-from tradeengine.actors.data_dir import MASTER_NAME, ensure_secret, open_data_dir, refuse_half_restored
+from tradeengine.actors.data_dir import (
+    MASTER_NAME,
+    close_to_others,
+    ensure_secret,
+    open_data_dir,
+    refuse_half_restored,
+)
 from tradeengine.actors.errors import StartError
 from tradeengine.actors.forking import Forker
 from tradeengine.actors.outside import check_outside
@@ -89,6 +95,7 @@ def run_engine(settings: Settings, attend: Attend) -> None:
     _raise_descriptor_limit()
     with open_data_dir(settings.data_dir) as lock_fd, open_listener(settings) as listener:
         refuse_half_restored(settings.data_dir)
+        close_to_others(settings.data_dir)
         supervisor = make_supervisor(_with_secrets(settings), listener, lock_fd, attend)
         trio.run(supervisor.run)
 
