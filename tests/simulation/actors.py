@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 WAITS_MAX: Final = 12
 """Looks at matchers that are not ready yet before a risk that recovers is killed: the schedule shall go on."""
+ROOM_WAITS_MAX: Final = 60
+"""Pauses of a matcher that waits for room before it is killed, for the same reason."""
 RETAIN_S: Final = 60.0
 
 
@@ -139,6 +141,7 @@ class Matcher(Actor):
 
     def start(self) -> None:
         """Recover from snapshot, journal and rings."""
+        self._waits = 0
         engine, shard = self.engine, self.shard
         commands = engine.commands[shard].reader("matcher")
         outlet = EventOutlet(engine.writer(engine.events[shard]), self._wait)
@@ -165,6 +168,7 @@ class Matcher(Actor):
 
     def work(self) -> int:
         """Journal, sync, match, publish."""
+        self._waits = 0
         assert self._duty is not None
         return self._duty()
 
@@ -183,9 +187,12 @@ class Matcher(Actor):
             self._duty = None
 
     def _wait(self) -> None:
-        # Whoever stands in the middle of a round below this one cannot go on: then the schedule shall.
-        if self.engine.is_at_work("risk") or self.engine.is_at_work("settlement"):
-            raise Killed(self.name)
+        # Whoever stands in the middle of a round below this one cannot go on, and who needs the database may wait for
+        # long: then the schedule shall go on.
+        self._waits += 1
+        stuck = self.engine.is_at_work("risk") or self.engine.is_at_work("settlement")
+        if stuck or self._waits > ROOM_WAITS_MAX:
+            raise Killed(f"{self.name} waits for room")
         self.engine.clock.pass_by(500_000)
         self.engine.pause("matcher.waits_for_room", must=True)
 

@@ -72,7 +72,7 @@ class Sizes:
     accounts_max, assets_max, symbols_max = 20, 3, 2
     orders_max = 40
     levels_max = 12
-    ingress_slots, command_slots, event_slots = 16, 16, 64
+    ingress_slots, command_slots, event_slots, answer_slots = 16, 16, 64, 64
     reserve_slots = 3
     backlog_max = 40
     batch_max = 6
@@ -88,6 +88,18 @@ class Sizes:
         shards=shards,
         amends_max=command_slots * shards,
     )
+
+    def __init__(self, random: Random | None = None) -> None:
+        """Take the usual ones, or some of them otherwise, as a seed says."""
+        if random is None:
+            return
+        self.command_slots = random.choice((8, 16, 16))
+        self.event_slots = random.choice((16, 64, 64))
+        self.answer_slots = random.choice((8, 64))
+        self.backlog_max = random.choice((10, 40))
+        self.batch_max = random.choice((1, 3, 6))
+        self.settle_max = random.choice((5, 40))
+        self.segment_bytes = 4096 + random.choice((640, 2560, 8192))
 
 
 class MachineDied(BaseException):
@@ -133,13 +145,14 @@ class Counts:
 
 
 class Engine:
-    """Everything. ``tell``: hears what happens, word by word."""
+    """Everything. ``tell`` hears what happens, word by word."""
 
-    sizes = Sizes
     shards = Sizes.shards
 
-    def __init__(self, root: Path, tell: Callable[[str], None] | None = None) -> None:
+    def __init__(self, root: Path, tell: Callable[[str], None] | None = None, random: Random | None = None) -> None:
+        """Begin with nothing. random: decides on the sizes."""
         self.tell = tell
+        self.sizes = Sizes(random)
         self.counts = Counts(schedules=1)
         self.clock = Clock(lambda: self.pause("sleep"))
         self.disk = Disk(root, _kill)
@@ -188,8 +201,8 @@ class Engine:
         shards, behind = range(self.shards), [ReaderSpec("matcher", gating=True)]
         self.commands = [make(f"commands.{shard}", command_dtype, sizes.command_slots, behind) for shard in shards]
         self.events = [make(f"events.{shard}", event_dtype, sizes.event_slots, gate + follow) for shard in shards]
-        self.own_events = make("events.risk", event_dtype, sizes.event_slots, gate[1:])
-        self.refusals = make(REFUSALS, event_dtype, sizes.event_slots, [])
+        self.own_events = make("events.risk", event_dtype, sizes.answer_slots, gate[1:])
+        self.refusals = make(REFUSALS, event_dtype, sizes.answer_slots, [])
         self.balances = SeqlockTable.create("balances", balances_dtype(sizes.assets_max), sizes.accounts_max)
         self.accounts = SeqlockTable.create("accounts", accounts_dtype, sizes.accounts_max)
         self.touch = AuditedTable.create("touch", touch_dtype, sizes.symbols_max)
@@ -260,7 +273,9 @@ class Engine:
         if frame.points == frame.machine_dies_at:
             self.say(f"the machine dies at {point}")
             raise MachineDied(point)
-        if (must or frame.random.random() < frame.others_work) and len(self.stack) < DEPTH_MAX + must:
+        if must and len(self.stack) >= DEPTH_MAX + 1:
+            raise Killed(f"{point}: too many stand in the middle of a round")
+        if must or (frame.random.random() < frame.others_work and len(self.stack) < DEPTH_MAX):
             idle = [name for name in self.actors if not self.is_at_work(name)]
             name = frame.random.choice(idle)
             self.say(f"  at {point}:")

@@ -87,7 +87,7 @@ def run(
     steps, root = steps_of(seed), root or _root()
     if not _stored:
         _stored.append(_list_and_fund(root.with_suffix(".begin")))
-    engine = Engine(root, tell)
+    engine = Engine(root, tell, Random(~seed))
     try:
         failure = _fails(engine, [steps[at] for at in (range(len(steps)) if keep is None else keep)])
         return Result(seed, failure, engine.counts)
