@@ -25,6 +25,7 @@ BENCHMARKS: Final = (
     "market_data",
     "streams",
     "reconcile",
+    "verify",
     "wallet_service",
     "wallet",
     "overload",
