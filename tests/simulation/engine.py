@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 WITH_CRASH_POINTS: Final = (matcher, risk, settlement, settlement_feed, settle, journal)
 WITH_CLOCK: Final = (matcher, risk_gates, settlement, settlement_feed, journal, shadow, preparing)
-WITH_LOGS: Final = (matcher, risk, settlement, shadow)
+WITH_LOGS: Final = (matcher, preparing, risk, settlement, shadow)
 WITH_FILES: Final = (journal, snapshots)
 WITH_MEMORY: Final = (ring, seqlock, metrics)
 DEPTH_MAX: Final = 3
