@@ -93,7 +93,9 @@ class Flood:
         while self.refused()[reason] < count:
             self.send()
             while len(self.answers) < self.sent:
-                assert time.monotonic() < deadline_s, f"{len(self.answers)} of {self.sent} orders have an answer: {self.refused()}"
+                assert time.monotonic() < deadline_s, (
+                    f"{len(self.answers)} of {self.sent} orders have an answer: {self.refused()}"
+                )
                 self.hear()
 
     def send(self) -> None:
