@@ -29,6 +29,8 @@ from tests.faults.harness.world import read_world
 from tradeengine.settings import Settings
 from tradeengine.storage.embedded import open_embedded
 
+pytestmark = pytest.mark.timeout(300)
+
 SEED = 5
 
 

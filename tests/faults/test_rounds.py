@@ -14,6 +14,7 @@ from tests.faults.harness.rounds import run_round
 from tests.faults.harness.venue import Venue
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("seed", "faults"), [(3, "together"), (6, "crash")])
 def test_no_promise_is_broken(tmp_path: Path, seed: int, faults: str) -> None:
     """Killed several at once, or at named points, an engine keeps what it acknowledged, and settles each fill once."""

@@ -26,7 +26,8 @@ TICKS: Final = 12
 """Prices lie so far from the middle at most: books stay small, and much trades."""
 OWN_MAX: Final = 24
 """Of its own orders a lane remembers so many, to change or cancel one of them."""
-ENDS: Final = ("2100-01-01T00:00:00Z", "in 3 s", "in 8 s")
+FOREVER: Final = "2100-01-01T00:00:00Z"
+ENDS: Final = (FOREVER, "in 2 s", "in 5 s")
 """Of orders that end by themselves; what is told from now becomes a time when it is asked for the first time."""
 
 
@@ -134,7 +135,7 @@ class _Drawer:
         if self._lane.way is Way.HTTP and fate < 0.31:
             return Kind.CANCEL_ALL, {"symbol": self._random.choice(list(SYMBOLS))}, None
         if fate < 0.32:
-            return Kind.TIMER, {"timeout_ms": self._random.choice((0, 2000, 5000))}, None
+            return Kind.TIMER, {"timeout_ms": self._random.choice((0, 1000, 3000))}, None
         return Kind.PLACE, self._order(str(self._number)), None
 
     def _take(self) -> Json:

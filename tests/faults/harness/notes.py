@@ -11,13 +11,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import trio
-from tests.faults.harness.intents import Intent, Json, Kind
+from tests.faults.harness.intents import FOREVER, Intent, Json, Kind
 
 
 class Outcome(StrEnum):
@@ -224,3 +225,12 @@ def _listen(told: Told, part: Part) -> None:
         told.order_id = told.order_id or view["order"]["id"]
         told.views.append(view["order"])
         told.trades += view["trades"]
+
+
+def last_end(notes: Iterable[Note]) -> float:
+    """Tell when the last order and timer end that were wanted and end by themselves, in seconds since 1970."""
+    ends = [order["expires_at"] for note in notes for order in note.intent.orders if "expires_at" in order]
+    for note in notes:
+        if note.intent.kind is Kind.TIMER:
+            ends += [view["triggers_at"] for part in note.parts() for view in part.views if view["triggers_at"]]
+    return max((datetime.fromisoformat(end).timestamp() for end in ends if end != FOREVER), default=0.0)

@@ -15,7 +15,7 @@ from tests.faults.harness.clients import resolve, trade
 from tests.faults.harness.faults import FAULTS, Strike
 from tests.faults.harness.intents import FUNDS
 from tests.faults.harness.kinds import STORM_USERS
-from tests.faults.harness.notes import Note, Notebook
+from tests.faults.harness.notes import Note, Notebook, last_end
 from tests.faults.harness.plan import LANES, USERS, Plan
 from tests.faults.harness.replay import replay_differences
 from tests.faults.harness.venue import Findings, Venue, run
@@ -27,6 +27,8 @@ QUIET_S: Final = 1.0
 INTENTS_MIN: Final = 200
 """A round that has not seen so many goes on for a while."""
 ENOUGH_S_MAX: Final = 30.0
+END_S: Final = 0.5
+"""So long after its time something has ended."""
 SETTLED_S_MAX: Final = 120.0
 
 
@@ -80,6 +82,7 @@ async def _live(venue: Venue, notebook: Notebook) -> None:
             await _trade_and_strike(venue, notebook)
             await venue.wait_well()
             await resolve(venue, notebook, LANES)
+            await trio.sleep(max(0.0, last_end(notebook.notes) - time.time() + END_S))
             world = await run(lambda: _read_settled(venue))
             await _check(venue, notebook, watchers, world)
     await venue.stop()
