@@ -29,8 +29,9 @@ _MEND_SECRET: Final = "put the right one back, or remove the file and the next s
 PRIVATE_FOLDERS: Final = ("journal", "snapshots")
 MAKING: Final = "restoring"
 """Folder in which a restore makes everything before it gets its place."""
-ORPHANS_TIMEOUT_S: Final = 10.0
-"""Actors of a killed supervisor exit as soon as they notice; the next start waits that long for them."""
+ORPHANS_TIMEOUT_S: Final = 60.0
+"""Actors of a killed supervisor exit as soon as they notice; the next start waits that long for them. That is at once,
+but on a machine with far too much to do one that is about to be forked may not come to look for half a minute."""
 
 
 class DataDirError(Exception):
@@ -131,10 +132,16 @@ def _take(lock: int, path: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = _written_pid(lock)
-            if _is_alive(pid) or time.monotonic() > deadline:
+            if _is_alive(pid):
                 raise DataDirError(
                     f"data directory {path} is in use by the engine with process id {pid}: "
                     "stop that one, or give this one another --data-dir"
+                ) from None
+            if time.monotonic() > deadline:
+                raise DataDirError(
+                    f"data directory {path} is in use by what is left of the engine with process id {pid}, which has "
+                    "died: its actors end by themselves, or hang and must be killed; see who has "
+                    f"{path / LOCK_NAME} open"
                 ) from None
             time.sleep(0.02)
         else:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tradeengine.actors import data_dir
 from tradeengine.actors.data_dir import DataDirError, ensure_secret, open_data_dir, owner_pid, read_secret
 
 HOLD = """
@@ -53,6 +54,24 @@ def test_lock_lives_as_long_as_any_process_of_the_engine(tmp_path: Path) -> None
     holder.stdout.close()
     with open_data_dir(tmp_path):
         assert not Path(f"/proc/{child_pid}/fd").exists() or not list(Path(f"/proc/{child_pid}/fd").iterdir())
+
+
+def test_actor_that_hangs_after_its_engine_died_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits in vain for what is left of a dead engine is told that it has died, and what is open where."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    holder.stdout.readline()
+    holder.kill()
+    holder.wait()
+    monkeypatch.setattr(data_dir, "ORPHANS_TIMEOUT_S", 0.1)
+    said = rf"what is left of the engine with process id {holder.pid}, which has died.*engine.lock"
+    with pytest.raises(DataDirError, match=said), open_data_dir(tmp_path):
+        pytest.fail("two owners")
+    holder.stdin.close()
+    holder.stdout.close()
 
 
 def test_secret_is_made_once_and_private(tmp_path: Path) -> None:
