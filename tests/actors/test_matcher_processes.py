@@ -9,7 +9,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -58,14 +58,14 @@ class Matcher:
     process: subprocess.Popen[bytes]
     line: socket.socket
 
-    def begin(self, memory: Memory) -> dict[str, str]:
+    def begin(self, memory: Memory) -> dict[str, Any]:
         """Hand over the rings; returns the first word that it says, once it is ready or cannot go on."""
         handoff = memory.handoff(memory.topology.actor(NAME))
         send_handoff(self.line, handoff)
         close_descriptors(handoff)
         word = self.line.recv(MESSAGE_BYTES_MAX)
         assert word, f"the matcher ended with {self.process.wait(TIMEOUT_S)}"
-        return msgspec.json.decode(word, type=dict[str, str])
+        return msgspec.json.decode(word, type=dict[str, Any])
 
 
 @contextmanager
