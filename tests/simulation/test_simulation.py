@@ -89,7 +89,7 @@ def test_failing_schedule_becomes_shorter() -> None:
     with planted("risk does not go back to the settled cursor"):
         seed = next(seed for seed in range(FOUND_WITHIN) if run(seed).failure)
         result = run(seed)
-        steps = shorten(seed, result.failure)
+        steps = shorten(seed, result.failure, runs_max=60)
         assert len(steps) < result.counts.steps // 2
         assert run(seed, steps).failure[:20] == result.failure[:20]
 
