@@ -12,6 +12,7 @@ from tests.web.test_orders import LIMIT, ORDER_ID, accept, post, refuse_all
 
 from tradeengine.core.records import SYMBOL_ID_ALL, CommandKind, EventKind, Reason
 from tradeengine.web.front import Front
+from tradeengine.web.schemas_orders import BATCH_MAX
 
 BATCH = "/api/v1/orders/batch"
 TIMER = "/api/v1/orders/cancel-all-after"
@@ -141,3 +142,16 @@ async def test_refused_timer_is_told(bench: Bench) -> None:
     async with bench.engine(refuse_all(bench, Reason.ENGINE_OVERLOADED)):
         status, body = await post(bench, {"timeout_ms": 0}, TIMER)
     assert (status, body["error"]["code"]) == (503, "ENGINE_OVERLOADED")
+
+
+async def test_batch_is_a_list_of_objects(bench: Bench) -> None:
+    """A bare list is a batch too; what is no list, an empty or too long one is refused whole, a stray item alone."""
+    async with bench.engine(accept(bench)):
+        for wrong in ([], {"orders": []}, "orders", 7, [7] * (BATCH_MAX + 1)):
+            status, body = await post(bench, wrong, BATCH)
+            assert (status, body["error"]["details"]["field"]) == (400, "orders")
+        status, body = await post(bench, [small(0), 7, small(1)], BATCH)
+    assert status == 200
+    assert [item["success"] for item in body["data"]] == [True, False, True]
+    assert body["data"][1]["error"]["details"] == {"field": "orders"}
+    assert [command["client_order_id"] for command in bench.commands] == [b"n-0", b"n-1"]
