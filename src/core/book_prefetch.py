@@ -67,7 +67,7 @@ def _prefetch_uncompiled(array: NDArray[Any], index: int) -> None:
     """With compilation off there is nothing to ask for."""
 
 
-def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:  # pragma: no cover - runs while numba compiles
     """Bring the cache line of ``array[index]`` near. The index is within the array."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -122,14 +122,13 @@ def insert_client_id(risk: RiskState, hashed: int, key: int, content: int, order
 
 @leaf
 def _forget(risk: RiskState, row: int) -> None:
-    """Take a row out of the index, shifting back what its place was in the way of."""
+    """Take the oldest row out of the index, shifting back what its place was in the way of.
+
+    It is at its home: whoever stands in another's way came before it, and shifting back keeps that so.
+    """
     index = risk.client_index
     mask = len(index) - 1
-    hashed = risk.client_ids[row, CLIENT_HASH]
-    hole = hashed & mask
-    wanted = hashed << 32 | (row + 1)
-    while index[hole] != wanted:
-        hole = (hole + 1) & mask
+    hole = risk.client_ids[row, CLIENT_HASH] & mask
     place = (hole + 1) & mask
     while index[place] != 0:
         home = index[place] >> 32 & mask

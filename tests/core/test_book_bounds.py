@@ -5,7 +5,9 @@ from __future__ import annotations
 from itertools import product
 from typing import Any, Final
 
+import numpy as np
 import pytest
+from tests.core.book_pair import run
 from tests.core.book_world import (
     ALICE,
     BUY,
@@ -19,7 +21,14 @@ from tests.core.book_world import (
 )
 
 from tradeengine.core import book as kernel
-from tradeengine.core.records import CommandFlag, OrderType, TimeInForce
+from tradeengine.core.records import (
+    CommandFlag,
+    CommandKind,
+    OrderType,
+    SelfTradePrevention,
+    TimeInForce,
+    command_dtype,
+)
 
 IOC, GTD = TimeInForce.IOC, TimeInForce.GTD
 NARROW: Final = {
@@ -164,3 +173,19 @@ def test_order_at_its_bounds_is_taken(lots: int, price: int, hold: int) -> None:
     """Least and greatest quantity, greatest price, least notional, and exactly what it must hold: all in bounds."""
     events = Market(**NARROW).place(BUY, lots, price, ALICE, hold_units=hold)
     assert amounts(events[0], "reason", "hold_units", "hold_released_units") == (0, hold, 0)
+
+
+def test_batch_with_what_cannot_be_is_carried_out_as_its_commands_one_by_one() -> None:
+    """What is asked for ahead of a batch's commands decides nothing: accounts and orders may be any numbers."""
+    commands = np.zeros(12, command_dtype)
+    commands["kind"], commands["side"], commands["order_type"] = CommandKind.PLACE, BUY, OrderType.LIMIT
+    commands["time_in_force"], commands["self_trade_prevention"] = TimeInForce.GTC, SelfTradePrevention.CANCEL_TAKER
+    commands["order_id"], commands["account_id"] = np.arange(1, 13), ALICE
+    commands["price_ticks"], commands["quantity_lots"], commands["hold_units"] = 100, 1, PLENTY
+    commands["account_id"][[7, 9]] = 64, -1
+    commands["order_id"][11] = -(2**63)
+    at_once, in_turn = Market(), Market()
+    events = run(at_once.book, commands)
+    singly = np.concatenate([run(in_turn.book, commands[index : index + 1]) for index in range(12)])
+    assert events.tobytes() == singly.tobytes()
+    assert np.count_nonzero(events["reason"]) == 3

@@ -47,6 +47,7 @@ from tradeengine.core.risk_state import (
     ORDER_ID,
     ORDER_TRIGGERED,
     ORDER_WHERE,
+    SYMBOL_TAKER_PPM,
 )
 
 IOC = TimeInForce.IOC
@@ -302,8 +303,11 @@ def test_what_is_in_a_command_ring_is_taken_again(world: RiskWorld) -> None:
     world.place(ALICE, Side.SELL, 5, 200, client_order_id=b"named")
     world.send(change(CommandKind.AMEND, order_id=order_id, quantity_lots=150))
     world.send(change(CommandKind.AMEND, BOB, order_id=bystander, quantity_lots=20))
+    dearer = symbol_spec().to_command(CommandKind.SET_PARAMETERS)
+    dearer["taker_fee_ppm"] = 70_000
+    assert world.ask(dearer) == Reason.NONE
     waiting = world.forwarded[0]
-    unknown = waiting[-1].copy()
+    unknown = waiting[2].copy()
     unknown["order_id"] = order_id + bystander
     risk = fresh(world)
     risk_kernel.fold(risk, words(events))
@@ -312,6 +316,7 @@ def test_what_is_in_a_command_ring_is_taken_again(world: RiskWorld) -> None:
     assert bool((risk.balances[:, :, 1] == world.risk.balances[:, :, 1]).all())
     assert bool((risk.worth[:, :, OPEN] == world.risk.worth[:, :, OPEN]).all())
     assert risk.open_orders.tolist() == world.risk.open_orders.tolist()
+    assert risk.symbols[0, SYMBOL_TAKER_PPM] == 70_000
     other = RiskWorld()
     other.risk = risk
     (repeat,) = other.send(place(ALICE, Side.SELL, 5, 200, client_order_id=b"named"))

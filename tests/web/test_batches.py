@@ -147,10 +147,12 @@ async def test_refused_timer_is_told(bench: Bench) -> None:
 async def test_batch_is_a_list_of_objects(bench: Bench) -> None:
     """A bare list is a batch too; what is no list, an empty or too long one is refused whole, a stray item alone."""
     async with bench.engine(accept(bench)):
-        for wrong in ([], {"orders": []}, "orders", 7, [7] * (BATCH_MAX + 1)):
+        shapes: list[Any] = [[], {"orders": []}, "orders", 7, [7] * (BATCH_MAX + 1)]
+        for wrong in shapes:
             status, body = await post(bench, wrong, BATCH)
             assert (status, body["error"]["details"]["field"]) == (400, "orders")
-        status, body = await post(bench, [small(0), 7, small(1)], BATCH)
+        bare: Any = [small(0), 7, small(1)]
+        status, body = await post(bench, bare, BATCH)
     assert status == 200
     assert [item["success"] for item in body["data"]] == [True, False, True]
     assert body["data"][1]["error"]["details"] == {"field": "orders"}

@@ -36,7 +36,8 @@ def test_timer_has_bounds(timeout_ms: int) -> None:
     assert (caught.value.details["minimum"], caught.value.details["maximum"]) == (TIMEOUT_MS_MIN, TIMEOUT_MS_MAX)
     for allowed_ms in (0, TIMEOUT_MS_MIN, TIMEOUT_MS_MAX):
         command = placing.timer_command(ACCOUNT, allowed_ms, NOW_NS, 100)
-        assert (command["kind"], command["expires_at_ns"]) == (CommandKind.CANCEL_ALL_AFTER, allowed_ms * 10**6)
+        assert command["kind"][0] == CommandKind.CANCEL_ALL_AFTER
+        assert command["expires_at_ns"][0] == allowed_ms * 10**6
 
 
 @pytest.mark.parametrize("amount", ["0", "0.00"])
