@@ -48,9 +48,14 @@ class Barrier:
 
     def lag(self) -> int:
         """How many events the reader has yet to pass, on all rings together."""
-        return sum(
-            max(ring.head - load_word(cursor), 0) for ring, cursor in zip(self._rings, self._cursors, strict=True)
-        )
+        return sum(self.lags().values())
+
+    def lags(self) -> dict[str, int]:
+        """How many events the reader has yet to pass, by ring."""
+        return {
+            ring.name: max(ring.head - load_word(cursor), 0)
+            for ring, cursor in zip(self._rings, self._cursors, strict=True)
+        }
 
     def _passed(self, heads: Sequence[int]) -> bool:
         return all(load_word(cursor) >= head for cursor, head in zip(self._cursors, heads, strict=True))

@@ -54,7 +54,7 @@ class Watch:
         self._actors = actors
         self.fences = Fences(actors)
         self._settled = settled
-        self._backlog_events_max = backlog_events_max
+        self._backlog_max = backlog_events_max
         self.pages = pages
         self.rings = rings
 
@@ -68,11 +68,13 @@ class Watch:
             for actor in passed
             if actor.state in _SERVING and not actor.serves
         ]
-        lag = self._settled.lag()
-        if lag > self._backlog_events_max * _LAG_DEGRADED_SHARE:
-            troubles.append(f"settlement is {lag} events behind")
+        lags = self._settled.lags()
+        if max(lags.values()) > self._backlog_max * _LAG_DEGRADED_SHARE:
+            troubles.append(f"settlement is {sum(lags.values())} events behind")
+        # Each shard is closed by its own backlog.
+        open_matchers = {f"matcher-{ring.removeprefix('events.')}" for ring in lags if lags[ring] <= self._backlog_max}
         serving = {actor.name for actor in passed if actor.serves}
-        if not ("risk" in serving and len(serving) > 1 and lag <= self._backlog_events_max):
+        if not ("risk" in serving and serving & open_matchers):
             message = f"Orders are not accepted now: {'; '.join(troubles)}."
             raise ApiError("NOT_READY", message, {"status": "unready", "degraded": troubles})
         return Readiness("degraded" if troubles else "ready", troubles)
