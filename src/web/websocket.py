@@ -25,6 +25,8 @@ from tradeengine.web.refusals import CONNECTION_STATE, refusal
 SOCKET_STATE: Final = "socket"
 LINGER_S: Final = 1.0
 EVENTS_AT_ONCE: Final = 32
+ANSWER_TURNS: Final = 4
+"""Turns for answers to what came just before a client's close: nothing may follow the close frame."""
 UNREAD_BYTES_MAX: Final = 1 << 14
 """Beside the piece that was read last: about a hundred orders."""
 
@@ -145,6 +147,8 @@ class ClientSocket(WSStream):
     async def _end(self, event: CloseConnection) -> None:
         """Answer the client's close, or close because of what it sent."""
         if self.connection.state == ConnectionState.REMOTE_CLOSING:
+            for _ in range(ANSWER_TURNS):
+                await trio.lowlevel.checkpoint()
             await self._send_wsproto_event(event.response())
             await self.send(StreamClosed(stream_id=self.stream_id))
         elif self.state == ASGIWebsocketState.CLOSED:

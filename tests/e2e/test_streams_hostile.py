@@ -29,7 +29,7 @@ from tests.web.raw_websocket import (
     frame,
 )
 
-MESSAGES_PER_S_MAX = 1000
+MESSAGES_PER_S_MAX = 250  # few enough that a busy machine is faster, or nobody would be refused
 FRAME_BYTES_MAX = 65_536
 STRIKES_MAX = 20
 ENVIRONMENT = {
