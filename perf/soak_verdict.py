@@ -1,8 +1,9 @@
 """The soak's verdict: what grew, what drifted, and what should never have happened.
 
 Rule 1: memory is flat when the line of least squares through it, from the end of the warm-up on, rises by no more than
-``GROWTH_MAX`` of its mean, or one and a half MiB of a small process. Single peaks are cut first: a comparison of the
-ledger takes its memory for a moment. What processes share has a size from the start, and is judged as a whole.
+``GROWTH_MAX`` of its mean, or one and a half MiB of a small process. What counts is what is left between peaks, the
+least of each minute: a comparison of the ledger takes its memory for seconds. What processes share has a size from the
+start, and is judged as a whole.
 Rule 2: a latency is steady when its 99th percentile of the last third of the minutes is no worse than that of the first
 third, as a ratio, with the machine's own lateness taken out: a control that does the same work all the time, beside the
 engine and not in it.
@@ -23,7 +24,7 @@ GROWTH_MAX: Final = 0.02
 """Of a process's memory, over the time that is judged."""
 GROWTH_KIB_FORGIVEN: Final = 1536
 """Pages of an allocator that were not touched before: less than 2 % of the larger actors."""
-COUNT_FORGIVEN: Final = 3
+COUNT_FORGIVEN: Final = 10
 """Threads, descriptors and tasks by which the line may rise, beside a share: connections come and go."""
 DRIFT_MAX: Final = 1.5
 """Of a latency's percentile, last third against first."""
@@ -32,8 +33,8 @@ CALLS_MIN: Final = 100
 """Of a minute, for its percentile to count."""
 THIRDS_MINUTES_MIN: Final = 6
 """Minutes without which there are no thirds to compare."""
-SMOOTHED: Final = 5
-"""Samples of which each median is taken before the line is drawn."""
+SMOOTHED: Final = 13
+"""Samples, about a minute, of which the least is taken before the line is drawn."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Growth:
 
 
 def growth(times_s: Sequence[float], values: Sequence[float]) -> Growth:
-    """Draw the line of least squares through medians of a few neighbours; returns what it rises by from end to end."""
+    """Draw the line of least squares through the least of each minute; returns what it rises by from end to end."""
     ys = smoothed(values)
     xs = np.asarray(times_s, float)
     if len(xs) < 2 or xs[-1] == xs[0]:
@@ -60,9 +61,9 @@ def growth(times_s: Sequence[float], values: Sequence[float]) -> Growth:
 
 
 def smoothed(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Take the median of each value and its neighbours, fewer at the ends."""
+    """Take the least of each value and its neighbours, fewer at the ends."""
     array, half = np.asarray(values, float), SMOOTHED // 2
-    return np.array([np.median(array[max(place - half, 0) : place + half + 1]) for place in range(len(array))])
+    return np.array([np.min(array[max(place - half, 0) : place + half + 1]) for place in range(len(array))])
 
 
 def judge_memory(times_s: Sequence[float], own_kib: Sequence[float], processes: int = 1) -> str | None:

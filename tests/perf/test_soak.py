@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 import xml.etree.ElementTree as ET
 from collections import Counter
 from pathlib import Path
@@ -48,7 +49,7 @@ def test_memory_that_rises_is_found() -> None:
     """Three per cent over the time are too much, however noisy; one per cent is not."""
     fault = judge_memory(TIMES_S, noisy(LARGE_KIB, LARGE_KIB * 0.03, 2000))
     assert fault is not None
-    assert "3." in fault
+    assert re.search(r"MiB, (2\.[89]|3\.[012])%", fault)
     assert judge_memory(TIMES_S, noisy(LARGE_KIB, LARGE_KIB * 0.01, 2000)) is None
 
 
@@ -68,10 +69,10 @@ def test_peaks_are_no_growth() -> None:
 
 
 def test_leaking_descriptors_are_found() -> None:
-    """A few that come and go pass, one more every minute does not."""
+    """A few that come and go pass, two more every minute do not."""
     comes_and_goes = [200.0 + place % 10 for place in range(len(TIMES_S))]
     assert judge_count(TIMES_S, comes_and_goes, "descriptors") is None
-    assert judge_count(TIMES_S, [50 + time_s // 60 for time_s in TIMES_S], "descriptors") is not None
+    assert judge_count(TIMES_S, [50 + time_s // 30 for time_s in TIMES_S], "descriptors") is not None
 
 
 def test_line_of_one_sample_is_flat() -> None:
