@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 import trio
@@ -21,11 +22,12 @@ from tests.faults.harness.intents import Kind, intents_of
 from tests.faults.harness.kinds import IN_RECOVERY, POINTS
 from tests.faults.harness.notes import Answer, Note, Outcome, told_orders
 from tests.faults.harness.plan import LANES, USERS, make_plan
-from tests.faults.harness.replay import replay_differences
+from tests.faults.harness.replay import replay_differences, twice
 from tests.faults.harness.rounds import Round, run_round
 from tests.faults.harness.venue import Findings, Venue
 from tests.faults.harness.world import read_world
 
+from tradeengine.core.records import command_dtype
 from tradeengine.settings import Settings
 from tradeengine.storage.embedded import open_embedded
 
@@ -201,6 +203,14 @@ def test_answer_that_is_not_so_is_found(story: Story, lie: str) -> None:
     change(next(note for note in places if note.intent.body["client_order_id"] in kept))
     found = story.found(notes)
     assert any(words in text for text in found), found
+
+
+def test_command_that_was_carried_out_twice_is_found() -> None:
+    """Of two commands with the same number of the same ring one is too many; who has no number is not meant."""
+    commands = np.zeros(6, command_dtype)
+    commands["ingress_ring"] = (0, 0, 1, 0, 2, 2)
+    commands["ingress_sequence"] = (4, 5, 4, 5, -1, -1)
+    assert twice(commands) == ["command (0, 5) of ring and number was carried out 2 times"]
 
 
 def test_answer_by_answer(story: Story) -> None:

@@ -48,18 +48,18 @@ def replay_differences(settings: Settings, world: World) -> Iterator[str]:
     """Replay every shard and compare what comes out with the database. Nothing is being journaled meanwhile."""
     for shard in range(settings.engine.shards):
         try:
-            events, reference = _replay(place_of(settings, shard))
+            events, reference, commands = _replay(place_of(settings, shard))
         except (AssertionError, ReplayDiffers) as error:
             yield f"shard {shard}: {error}"
             continue
-        yield from (f"shard {shard}: {text}" for text in _compare(shard, events, reference, world))
+        yield from (f"shard {shard}: {text}" for text in (*_compare(shard, events, reference, world), *twice(commands)))
 
 
-def _replay(place: Place) -> tuple[Records, ReferenceBook]:
-    """Give all events of a shard, which both books agree on, and the reference book as it stands at the end."""
+def _replay(place: Place) -> tuple[Records, ReferenceBook, Records]:
+    """Give all events of a shard, which both books agree on, the reference book at the end, and all commands."""
     matching, reference = Matching(make_book(place.limits), HASH_START), make_reference(place.limits)
     openings = {segment.header.first_command_sequence: segment.header for segment in list_segments(place.journal_dir)}
-    found = []
+    found, taken = [], []
     for first, commands in read_groups(place.journal_dir, 0):
         if first in openings:
             check_opening(openings[first], matching)
@@ -67,9 +67,21 @@ def _replay(place: Place) -> tuple[Records, ReferenceBook]:
         wanted = records(event for command in commands for event in reference.apply(command))
         assert_same_events(events, wanted, commands, "the compiled book")
         found.append(events)
+        taken.append(commands)
     if matching.command_sequence in openings:
         check_opening(openings[matching.command_sequence], matching)
-    return np.concatenate(found), reference
+    return np.concatenate(found), reference, np.concatenate(taken)
+
+
+def twice(commands: Records) -> list[str]:
+    """Name the commands that were carried out more than once; none has a number of its ring that another has."""
+    sent = commands[commands["ingress_sequence"] >= 0]
+    keys, counts = np.unique(sent[["ingress_ring", "ingress_sequence"]], return_counts=True)
+    return [
+        f"command {key} of ring and number was carried out {n} times"
+        for key, n in zip(keys, counts, strict=True)
+        if n > 1
+    ]
 
 
 def _compare(shard: int, events: Records, reference: ReferenceBook, world: World) -> Iterator[str]:
