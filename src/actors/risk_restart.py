@@ -161,9 +161,10 @@ def fold_own_events(risk: RiskState, ring: Ring, first: int) -> None:
 def last_answered(reader: RingReader) -> int:
     """Place in the command ring of the command behind the last event before the reader's cursor; -1: none is known.
 
-    None is known only while the ring has had no event yet; then no command of this engine was answered.
+    None is known while the ring has had no event yet: then no command of this engine was answered. Nor is it while the
+    ring is full to the last slot: then that event is overwritten, and those from the cursor on say more.
     """
-    if reader.cursor <= reader.ring.first_sequence:
+    if reader.cursor <= max(reader.ring.first_sequence, reader.ring.oldest):
         return -1
     return int(reader.ring.slots(reader.cursor - 1, 1)["ring_sequence"][0])
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 WAITS_MAX: Final = 12
 """Looks at matchers that are not ready yet before a risk that recovers is killed: the schedule shall go on."""
+RESTARTS_MAX: Final = 30
+"""How often risk may begin its recovery anew because events were overwritten meanwhile."""
 ROOM_WAITS_MAX: Final = 60
 """Pauses of a matcher that waits for room before it is killed, for the same reason."""
 RETAIN_S: Final = 60.0
@@ -79,7 +81,7 @@ class Risk(Actor):
     def start(self) -> None:
         """Recover: what was overwritten meanwhile makes it begin anew."""
         engine = self.engine
-        while True:
+        for _ in range(RESTARTS_MAX):
             self.risk = make_risk(engine.sizes.risk)
             rings = RiskRings(
                 ingress=tuple(ring.reader("risk") for ring in engine.ingress),
@@ -96,6 +98,8 @@ class Risk(Actor):
             except Lapped:
                 continue
             break
+        else:
+            raise Failed("risk begins its recovery anew again and again")
         outbox = make_outbox(engine.shards, engine.sizes.symbols_max, rings.batch_count_max)
         tables = RiskTables(self.risk, engine.balances, engine.accounts, engine.touch)
         tables.repair()
