@@ -241,6 +241,8 @@ class ShardShadow:
         now_ns = time.time_ns()
         crash_point("shadow.before_prune")
         needed = prune_snapshots(self._place.snapshot_dir, settled, self._keep_count, self._retain_s, now_ns)
+        # A matcher that was stopped in order left a snapshot too, perhaps ahead of here: what lies between is to come.
+        needed = min(needed, self._matching.command_sequence)
         removed = prune(self._place.journal_dir, settled, needed, self._retain_s, now_ns)
         if removed:
             self._metrics.add(self._metrics.counter("pruned_segments"), len(removed))

@@ -157,6 +157,18 @@ def test_segments_go_when_nobody_needs_them(tmp_path: Path, commands: NDArray[np
     shard.die()
 
 
+def test_segments_stay_until_the_shadow_has_followed_them(tmp_path: Path, commands: NDArray[np.void]) -> None:
+    """Though a matcher that was stopped left a snapshot of its end, nothing goes that the shadow has not compared."""
+    shard = run_matcher(tmp_path, commands)
+    shadow = make_shadow(shard.bench)
+    shard.snapshot()
+    run_shadow(shadow, settled=shard.bench.events.head)
+    assert shadow.trouble == ""
+    newest = max(command for _, command, _ in list_snapshots(shard.bench.place.snapshot_dir))
+    assert newest == shard.recovered.matching.command_sequence
+    shard.die()
+
+
 def test_retention_keeps_young_segments(tmp_path: Path, commands: NDArray[np.void]) -> None:
     """A segment younger than the retention stays though it is settled and in a snapshot."""
     shard = run_matcher(tmp_path, commands)
