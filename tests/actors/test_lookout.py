@@ -34,6 +34,8 @@ class Watched:
     message: str = ""
     restart_count: int = 0
     started_ns: int = 0
+    recovered: dict[str, int] = field(default_factory=dict)
+    ready_s: float = 0.0
 
 
 @dataclass
