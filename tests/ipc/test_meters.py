@@ -65,8 +65,8 @@ def test_tasks_of_a_loop_are_counted() -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(trio.sleep_forever)
-            while page.snapshot().gauges[TASKS] <= 20:
-                await trio.sleep(0.01)  # noqa: ASYNC110 - nobody tells of a page
+            while page.snapshot().gauges[TASKS] <= 20:  # noqa: ASYNC110 - nobody tells of a page
+                await trio.sleep(0.01)
             assert page.snapshot().gauges[TASKS] == trio.lowlevel.current_statistics().tasks_living
             nursery.cancel_scope.cancel()
 
