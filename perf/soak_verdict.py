@@ -29,10 +29,10 @@ COUNT_FORGIVEN: Final = 10
 DRIFT_MAX: Final = 1.5
 """Of a latency's percentile, last third against first."""
 DRIFT_MS_FORGIVEN: Final = 10.0
-CALLS_MIN: Final = 100
-"""Of a minute, for its percentile to count."""
-THIRDS_MINUTES_MIN: Final = 6
-"""Minutes without which there are no thirds to compare."""
+CALLS_MIN: Final = 300
+"""Of which a 99th percentile is taken: of fewer it is the one or two that were worst, and says little."""
+SPANS_MIN: Final = 6
+"""Spans of time without which there are no thirds to compare."""
 SMOOTHED: Final = 13
 """Samples, about a minute, of which the least is taken before the line is drawn."""
 
@@ -94,23 +94,34 @@ def percentile(latencies_ms: Mapping[int, int], percent: float) -> float:
 def judge_drift(minutes: Sequence[Mapping[int, int]], control: Sequence[Mapping[int, int]]) -> str | None:
     """Say whether the 99th percentile got worse, from the first third of the minutes to the last. None: it did not.
 
-    control: of the same minutes, what the same machine took for work that never changes. A minute with few calls is
-    left out; so is all of it when too few are left.
+    control: of the same minutes, what the same machine took for work that never changes. Minutes with few calls are
+    joined to spans that have enough; where there are too few of these nothing is compared.
     """
-    counted = [place for place, minute in enumerate(minutes) if sum(minute.values()) >= CALLS_MIN]
-    if len(counted) < THIRDS_MINUTES_MIN:
+    spans = _spans(minutes)
+    if len(spans) < SPANS_MIN:
         return None
-    third = len(counted) // 3
-    first_ms, last_ms = _typical(minutes, counted[:third]), _typical(minutes, counted[-third:])
-    machine_ratio = max(_typical(control, counted[-third:]) / max(_typical(control, counted[:third]), 1.0), 1.0)
+    third = len(spans) // 3
+    first_ms, last_ms = _typical(minutes, spans[:third]), _typical(minutes, spans[-third:])
+    machine_ratio = max(_typical(control, spans[-third:]) / max(_typical(control, spans[:third]), 1.0), 1.0)
     if last_ms > first_ms * DRIFT_MAX * machine_ratio and last_ms - first_ms > DRIFT_MS_FORGIVEN:
         return f"p99 went from {first_ms:.0f} to {last_ms:.0f} ms, the machine's own lateness by {machine_ratio:.1f} ×"
     return None
 
 
-def _typical(minutes: Sequence[Mapping[int, int]], places: Sequence[int]) -> float:
-    """Give the median of minutes' 99th percentiles: one bad minute of a shared machine is no drift."""
-    return float(np.median([percentile(minutes[place], 99) for place in places]))
+def _spans(minutes: Sequence[Mapping[int, int]]) -> list[range]:
+    """Join minutes to spans that have enough calls each; what is left over at the end belongs to none."""
+    spans, first, calls = [], 0, 0
+    for place, minute in enumerate(minutes):
+        calls += sum(minute.values())
+        if calls >= CALLS_MIN:
+            spans.append(range(first, place + 1))
+            first, calls = place + 1, 0
+    return spans
+
+
+def _typical(minutes: Sequence[Mapping[int, int]], spans: Sequence[range]) -> float:
+    """Give the median of spans' 99th percentiles: one bad minute of a shared machine is no drift."""
+    return float(np.median([percentile(add_up([minutes[place] for place in span]), 99) for span in spans]))
 
 
 def add_up(intervals: Sequence[Mapping[int, int]]) -> Counter[int]:

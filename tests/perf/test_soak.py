@@ -107,10 +107,21 @@ def test_machine_that_got_slower_is_no_drift() -> None:
 
 
 def test_few_calls_are_not_judged() -> None:
-    """Where a minute has few calls, or there are few minutes, nothing is compared."""
+    """Where there are few calls, or few minutes, nothing is compared."""
     few = [Counter({5: 3, 900: 1}) for _ in range(12)]
     assert judge_drift(few, latencies(2, 12)) is None
     assert judge_drift(latencies(30, 2) + latencies(90, 2), latencies(2, 4)) is None
+
+
+def test_minutes_with_few_calls_are_joined() -> None:
+    """A third of the calls in each minute is enough once there are three times as many minutes, and drift is found."""
+
+    def thin(p99_ms: int, minutes: int) -> list[Counter[int]]:
+        return [Counter({5: CALLS_MIN // 3 - 3, p99_ms: 3}) for _ in range(minutes)]
+
+    assert judge_drift(thin(30, 6) + thin(60, 6), latencies(2, 12)) is None
+    assert judge_drift(thin(30, 18) + thin(60, 18), latencies(2, 36)) is not None
+    assert judge_drift(thin(30, 36), latencies(2, 36)) is None
 
 
 def test_metrics_that_must_be_zero_are_added_up() -> None:
