@@ -183,6 +183,30 @@ def test_book_is_whole_only_at_the_end_of_a_command() -> None:
     shard.assert_equal(follower)
 
 
+def test_history_does_not_make_half_a_command_whole() -> None:
+    """While earlier events are read again, a book that stands inside a command stays one that may not be shown."""
+    shard = Shard()
+    shard.writer.publish(shard.engine.listing_events)
+    follower = shard.follower()
+    follower.add_symbols([0, 1])
+    shard.follow(follower)
+    first = shard.ring.head
+    shard.writer.publish(shard.engine.run(place(Side.SELL, 100, 5)))
+    events = shard.engine.run(place(Side.BUY, 100, 7))
+    assert len(events) == 2
+    shard.follow(follower)
+    shard.writer.publish(events[:1])
+    shard.follow(follower)
+    assert not is_whole(follower)
+    follower.take_history(first, {}, {})
+    assert follower.duty() > 0
+    assert not is_whole(follower)
+    shard.writer.publish(events[1:])
+    shard.follow(follower)
+    assert is_whole(follower)
+    shard.assert_equal(follower)
+
+
 def test_history_that_arrives_late_adds_each_trade_once() -> None:
     """Trades that the stored minutes lack are read again from the ring; books do not take those events twice."""
     shard = Shard()

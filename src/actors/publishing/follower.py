@@ -80,7 +80,9 @@ class Follower:
         self._taker = NO_TAKER
         self._history_from = NEVER
         self.whole = True
-        """Whether the last event seen ended its command."""
+        """Whether the newest event seen ended its command; what is read again for a history does not change that."""
+        self._reached = 0
+        """The event behind the newest one that was seen."""
         self.lapped_count = 0
         self.event_count = 0
         self.changed: set[int] = set()
@@ -161,7 +163,9 @@ class Follower:
         if not len(events):
             return 0
         events = _up_to_last_command(events)
-        self.whole = bool(events["flags"][-1] & EventFlag.LAST_OF_COMMAND)
+        if int(events["sequence"][-1]) >= self._reached:
+            self.whole = bool(events["flags"][-1] & EventFlag.LAST_OF_COMMAND)
+            self._reached = int(events["sequence"][-1]) + 1
         self._fold(events)
         self._listen(events)
         self._reader.advance(len(events))
