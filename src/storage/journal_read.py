@@ -339,12 +339,10 @@ def _next_count(words: NDArray[np.uint64], position: ScanPosition) -> int:
     return header.command_count if header else 0
 
 
-def _last_before_seal(path: Path) -> NDArray[np.void] | None:
+def _last_before_seal(path: Path) -> NDArray[np.void]:
+    # A closed segment has a command: the one after it would have its name otherwise.
     with path.open("rb") as file:
-        end = file.seek(0, 2) - SEAL_BYTES - len(TRAILER)
-        if end < SEGMENT_HEADER_BYTES + GROUP_HEADER_BYTES + COMMAND_BYTES:
-            return None
-        file.seek(end - COMMAND_BYTES)
+        file.seek(-(SEAL_BYTES + len(TRAILER) + COMMAND_BYTES), 2)
         record: NDArray[np.void] = np.frombuffer(file.read(COMMAND_BYTES), dtype=command_dtype)[0]
     return record
 

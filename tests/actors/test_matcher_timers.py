@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from tests.core.test_book_timers import version_1
 
 from tradeengine.actors.matcher import snapshot_header
 from tradeengine.actors.matching import KERNEL_VERSION, KERNEL_VERSIONS_REPLAYED
+from tradeengine.actors.steady import SteadyClock
 from tradeengine.core.book import dump, order_count, timers
 from tradeengine.core.ids import make_order_id
 from tradeengine.core.records import (
@@ -56,9 +57,9 @@ def timer(account: int, ends_ns: int, at_ns: int | None = None) -> NDArray[np.vo
     return command
 
 
-def listed(bench: Bench) -> Shard:
+def listed(bench: Bench, **options: Any) -> Shard:
     """Start a shard that has symbols since long ago."""
-    shard = start(bench)
+    shard = start(bench, **options)
     symbols = listings()
     symbols["timestamp_ns"] = 1
     bench.feed(symbols)
@@ -88,8 +89,9 @@ def test_timer_fires_without_any_further_command(tmp_path: Path) -> None:
 def test_timer_that_ran_out_while_nothing_ran_fires_at_the_start(tmp_path: Path) -> None:
     """A timer survives the matcher: the next one fires it before it takes any command, a renewal that came late too."""
     bench = Bench(tmp_path)
-    shard = listed(bench)
-    ends_ns = now_ns() + 20_000_000
+    begins_ns = now_ns()
+    shard = listed(bench, clock=SteadyClock(lambda: begins_ns, lambda: 0))
+    ends_ns = begins_ns + 20_000_000
     bench.feed(np.concatenate([resting(OWNER), timer(OWNER, ends_ns)]))
     shard.run()
     bench.take()

@@ -241,6 +241,21 @@ def test_commands_for_all_symbols_go_to_every_shard_or_none(kind: CommandKind) -
     assert not world.forwarded[0]
 
 
+def test_fenced_shard_holds_up_nobody() -> None:
+    """A fenced shard gets what is for all while its ring has room; the others get it anyway; all fenced refuse it."""
+    world = RiskWorld(2, symbols=(symbol_spec(0), symbol_spec(1, shard=1)))
+    command = change(CommandKind.CANCEL_ALL, symbol_id=SYMBOL_ID_ALL)
+    world.outbox.gates[1] = Reason.SHARD_FENCED
+    assert world.ask(command) == Reason.NONE
+    assert [len(queue) for queue in world.forwarded] == [1, 1]
+    world.outbox.rooms[1] = 0
+    assert world.ask(command) == Reason.NONE
+    assert [len(queue) for queue in world.forwarded] == [2, 1]
+    world.outbox.gates[0] = Reason.SHARD_FENCED
+    assert world.ask(command) == Reason.SHARD_FENCED
+    assert [len(queue) for queue in world.forwarded] == [2, 1]
+
+
 def test_after_a_restart_only_the_missing_shards_get_a_command_for_all() -> None:
     """A command for all shards that some have already, from before a kill, goes to the others only."""
     world = RiskWorld(2, symbols=(symbol_spec(0), symbol_spec(1, shard=1)))

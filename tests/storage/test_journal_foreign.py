@@ -14,7 +14,15 @@ from typing import Final
 
 import numpy as np
 import pytest
-from tests.storage.test_journal import commands_from, open_journal, overwrite, read_all, tail_of, write_groups
+from tests.storage.test_journal import (
+    commands_from,
+    open_journal,
+    overwrite,
+    read_all,
+    tail_of,
+    write_groups,
+    write_segments,
+)
 
 from tradeengine.storage import journal_read
 from tradeengine.storage.journal import Journal, JournalError
@@ -31,12 +39,22 @@ from tradeengine.storage.journal_format import (
     group_bytes,
     unpack_group,
 )
+from tradeengine.storage.journal_read import (
+    SUCCESSOR_SUFFIX,
+    SequenceNotHeld,
+    closed_segment,
+    journal_end,
+    list_segments,
+    segments_before_damage,
+)
 
 SHARD: Final = 3
 KERNEL: Final = 5
 EPOCH: Final = 1
 SEGMENT_CRC_AT: Final = 80
 VERSION_AT: Final = 8
+SHARD_AT: Final = 10
+PREVIOUS_HASH_AT: Final = 64
 
 
 def sealed_anew(header: bytes, offset: int, word: bytes, crc_at: int) -> bytes:
@@ -228,3 +246,65 @@ def test_disk_is_told_early_of_large_groups(tmp_path: Path) -> None:
 def journal_of_large_segments(directory: Path, files: FileOperations) -> Journal:
     """Open a journal whose segments have room for large groups."""
     return Journal.open(directory, SHARD, KERNEL, segment_bytes=1 << 20, files=files)
+
+
+def test_successor_of_another_journal_is_not_taken_over(tmp_path: Path) -> None:
+    """After a crash between seal and rename the successor must continue what was sealed; another one is named."""
+    write_segments(tmp_path / "j", 2)
+    (_, tail) = list_segments(tmp_path / "j")
+    block = tail.path.read_bytes()[:SEGMENT_HEADER_BYTES]
+    tail.path.rename(tail.path.with_suffix(SUCCESSOR_SUFFIX))
+    overwrite(tail.path.with_suffix(SUCCESSOR_SUFFIX), 0, sealed_anew(block, PREVIOUS_HASH_AT, b"?", SEGMENT_CRC_AT))
+    with pytest.raises(JournalDamaged, match="it does not continue"):
+        open_journal(tmp_path / "j")
+    overwrite(tail.path.with_suffix(SUCCESSOR_SUFFIX), 0, block)
+    with open_journal(tmp_path / "j") as journal:
+        assert journal.next_command_sequence == 6
+
+
+def test_segments_of_two_shards_are_no_journal(tmp_path: Path) -> None:
+    """A segment that says it is another shard's is refused, though it continues the one before."""
+    write_segments(tmp_path / "j", 2)
+    (_, tail) = list_segments(tmp_path / "j")
+    block = tail.path.read_bytes()[:SEGMENT_HEADER_BYTES]
+    overwrite(tail.path, 0, sealed_anew(block, SHARD_AT, b"\x04", SEGMENT_CRC_AT))
+    with pytest.raises(JournalDamaged, match="a segment of another shard"):
+        list_segments(tmp_path / "j")
+
+
+def test_epoch_is_the_callers_as_long_as_it_does_not_fall(tmp_path: Path) -> None:
+    """Every group says in which start it was written: the caller may name the start, and none before the last."""
+    with open_journal(tmp_path / "j", epoch=9) as journal:
+        journal.append(commands_from(0, 1))
+        journal.sync()
+    assert journal_end(tmp_path / "j").epoch == 9
+    with pytest.raises(JournalError, match="epoch 9 was here before epoch 8"):
+        open_journal(tmp_path / "j", epoch=8)
+    open_journal(tmp_path / "j", epoch=9).close()
+
+
+def test_closed_segment_is_found_by_a_command_in_it(tmp_path: Path) -> None:
+    """Who follows a journal finds the closed segment in which a command is, and what came after it, if it is closed."""
+    assert closed_segment(tmp_path / "none", 0) is None
+    write_segments(tmp_path / "j")
+    first, second, third = list_segments(tmp_path / "j")
+    for sequence, closed, after in ((0, first, second), (5, first, second), (6, second, third), (11, second, third)):
+        assert closed_segment(tmp_path / "j", sequence) == (closed, after.header)
+    assert closed_segment(tmp_path / "j", 12) is None
+    first.path.unlink()
+    with pytest.raises(SequenceNotHeld, match="begins after command sequence 3"):
+        closed_segment(tmp_path / "j", 3)
+
+
+def test_segments_before_the_first_damage_are_given(tmp_path: Path) -> None:
+    """What stands before a damaged header or link is still of use; without damage that is all."""
+    write_segments(tmp_path / "j")
+    first, second, third = list_segments(tmp_path / "j")
+    assert segments_before_damage(tmp_path / "j") == [first, second, third]
+    overwrite(third.path, 0, b"?")
+    assert segments_before_damage(tmp_path / "j") == [first, second]
+    second.path.unlink()
+    third.path.unlink()
+    write_segments(tmp_path / "other")
+    (tmp_path / "other" / third.path.name).rename(third.path)
+    assert segments_before_damage(tmp_path / "j") == [first]
