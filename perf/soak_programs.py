@@ -148,9 +148,7 @@ class Programs:
         return [*shown, f"{left} more of what was not expected"] if left > 0 else shown
 
     def minutes(self, what: str, since_s: float) -> list[Counter[int]]:
-        """Give latencies of each whole minute since a time, of the last begun one too."""
+        """Give latencies of each whole minute since a time: not of the last, in which the programs were ended."""
         first = int(since_s // MINUTE_S) + 1
         last = max((max(program.latencies.get(what, {0: None})) for program in self._programs), default=0)
-        return [
-            add_up([program.minute(what, minute) for program in self._programs]) for minute in range(first, last + 1)
-        ]
+        return [add_up([program.minute(what, minute) for program in self._programs]) for minute in range(first, last)]

@@ -3,7 +3,7 @@
 A front is one thread. Whatever it has begun makes everything else slower, and when more comes than can be answered
 everyone waits ever longer for answers that come too late. So only a few requests are in *work* at a time; the others
 wait for their turn in lanes, one for each address, and the lanes take turns. What is too much for its lane is refused
-at once, by an answer that costs a tenth of the real one. A request that waits for the engine, for the database or for
+at once, by an answer that costs a part of the real one. A request that waits for the engine, for the database or for
 its client is not in work: a matcher that is dead and a database that is away do not make a front seem full.
 
 Rule 1: a burst passes, a queue does not. A lane may grow until three quarters of what is free of the room is in it. But
