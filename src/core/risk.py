@@ -32,7 +32,7 @@ from tradeengine.core.risk_recovery import (
     set_last_ids,
     traded_dtype,
 )
-from tradeengine.core.risk_state import RiskLimits, RiskState, balances, make_risk, order_count, take_dirty_accounts
+from tradeengine.core.risk_state import RiskLimits, RiskState, make_risk, order_count, take_dirty_accounts
 
 __all__ = [
     "COMMAND_WORDS",
@@ -46,7 +46,6 @@ __all__ = [
     "RiskLimits",
     "RiskState",
     "account_rows",
-    "balances",
     "begin_epoch",
     "client_id_dtype",
     "compile_kernels",

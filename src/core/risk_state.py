@@ -238,11 +238,6 @@ def make_risk(limits: RiskLimits) -> RiskState:
     )
 
 
-def balances(risk: RiskState) -> Int64Array:
-    """Give totals and holds as they are now: int64[accounts_max, assets_max, 2], not a copy."""
-    return risk.balances
-
-
 def order_count(risk: RiskState) -> int:
     """Count the live orders of all accounts."""
     return int(risk.scalars[ORDER_COUNT])

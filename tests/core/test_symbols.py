@@ -111,6 +111,8 @@ def test_tick_times_lot_must_be_whole() -> None:
     ("changes", "field"),
     [
         ({"tick": "0"}, "tick"),
+        ({"tick": "1e-2"}, "tick"),
+        ({"price_max": "much"}, "price_max"),
         ({"lot": "0.000000001"}, "lot"),
         ({"lot": "0"}, "lot"),
         ({"quantity_max": "0.0001"}, "quantity_max"),
