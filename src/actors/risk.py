@@ -218,10 +218,11 @@ class RiskDuty:
             answers.head,
             min(answers.free(), len(self._answers)),
         )
-        crash_point("risk.before_publish")
-        self._publish(answers, answered)
+        # Told before anybody else has it and tells of it.
         trace("taken by risk", batch[:count])
         trace("answered by risk", self._answers[:answered])
+        crash_point("risk.before_publish")
+        self._publish(answers, answered)
         if count:
             reader.advance(count)
             crash_point("risk.after_cursor")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.cli.terminal import ENTER_PICTURE, LEAVE_PICTURE, SHOW_CURSOR, Terminal, in_terminal
+from tests.e2e.users import Json, make_user
 from tests.engines import PROGRAM, Engine, run_command, running_engine
 
 from tradeengine.storage.embedded import running_embedded
@@ -154,16 +155,16 @@ def test_resize(engine: Engine) -> None:
 
 def test_who_is_slow_is_marked(engine: Engine) -> None:
     """An actor that stands still while something waits for it is named in the second line and marked; then no more."""
-    order = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.01", "price": "1000"}
+    order: Json = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.01", "price": "1000"}
     settlement = engine.actors()["settlement"]
-    with top(engine, columns=80) as terminal, engine.client("pauper") as pauper:
-        assert pauper.post("/orders", json=order).status_code == 422
+    trader = make_user(engine, "trader", {"USDT": "1000"})
+    with top(engine, columns=80) as terminal:
+        trader.place(**order)
         terminal.picture(shows("nobody is slow"))
         os.kill(settlement, signal.SIGSTOP)
         try:
             for _ in range(2):
-                # There is no money for it: events all the same.
-                assert pauper.post("/orders", json=order).status_code == 422
+                trader.place(**order)
             lines = terminal.picture(shows("slow: settlement"))
         finally:
             os.kill(settlement, signal.SIGCONT)
@@ -173,6 +174,8 @@ def test_who_is_slow_is_marked(engine: Engine) -> None:
         terminal.picture(shows("nobody is slow"))
         terminal.type("q")
         assert terminal.end() == 0
+    trader.call("DELETE", "/orders")
+    trader.http.close()
 
 
 @pytest.mark.long

@@ -603,6 +603,7 @@ async def test_any_topology_is_placed(devtools: str, watched: Engine, shards: in
     placed = [plan["risk"], plan["settlement"], plan["publisher"], *plan["fronts"], *plan["aside"]]
     placed += [lane["matcher"] for lane in plan["lanes"]]
     assert sorted(actor["name"] for actor in placed) == sorted(actor["name"] for actor in actors)
-    drawn = [entry["ring"]["name"] for entry in plan["entries"]] + [plan["feed"]["name"], plan["refusals"]["name"]]
+    drawn = [entry["ring"]["name"] for entry in plan["entries"]] + [plan["feed"]["name"]]
+    drawn += [ring["name"] for ring in plan["answers"]]
     drawn += [ring["name"] for lane in plan["lanes"] for ring in (lane["commands"], lane["events"])]
     assert sorted(drawn) == sorted(rings) == sorted(plan["rings"])

@@ -246,7 +246,8 @@ async def test_many_orders_are_on_their_way_at_once(venue: Engine, alice: User) 
                 placed.add(answer["data"]["order"]["id"])
             else:
                 assert answer["code"] == "ENGINE_OVERLOADED"
-    assert len(placed) >= 256
+    # What waits unread when the last 16 KiB are read is not refused any more.
+    assert len(placed) >= 64
     cancelled = alice.call("DELETE", "/orders")
     assert (cancelled["total"], set(cancelled["orders"])) == (len(placed), placed)
 

@@ -326,6 +326,7 @@ HOT: Final = {
 
 AT_A_START: Final = "once, when the engine or an actor of it starts"
 BY_HAND: Final = "when an administrator or a command asks"
+VERIFYING: Final = "verification and the shadow, which read whole tables in the order of their keys"
 COMPARING: Final = "compares the whole ledger, at its own low priority, or asks for that"
 HOUSEKEEPING: Final = "the keeper's, every minute at most, on a connection of its own"
 IMPORTING: Final = "when trades of the past are imported"
@@ -334,6 +335,10 @@ OUTAGE: Final = "counts what waits for the wallet: as much as that is, and a ten
 
 RARE: Final = {
     "account_settings.change_from": BY_HAND,
+    "partitions.kept_ranges": VERIFYING,
+    "verify_rows.note_other_shards": VERIFYING,
+    "verify_rows.TableReader._read": VERIFYING,
+    "recovery.newest_order": AT_A_START,
     "connections._check_room": AT_A_START,
     "connections._is_same_database": AT_A_START,
     "connections._pid": AT_A_START,
