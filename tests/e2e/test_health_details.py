@@ -172,7 +172,7 @@ def test_wallet_service_comes_and_goes(admin: httpx2.Client) -> None:
     with wallet_service():
         health = until(admin, is_healthy("wallet_service"))
         assert health["components"]["wallet_service"]["details"]["breaker"] == "closed"
-        assert health["status"] == "healthy"
+        until(admin, lambda health: health["status"] == "healthy")
     until(admin, is_unhealthy("wallet_service"))
 
 
