@@ -39,6 +39,7 @@ from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.metric_names import rejections
 from tradeengine.ipc.tracing import trace
 from tradeengine.ipc.wiring import run_duty
+from tradeengine.storage.identity import IdentityError, mark_of, short_mark
 from tradeengine.storage.journal_format import JournalError, JournalFailed
 from tradeengine.storage.snapshots import SnapshotHeader, write_snapshot
 
@@ -69,8 +70,8 @@ class Stopping(Exception):  # noqa: N818 - no error: the matcher gives up waitin
 
 def main(wiring: Wiring) -> None:
     """Recover, then match until the supervisor asks for an end; leaves a snapshot of where it stopped."""
-    place = place_of(wiring.settings, wiring.shard)
     try:
+        place = place_of(wiring.settings, wiring.shard)
         duty, recovered = _start(wiring, place)
         wiring.ready(recovered)
         run_duty(wiring, duty)
@@ -79,7 +80,7 @@ def main(wiring: Wiring) -> None:
         return
     except JournalFailed:
         raise
-    except (JournalError, RecoveryRefused, ReplayDiffers) as refusal:
+    except (IdentityError, JournalError, RecoveryRefused, ReplayDiffers) as refusal:
         _wait_blocked(wiring, str(refusal))
         return
     duty.write_snapshot(place)
@@ -87,7 +88,7 @@ def main(wiring: Wiring) -> None:
 
 
 def place_of(settings: Settings, shard: int) -> Place:
-    """Where a shard's journal and snapshots are, and what its book may hold."""
+    """Where a shard's journal and snapshots are, and what its book may hold. Raises IdentityError."""
     limits = settings.limits
     return Place(
         journal_dir=settings.journal_dir(shard),
@@ -101,11 +102,12 @@ def place_of(settings: Settings, shard: int) -> Place:
             shard=shard,
         ),
         kernel_version=KERNEL_VERSION,
+        engine_mark=mark_of(settings.data_dir),
     )
 
 
 class MatcherDuty:
-    """One round of a matcher: poll, journal, sync, match, publish, advance. Calling it returns how many commands."""
+    """One round of a matcher: poll, journal, match, sync, publish, advance. Calling it returns how many commands."""
 
     def __init__(
         self,
@@ -309,6 +311,7 @@ def snapshot_header(matching: Matching, place: Place, ring_sequence: int) -> Sna
         event_hash=matching.event_hash,
         state_hash=int(state_hash(matching.book)),
         created_ns=time.time_ns(),
+        engine_mark=short_mark(place.engine_mark),
     )
 
 

@@ -18,6 +18,7 @@ from tradeengine.actors.matcher_events import ReplayDiffers
 from tradeengine.actors.matching import KERNEL_VERSIONS_REPLAYED, Matching
 from tradeengine.core.book import load, make_book, state_hash
 from tradeengine.core.hashing import HASH_START
+from tradeengine.storage.identity import is_foreign, short_mark
 from tradeengine.storage.journal import Journal
 from tradeengine.storage.journal_read import SequenceNotHeld, list_segments, read_groups
 from tradeengine.storage.snapshots import Skipped, list_snapshots, newest_snapshot, read_snapshot
@@ -43,13 +44,14 @@ class RecoveryRefused(Exception):  # noqa: N818 - names the state in which the m
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a shard's book lives on the disk, and what it may hold."""
+    """Where a shard's book lives on the disk, and what it may hold. engine_mark: whose it is; 0: not known."""
 
     journal_dir: Path
     snapshot_dir: Path
     segment_bytes: int
     limits: BookLimits
     kernel_version: int
+    engine_mark: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,12 @@ def recover(
     """
     started_ns = time.monotonic_ns()
     journal = Journal.open(
-        place.journal_dir, place.limits.shard, place.kernel_version, segment_bytes=place.segment_bytes, files=files
+        place.journal_dir,
+        place.limits.shard,
+        place.kernel_version,
+        segment_bytes=place.segment_bytes,
+        files=files,
+        engine_mark=place.engine_mark,
     )
     try:
         _check_commands(journal, commands)
@@ -119,6 +126,8 @@ def starting_point(
 
     def restore(snapshot: Snapshot) -> Matching:
         header = snapshot.header
+        if is_foreign(header.engine_mark, short_mark(place.engine_mark)):
+            raise ValueError("it is another engine's")
         opening = openings.get(header.command_sequence)
         if opening and (opening.first_event_sequence, opening.event_hash) != (header.event_sequence, header.event_hash):
             raise ValueError("it is not of this journal, which had other events before")

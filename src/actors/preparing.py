@@ -2,7 +2,8 @@
 
 Rule 1: the rings open where durable things end: event rings at the settled cursors, command rings behind the journals.
 Rule 2: one engine per database. The lock is looked at here, for an early and clear refusal; settlement holds it.
-Rule 3: plain synchronous code, run in a thread while the actors import theirs.
+Rule 3: a data directory and a database that are known to be of two engines are refused before anything is changed.
+Rule 4: plain synchronous code, run in a thread while the actors import theirs.
 It refuses to know processes and memory.
 """
 
@@ -20,6 +21,7 @@ from tradeengine.core.symbols import ListingError
 from tradeengine.settings_files import load_seeds
 from tradeengine.storage.connections import UnfitDatabaseError, check_server_fits
 from tradeengine.storage.directory import Directory, DirectoryFullError, load_directory, seed_directory
+from tradeengine.storage.identity import IdentityError, bind_identity, check_identity, mark_of
 from tradeengine.storage.journal_format import JournalError
 from tradeengine.storage.journal_read import JournalEnd, journal_end
 from tradeengine.storage.migrate import MigrationError, migrate
@@ -58,14 +60,16 @@ def prepare(settings: Settings, dsn: str, ingress_rings: tuple[str, ...]) -> Pre
             application_name="tradeengine-supervisor",
         ) as connection:
             _refuse_second_engine(connection)
+            check_identity(connection, settings.data_dir)
             keep_kind(connection, settings.wallet.kind, settings.wallet.exchange_user)
             directory = _seed(connection, settings)
+            bind_identity(connection, settings.data_dir)
             cursors = settled_cursors(connection)
     except psycopg.OperationalError as error:
         raise StartError(f"the database cannot be reached: {' '.join(str(error).split())}") from None
     except psycopg.errors.InsufficientPrivilege as error:
         raise StartError(f"the database refuses: {' '.join(str(error).split())}") from None
-    except (MigrationError, WalletKindError, UnfitDatabaseError) as error:
+    except (MigrationError, IdentityError, WalletKindError, UnfitDatabaseError) as error:
         raise StartError(str(error)) from None
     except (ListingError, DirectoryFullError) as error:
         raise StartError(f"symbols.toml: {error}") from None
@@ -161,7 +165,7 @@ def _journal_ends(settings: Settings) -> dict[int, JournalEnd]:
     troubles: dict[int, str] = {}
     for shard in range(settings.engine.shards):
         try:
-            ends[shard] = journal_end(settings.journal_dir(shard))
+            ends[shard] = journal_end(settings.journal_dir(shard), mark_of(settings.data_dir))
         except (JournalError, OSError) as error:
             troubles[shard] = str(error)
     if not ends:

@@ -48,10 +48,11 @@ from tradeengine.core.risk_state import LAST_TIMESTAMP_NS, SETTING_VERSION, SYMB
 from tradeengine.core.tables import ActorState
 from tradeengine.ipc.crashpoints import crash_point
 from tradeengine.ipc.fences import FENCING, Fences
-from tradeengine.ipc.ring_reader import Lapped, RingDamaged, RingWatch
+from tradeengine.ipc.ring_reader import RingDamaged, RingWatch
 from tradeengine.ipc.seqlock import SeqlockBusy
 from tradeengine.ipc.tracing import trace
 from tradeengine.ipc.wiring import run_duty
+from tradeengine.storage.identity import mark_of
 from tradeengine.storage.journal_salvage import newer_commands
 from tradeengine.storage.recovery import RiskRecovery, load_risk_recovery, newest_order
 
@@ -339,18 +340,12 @@ def _recover(wiring: Wiring, rings: RiskRings) -> tuple[RiskState, Taken]:
     def salvage(risk: RiskState) -> list[NDArray[np.void]]:
         return [salvaged(settings, shard, risk) for shard in sorted(Fences(wiring.table("actors")).shards())]
 
-    while True:
-        risk = make_risk(limits_of(settings))
-        try:
-            crash_point("risk.before_recovery")
-            taken = restart(risk, rings, load, lambda: _matchers_ready(wiring, rings), salvage)
-        except Lapped as lapped:
-            # Settlement went on between our look at its cursor and the snapshot; the next snapshot is newer.
-            logger.warning("recovery begins anew", reason=str(lapped))
-            continue
-        crash_point("risk.after_recovery")
-        logger.info("recovered", commands_passed_over=len(taken), duration_s=round(time.monotonic() - started_s, 3))
-        return risk, taken
+    risk = make_risk(limits_of(settings))
+    crash_point("risk.before_recovery")
+    taken = restart(risk, rings, load, lambda: _matchers_ready(wiring, rings), salvage)
+    crash_point("risk.after_recovery")
+    logger.info("recovered", commands_passed_over=len(taken), duration_s=round(time.monotonic() - started_s, 3))
+    return risk, taken
 
 
 def salvaged(settings: Settings, shard: int, risk: RiskState) -> NDArray[np.void]:
@@ -360,7 +355,7 @@ def salvaged(settings: Settings, shard: int, risk: RiskState) -> NDArray[np.void
     """
     settled = newest_order(settings.database.direct_dsn, shard, connect_timeout_s=_CONNECT_TIMEOUT_S)
     newest = max(settled, int(risk.last_order_ids[shard]))
-    commands = newer_commands(settings.journal_dir(shard), shard, newest)
+    commands = newer_commands(settings.journal_dir(shard), shard, newest, mark_of(settings.data_dir))
     accounts, symbols = commands["account_id"], commands["symbol_id"]
     possible = (accounts >= 0) & (accounts < len(risk.open_orders)) & (symbols >= 0) & (symbols < len(risk.symbols))
     commands = commands[possible & np.isin(commands["kind"], (CommandKind.PLACE, CommandKind.AMEND))]

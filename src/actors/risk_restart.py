@@ -39,6 +39,7 @@ from tradeengine.core.risk import (
 )
 from tradeengine.core.risk_state import LAST_TIMESTAMP_NS
 from tradeengine.storage.settle import RISK_SHARD, DatabaseInUse
+from tradeengine.storage.settle_fold import SettlementStopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,16 +100,17 @@ def restart(
     load: one snapshot of the database; called after the cursors went back. matchers_ready: asked again and again, may
     pause; True once every matcher that this engine has not heard of yet has published all that its journal holds, or
     is given up. salvage: gives the commands that only the journals of those hold.
-    Raises Lapped when events were overwritten after all: begin anew with an empty state; DatabaseInUse.
+    Raises DatabaseInUse, SettlementStopped.
     """
     for reader in rings.events:
         reader.seek(min(settled_sequence(reader.ring), reader.head))
     snapshot = load()
-    refuse_other_engine(rings, snapshot)
+    compare_cursors(rings, snapshot)
     load_snapshot(risk, snapshot)
     fold_own_events(risk, rings.own_events.ring, snapshot.cursors.get(RISK_SHARD, 0))
+    # Also back: a database that failed over may have forgotten what settlement had passed in the rings.
     for shard, reader in enumerate(rings.events):
-        reader.seek(max(reader.cursor, snapshot.cursors.get(shard, 0)))
+        reader.seek(snapshot.cursors.get(shard, 0))
     answered = [last_answered(reader) for reader in rings.events]
     while True:
         # Asked first: what a matcher published before it was ready is then among the events.
@@ -127,8 +129,11 @@ def restart(
     return Taken(rings)
 
 
-def refuse_other_engine(rings: RiskRings, snapshot: RiskRecovery) -> None:
-    """See that the database has nothing that this engine's rings never held. Raises DatabaseInUse."""
+def compare_cursors(rings: RiskRings, snapshot: RiskRecovery) -> None:
+    """See that the rings hold every event after the database's cursors.
+
+    Raises DatabaseInUse when it has events that these rings never held, SettlementStopped when they hold them no more.
+    """
     ends = {RISK_SHARD: rings.own_events.ring} | {shard: reader.ring for shard, reader in enumerate(rings.events)}
     for shard, ring in ends.items():
         settled = snapshot.cursors.get(shard, 0)
@@ -136,6 +141,12 @@ def refuse_other_engine(rings: RiskRings, snapshot: RiskRecovery) -> None:
             raise DatabaseInUse(
                 f"the database has settled {ring.name} up to {settled}, the ring ends at {ring.head}: "
                 "another engine settles into this database: end it first"
+            )
+        if settled < ring.oldest:
+            raise SettlementStopped(
+                "CURSOR_BEHIND",
+                f"the database has settled {ring.name} up to {settled}, the ring begins at {ring.oldest}: "
+                "start the engine again, so that the journal brings the rest",
             )
 
 
@@ -172,7 +183,7 @@ def last_answered(reader: RingReader) -> int:
 def fold_new_events(risk: RiskState, reader: RingReader) -> int:
     """Fold a shard's events up to the head, as verified copies; give the last one's ``ring_sequence``, -1: no event.
 
-    Raises Lapped.
+    None is overwritten meanwhile: risk's cursor holds the writer back. Raises RingDamaged.
     """
     answered = -1
     while len(events := reader.poll_copy()):

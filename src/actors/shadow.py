@@ -144,7 +144,7 @@ class ShardShadow:
         if self.trouble:
             return False
         try:
-            found = closed_segment(self._place.journal_dir, self._matching.command_sequence)
+            found = closed_segment(self._place.journal_dir, self._matching.command_sequence, self._place.engine_mark)
             if found:
                 self._follow(*found)
             compared = self._compare_trades(settled)

@@ -35,6 +35,14 @@ from tradeengine.storage.backup.database import BackupError, DatabaseView, dump_
 from tradeengine.storage.backup.folder import BookSizes, Manifest, ShardManifest
 from tradeengine.storage.backup.late import read_late, read_marks
 from tradeengine.storage.embedded import EmbeddedError
+from tradeengine.storage.identity import (
+    IDENTITY_NAME,
+    IdentityError,
+    check_identity,
+    mark_of,
+    read_identity,
+    refuse_two,
+)
 from tradeengine.storage.journal_format import JournalError
 from tradeengine.storage.snapshots import read_snapshot, write_snapshot
 
@@ -44,7 +52,7 @@ if TYPE_CHECKING:
     from tradeengine.settings import Settings
     from tradeengine.storage.backup.cut import ShardEnd
 
-_KEPT: Final = (SECRET_NAME, MASTER_NAME, f"wallet/{SECRET_NAME}", "audit")
+_KEPT: Final = (IDENTITY_NAME, SECRET_NAME, MASTER_NAME, f"wallet/{SECRET_NAME}", "audit")
 """What is copied of the data directory beside journals, snapshots and the database."""
 _NICENESS: Final = 10
 _AHEAD_S_MAX: Final = 60.0
@@ -57,7 +65,7 @@ def run_backup(settings: Settings, target: Path, *, base: Path | None, as_json: 
     os.nice(_NICENESS)
     try:
         manifest = _make(settings, target.expanduser().absolute(), base)
-    except (BackupError, JournalError, DataDirError, EmbeddedError) as error:
+    except (BackupError, IdentityError, JournalError, DataDirError, EmbeddedError) as error:
         raise CommandError(str(error)) from None
     except psycopg.errors.UndefinedTable:
         raise CommandError("the database has no tables of an engine: was one ever started on it?") from None
@@ -73,14 +81,14 @@ def run_verify(target: Path, *, as_json: bool) -> None:
     folder = target.expanduser().absolute()
     try:
         manifest = check_backup(folder).manifest
-    except BackupError as error:
+    except (BackupError, IdentityError) as error:
         raise CommandError(str(error)) from None
     _tell(folder, manifest, as_json=as_json)
 
 
 def _make(settings: Settings, target: Path, base: Path | None) -> Manifest:
     check_addresses(settings.database)
-    earlier = check_backup(base.expanduser().absolute(), replay=False).manifest if base else None
+    earlier = _earlier(settings, base.expanduser().absolute()) if base else None
     with ExitStack() as stack:
         dsn = database_dsn(settings, stack)
         # Whoever copies an engine has its secrets.
@@ -89,6 +97,7 @@ def _make(settings: Settings, target: Path, base: Path | None) -> Manifest:
         # Open as long as the dump takes, closed before the journals are looked at.
         with open_view(dsn, settings.database.connect_timeout_s) as view:
             began = dt.datetime.now(dt.UTC)
+            check_identity(view.connection, settings.data_dir)
             if earlier is not None and view.migrations != earlier.migrations:
                 raise BackupError(f"the database was migrated since {base} was made: take a backup without --base")
             manifest = _begin(settings, view, began) if earlier is None else _begin_on(earlier, base, began)
@@ -101,6 +110,17 @@ def _make(settings: Settings, target: Path, base: Path | None) -> Manifest:
         manifest = msgspec.structs.replace(manifest, ended_at=_text(dt.datetime.now(dt.UTC)))
         block = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
         layout.write_file(partial / layout.MANIFEST, block + b"\n")
+    return manifest
+
+
+def _earlier(settings: Settings, base: Path) -> Manifest:
+    """Look at the backup that the database is taken from: with another engine's, half would be foreign."""
+    manifest = check_backup(base, replay=False).manifest
+    refuse_two(
+        *(str(base), read_identity(base / layout.FILES)),
+        *(str(settings.data_dir), read_identity(settings.data_dir)),
+        "name an earlier backup of this engine, or take one without --base",
+    )
     return manifest
 
 
@@ -171,7 +191,7 @@ def _copy_journals(settings: Settings, partial: Path, manifest: Manifest, base: 
 def _look(settings: Settings, shards: list[int]) -> tuple[list[ShardEnd], int]:
     """Look at the ends of all journals, and find the moment of the cut. Raises BackupError."""
     while True:
-        seen = [look_at_end(settings.journal_dir(shard)) for shard in shards]
+        seen = [look_at_end(settings.journal_dir(shard), mark_of(settings.data_dir)) for shard in shards]
         cut_ns = moment_of(seen)
         ahead_s = (cut_ns - time.time_ns()) / 1e9
         if ahead_s <= 0:
@@ -251,7 +271,7 @@ def _tell(target: Path, manifest: Manifest, *, as_json: bool) -> None:
     lines = [
         f"backup     {target}  ({size / 2**20:.1f} MiB)",
         f"database   as of {manifest.dumped_at}" + (f", from {manifest.base}" if manifest.base else ""),
-        f"journals   up to {manifest.cut_at}: {len(manifest.shards)} shards, {commands} commands to replay",
+        f"journals   up to {manifest.cut_at}: shards {len(manifest.shards)}, commands to replay {commands}",
     ]
     lines += [f"not in it  {name}" for name in manifest.not_included]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -42,6 +42,7 @@ from tradeengine.storage.backup import folder as layout
 from tradeengine.storage.backup.database import BackupError, restore_database, table_count
 from tradeengine.storage.backup.late import apply_late, keep_unknown_accounts
 from tradeengine.storage.embedded import EmbeddedError, open_embedded
+from tradeengine.storage.identity import IdentityError, identity_in, mark_of, name_of, read_identity, refuse_two
 from tradeengine.storage.journal_files import FileOperations, sync_folder
 from tradeengine.storage.journal_format import JournalError
 from tradeengine.storage.journal_read import list_segments, read_groups
@@ -59,6 +60,10 @@ if TYPE_CHECKING:
 DATABASE: Final = "database"
 FILES: Final = "files"
 _POSTGRES: Final = "postgres"
+_REFUSALS: Final = (
+    *(BackupError, IdentityError, JournalError, DataDirError),
+    *(EmbeddedError, MigrationError, DatabaseInUse),
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def run_restore(settings: Settings, source: Path, *, only: str | None, as_json: 
         checked = check_backup(source.expanduser().absolute())
         check_addresses(settings.database)
         report = _restore(settings, checked, only)
-    except (BackupError, JournalError, DataDirError, EmbeddedError, MigrationError, DatabaseInUse) as error:
+    except _REFUSALS as error:
         raise CommandError(str(error)) from None
     except (SettlementStopped, psycopg.Error) as error:
         raise CommandError(f"the database could not be restored: {one_line(error)}") from None
@@ -170,6 +175,10 @@ def _warnings(manifest: Manifest, report: Report) -> list[str]:
             f"{len(report.unknown_accounts)} accounts traded that the backup does not know; their names are lost: "
             "they are called *unknown-ID* until somebody writes their names into the table accounts"
         )
+    lines.append(
+        "the audit log ends where the backup's does: what administrators did since is missing in it, and "
+        "`tradeengine audit verify` will say so; the fronts' log has it"
+    )
     return lines
 
 
@@ -202,7 +211,7 @@ def _replay(folder: Path, manifest: Manifest, entry: ShardManifest) -> int:
         matching, skipped = starting_point(place, entry.settled_event_sequence)
         if skipped or matching.command_sequence != entry.first_command_sequence:
             problem = f"its snapshot cannot be used: {skipped[0].reason if skipped else 'it is another one'}"
-        segments = list_segments(place.journal_dir)
+        segments = list_segments(place.journal_dir, place.engine_mark)
         openings = {segment.header.first_command_sequence: segment.header for segment in segments}
         if segments and not problem:
             for first, commands in read_groups(place.journal_dir, matching.command_sequence, KERNEL_VERSIONS_REPLAYED):
@@ -239,6 +248,7 @@ def place_in(folder: Path, manifest: Manifest, shard: int) -> Place:
             shard=shard,
         ),
         kernel_version=KERNEL_VERSION,
+        engine_mark=mark_of(folder / layout.FILES),
     )
 
 
@@ -283,6 +293,11 @@ def _refuse_newer_database(settings: Settings, checked: Checked) -> None:
             settings.database.direct_dsn, connect_timeout=settings.database.connect_timeout_s
         ) as connection:
             cursors = settled_cursors(connection)
+            refuse_two(
+                *(str(checked.folder), read_identity(checked.folder / layout.FILES)),
+                *(name_of(connection), identity_in(connection)),
+                "restore a backup of the engine whose database this is, or the whole backup into an empty database",
+            )
     except psycopg.OperationalError as error:
         raise BackupError(f"the database cannot be reached: {one_line(error)}") from None
     except psycopg.errors.UndefinedTable:
@@ -302,9 +317,14 @@ def _refuse_newer_database(settings: Settings, checked: Checked) -> None:
 
 def _check_continues(settings: Settings, checked: Checked) -> None:
     """Make sure that the journals that are there bring the backup's database forward. Raises BackupError."""
+    refuse_two(
+        *(str(checked.folder), read_identity(checked.folder / layout.FILES)),
+        *(str(settings.data_dir), read_identity(settings.data_dir)),
+        "restore a backup of the engine whose data directory this is, or the whole backup into a new one",
+    )
     for entry in checked.manifest.shards:
         directory = settings.journal_dir(entry.shard)
-        own = {segment.path.name: segment.header for segment in list_segments(directory)}
+        own = {segment.path.name: segment.header for segment in list_segments(directory, mark_of(settings.data_dir))}
         for segment in list_segments(checked.folder / layout.JOURNAL / directory.name):
             header = own.get(segment.path.name)
             if header is None:
@@ -387,5 +407,6 @@ def _tell(settings: Settings, checked: Checked, report: Report, *, as_json: bool
     if DATABASE not in report.restored:
         lines.pop()
     lines += [f"attention  {warning}" for warning in report.warnings]
-    lines.append("then       tradeengine up, and tradeengine reconcile")
+    there = f" --data-dir {settings.data_dir}"
+    lines.append(f"then       tradeengine up{there}, and tradeengine reconcile{there}")
     sys.stdout.write("\n".join(lines) + "\n")

@@ -18,7 +18,7 @@ import sys
 import termios
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from rich.console import Console
@@ -31,7 +31,7 @@ from tradeengine.ipc.client import ClientError, open_observer
 from tradeengine.ipc.seqlock import SeqlockBusy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tradeengine.ipc.wiring import Wiring
@@ -99,11 +99,13 @@ class Top:
         self._console = Console(highlight=False)
         self._figures: Figures | None = None
         self._wanted = True
+        self._signal = 0
+        """By which it was ended."""
 
     def run(self) -> None:
-        """Show until a key ends it."""
+        """Show until a key or a signal ends it. Raises SystemExit after a signal."""
         with (
-            _ended_by_signals(),
+            _signals(self._end),
             _keyboard() as keyboard,
             _resizes() as resizes,
             Live(console=self._console, screen=True, auto_refresh=False) as live,
@@ -119,6 +121,18 @@ class Top:
                     self._figures = None
                     live.update(draw_waiting(ended), refresh=True)
                     self._attend(live, RETRY_S, keyboard, resizes)
+        if self._signal:
+            raise SystemExit(128 + self._signal)
+
+    def _end(self, number: int, _frame: Any) -> None:
+        """Note a signal; it wakes whoever waits. The second one ends this wherever it hangs.
+
+        An exception in the middle of whatever runs may be swallowed there: what is collected or called back has nobody
+        to raise it to.
+        """
+        if self._signal:
+            raise SystemExit(128 + number)
+        self._signal, self._wanted = number, False
 
     def _follow(self, live: Live, wiring: Wiring, line: socket.socket, keyboard: int | None, resizes: int) -> None:
         """Show one engine until it ends."""
@@ -201,13 +215,9 @@ def _resizes() -> Iterator[int]:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end this as an exception does, so that the terminal is put right."""
-
-    def end(number: int, _frame: Any) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+def _signals(end: Callable[[int, Any], None]) -> Iterator[None]:
+    """Have what ends programs come to ``end``, so that the terminal is put right."""
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

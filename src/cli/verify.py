@@ -20,6 +20,7 @@ from tradeengine.actors.verifying.run import Report, ShardReport, verify
 from tradeengine.cli.database import database_dsn, one_line
 from tradeengine.cli.errors import CommandError
 from tradeengine.storage.embedded import EmbeddedError
+from tradeengine.storage.identity import IdentityError, check_identity
 from tradeengine.storage.migrate import MigrationError, check_schema
 
 if TYPE_CHECKING:
@@ -57,8 +58,10 @@ def look(settings: Settings, shard: int | None, *, from_snapshot: bool) -> Repor
             is_live = owner_pid(settings.data_dir) is not None
             dsn = database_dsn(settings, stack)
             check_schema(dsn)
+            with psycopg.connect(dsn, connect_timeout=settings.database.connect_timeout_s) as connection:
+                check_identity(connection, settings.data_dir)
             return verify(settings, dsn, shard=shard, from_snapshot=from_snapshot, is_live=is_live)
-        except (MigrationError, DataDirError, EmbeddedError) as error:
+        except (MigrationError, IdentityError, DataDirError, EmbeddedError) as error:
             raise CommandError(str(error)) from None
         except psycopg.Error as error:
             raise CommandError(

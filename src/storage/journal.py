@@ -78,6 +78,7 @@ class _Settings:
     kernel_version: int
     segment_bytes: int
     files: FileOperations
+    engine_mark: int
 
 
 class Journal:
@@ -113,15 +114,17 @@ class Journal:
         *,
         segment_bytes: int = SEGMENT_BYTES,
         files: FileOperations | None = None,
+        engine_mark: int = 0,
     ) -> Journal:
         """Open for appending; creates what is missing, cuts a torn tail and rewrites the last segment.
 
         segment_bytes: size of segments made from now on. epoch: of this start, which must
-        not fall; None counts the starts.
+        not fall; None counts the starts. engine_mark: whose journal it is; new segments carry it, those of another
+        engine are refused; 0: not known.
         Raises JournalDamaged, JournalError (the directory is in use, the shard is another's, the epoch fell), OSError.
         """
         assert segment_bytes >= SEGMENT_HEADER_BYTES + group_bytes(1) + SEAL_BYTES
-        settings = _Settings(shard, kernel_version, segment_bytes, files or FileOperations())
+        settings = _Settings(shard, kernel_version, segment_bytes, files or FileOperations(), engine_mark)
         make_folder(settings.files, directory)
         lock_fd = _lock(directory)
         try:
@@ -200,6 +203,7 @@ class Journal:
             state_hash=state_hash,
             previous_hash=seal_hash,
             created_ns=time.time_ns(),
+            engine_mark=self._settings.engine_mark,
         )
         path = self.directory / segment_name(header.first_command_sequence)
         self._check()
@@ -275,7 +279,7 @@ class Journal:
 
 
 def _tail(directory: Path, settings: _Settings) -> tuple[SegmentFile, SegmentEnd]:
-    segments = list_segments(directory)
+    segments = list_segments(directory, settings.engine_mark)
     for leftover in directory.glob(f"*{REWRITE_SUFFIX}"):
         leftover.unlink()
     if not segments:
@@ -311,6 +315,7 @@ def _first_segment(directory: Path, settings: _Settings) -> tuple[SegmentFile, S
         state_hash=0,
         previous_hash=0,
         created_ns=time.time_ns(),
+        engine_mark=settings.engine_mark,
     )
     path = directory / segment_name(0)
     os.close(create_file(settings.files, path.with_suffix(SUCCESSOR_SUFFIX), [header.pack()]))

@@ -66,8 +66,8 @@ PAYLOAD_CRC_HALF: Final = 11
 HEADER_CRC_HALF: Final = 14
 HEADER_END_HALF: Final = 15
 
-# magic, format version, shard, kernel version, epoch, first command, event and ring sequence, event hash, state hash,
-# hash of the group before, time created; then the CRC of all this
+# magic, format version, shard, kernel version, epoch, mark of the engine, first command, event and ring sequence, event
+# hash, state hash, hash of the group before, time created; then the CRC of all this
 _SEGMENT: Final = struct.Struct("<QHHIIIqqqQQQq")
 _FORMAT: Final = struct.Struct("<QH")
 _CRC: Final = struct.Struct("<I")
@@ -115,7 +115,10 @@ class OtherFormat(ValueError):  # noqa: N818 - says what is the case
 
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
-    """What was true when a segment was opened: positions, and the hashes that replaying up to there must give."""
+    """What was true when a segment was opened: positions, and the hashes that replaying up to there must give.
+
+    engine_mark: whose journal it is (``storage.identity``); 0 is not known, as in segments of earlier versions.
+    """
 
     shard: int
     kernel_version: int
@@ -127,6 +130,7 @@ class SegmentHeader:
     state_hash: int
     previous_hash: int
     created_ns: int
+    engine_mark: int = 0
 
     def pack(self) -> bytes:
         """Give the header block, SEGMENT_HEADER_BYTES long."""
@@ -136,7 +140,7 @@ class SegmentHeader:
             self.shard,
             self.kernel_version,
             self.epoch,
-            0,
+            self.engine_mark,
             self.first_command_sequence,
             self.first_event_sequence,
             self.first_ring_sequence,
@@ -162,12 +166,14 @@ class SegmentHeader:
             raise OtherFormat("a journal segment", version, FORMAT_VERSION, surely=whole)
         if not whole:
             raise ValueError("the segment header does not match its checksum")
-        magic, version, shard, kernel, epoch, _, command, event, ring, event_hash, state_hash, previous, created = (
+        magic, version, shard, kernel, epoch, mark, command, event, ring, event_hash, state_hash, previous, created = (
             _SEGMENT.unpack(body)
         )
         if magic != SEGMENT_MAGIC or version != FORMAT_VERSION:
             raise ValueError("it is not a journal segment")
-        return SegmentHeader(shard, kernel, epoch, command, event, ring, event_hash, state_hash, previous, created)
+        return SegmentHeader(
+            shard, kernel, epoch, command, event, ring, event_hash, state_hash, previous, created, mark
+        )
 
 
 class GroupHeader(NamedTuple):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from tradeengine.core.records import COMMAND_BYTES, command_dtype
+from tradeengine.storage.identity import is_foreign
 from tradeengine.storage.journal_format import (
     GROUP_HEADER_BYTES,
     GROUP_SEAL,
@@ -45,6 +46,10 @@ BATCH_COMMANDS: Final = 1 << 16
 
 _NAME: Final = re.compile(r"(\d{20})\.journal")
 _RESTORE: Final = "restore the file from a copy of the journal"
+_FOREIGN: Final = (
+    "keep the other engine's files elsewhere, and put this engine's own journal and snapshots there, from a copy or a "
+    "backup"
+)
 _OTHER_PROGRAM: Final = (
     "start the version of the program that wrote it, or a newer one; to stay with this version, restore a backup that "
     "it made into a new data directory and a new database"
@@ -86,12 +91,12 @@ class JournalEnd:
     last_timestamp_ns: int
 
 
-def journal_end(directory: Path) -> JournalEnd:
+def journal_end(directory: Path, engine_mark: int = 0) -> JournalEnd:
     """Where the journal in ``directory`` ends; reads its last segment only. An empty or missing one ends at 0.
 
-    Raises JournalDamaged.
+    engine_mark: as in ``list_segments``. Raises JournalDamaged.
     """
-    segments = list_segments(directory)
+    segments = list_segments(directory, engine_mark)
     if not segments:
         return JournalEnd(0, 0, 0, 0)
     end = read_end(segments[-1])
@@ -175,23 +180,29 @@ def read_end(segment: SegmentFile) -> SegmentEnd:
     return SegmentEnd(position, status == SCAN_SEALED, last)
 
 
-def list_segments(directory: Path) -> list[SegmentFile]:
-    """All segments in order, their headers and seals checked against each other. Raises JournalDamaged."""
+def list_segments(directory: Path, engine_mark: int = 0) -> list[SegmentFile]:
+    """All segments in order, their headers and seals checked against each other. Raises JournalDamaged.
+
+    engine_mark: segments with the mark of another engine are refused; 0: they are taken, whosever they are.
+    """
     if not directory.is_dir():
         return []
     _refuse_misnamed(directory)
-    segments = [_open_segment(path) for path in sorted(directory.glob(f"*{SUFFIX}"))]
+    segments = [_open_segment(path, engine_mark) for path in sorted(directory.glob(f"*{SUFFIX}"))]
     for before, after in pairwise(segments):
         _check_link(before, after)
     return segments
 
 
-def segments_before_damage(directory: Path) -> list[SegmentFile]:
-    """Give the segments up to the first header, seal or link that is damaged; each but the last one is sealed."""
+def segments_before_damage(directory: Path, engine_mark: int = 0) -> list[SegmentFile]:
+    """Give the segments up to the first header, seal or link that is damaged; each but the last one is sealed.
+
+    engine_mark: as in ``list_segments``.
+    """
     segments: list[SegmentFile] = []
     for path in sorted(directory.glob(f"*{SUFFIX}")):
         try:
-            segment = _open_segment(path)
+            segment = _open_segment(path, engine_mark)
             if segments:
                 _check_link(segments[-1], segment)
         except JournalDamaged:
@@ -200,10 +211,11 @@ def segments_before_damage(directory: Path) -> list[SegmentFile]:
     return segments
 
 
-def closed_segment(directory: Path, sequence: int) -> tuple[SegmentFile, SegmentHeader] | None:
+def closed_segment(directory: Path, sequence: int, engine_mark: int = 0) -> tuple[SegmentFile, SegmentHeader] | None:
     """Find the closed segment in which a command is or would be, and the header of the one after it; None: not closed.
 
-    Looks at these two files only. Raises SequenceNotHeld when the journal begins later, JournalDamaged.
+    Looks at these two files only. engine_mark: as in ``list_segments``. Raises SequenceNotHeld when the journal begins
+    later, JournalDamaged.
     """
     paths = sorted(directory.glob(f"*{SUFFIX}"))
     names = [path.name for path in paths]
@@ -212,7 +224,7 @@ def closed_segment(directory: Path, sequence: int) -> tuple[SegmentFile, Segment
         raise SequenceNotHeld(f"the journal in {directory} begins after command sequence {sequence}")
     if index + 1 >= len(paths):
         return None
-    segment, after = _open_segment(paths[index]), _open_segment(paths[index + 1])
+    segment, after = _open_segment(paths[index], engine_mark), _open_segment(paths[index + 1], engine_mark)
     _check_link(segment, after)
     return segment, after.header
 
@@ -269,7 +281,7 @@ def read_header(path: Path) -> SegmentHeader:
         return SegmentHeader.unpack(file.read(SEGMENT_HEADER_BYTES))
 
 
-def _open_segment(path: Path) -> SegmentFile:
+def _open_segment(path: Path, engine_mark: int) -> SegmentFile:
     match = _NAME.fullmatch(path.name)
     sequence = int(match[1]) if match else -1
     try:
@@ -283,6 +295,9 @@ def _open_segment(path: Path) -> SegmentFile:
     if header.first_command_sequence != sequence:
         name = segment_name(header.first_command_sequence)
         raise JournalDamaged(path, header.first_command_sequence, "the file has a wrong name", f"rename it to {name}")
+    if is_foreign(header.engine_mark, engine_mark):
+        problem = f"a segment of another engine (its mark is {header.engine_mark:08x}, this engine's {engine_mark:08x})"
+        raise JournalDamaged(path, sequence, problem, _FOREIGN)
     return SegmentFile(path, header)
 
 

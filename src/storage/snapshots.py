@@ -37,9 +37,10 @@ SPACED_COUNT: Final = 8
 
 _MAGIC: Final = 0x5EA7_0F1A_5AFE_B00C
 _TEMPORARY_SUFFIX: Final = ".snapshot.new"
-# magic, format version, shard, kernel version, command, event and ring sequence, event hash, state hash, time created,
-# bytes of payload, CRC of the payload; then the CRC of all this
-_HEADER: Final = struct.Struct("<QHHIqqqQQqQI")
+# magic, format version, shard, kernel version, short mark of the engine, command, event and ring sequence, event hash,
+# state hash, time created, bytes of payload, CRC of the payload; then the CRC of all this. Earlier versions read kernel
+# version and mark as one number, and had no marks.
+_HEADER: Final = struct.Struct("<QHHHHqqqQQqQI")
 _CRC: Final = struct.Struct("<I")
 _FORMAT: Final = struct.Struct("<QH")
 _HEADER_BYTES: Final = _HEADER.size + _CRC.size
@@ -50,7 +51,10 @@ assert _HEADER_BYTES % 8 == 0
 
 @dataclass(frozen=True, slots=True)
 class SnapshotHeader:
-    """Where a snapshot was taken: the sequences that come next, and the hashes of all before."""
+    """Where a snapshot was taken: the sequences that come next, and the hashes of all before.
+
+    engine_mark: the short mark of whose journal it was made (``storage.identity``); 0 is not known.
+    """
 
     shard: int
     kernel_version: int
@@ -60,6 +64,7 @@ class SnapshotHeader:
     event_hash: int
     state_hash: int
     created_ns: int
+    engine_mark: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,7 @@ def read_snapshot(path: Path) -> Snapshot:
             raise OtherFormat("a snapshot", version, FORMAT_VERSION, surely=whole)
     if not whole:
         raise ValueError("the header does not match its checksum")
-    magic, version, shard, kernel, command, event, ring, event_hash, state_hash, created_ns, size, crc = (
+    magic, version, shard, kernel, mark, command, event, ring, event_hash, state_hash, created_ns, size, crc = (
         _HEADER.unpack_from(block)
     )
     if magic != _MAGIC or version != FORMAT_VERSION:
@@ -140,7 +145,7 @@ def read_snapshot(path: Path) -> Snapshot:
     payload = block[_HEADER_BYTES:]
     if len(payload) != size or zlib.crc32(payload) != crc:
         raise ValueError("the payload does not match its checksum")
-    header = SnapshotHeader(shard, kernel, command, event, ring, event_hash, state_hash, created_ns)
+    header = SnapshotHeader(shard, kernel, command, event, ring, event_hash, state_hash, created_ns, mark)
     return Snapshot(path, header, payload)
 
 
@@ -186,6 +191,7 @@ def _pack(header: SnapshotHeader, payload: Buffer) -> bytes:
         FORMAT_VERSION,
         header.shard,
         header.kernel_version,
+        header.engine_mark,
         header.command_sequence,
         header.event_sequence,
         header.ring_sequence,

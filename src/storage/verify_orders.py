@@ -19,17 +19,7 @@ from tradeengine.storage.bulk import POSTGRES_ORIGIN_US
 from tradeengine.storage.settle_fold import Orders, fold_orders
 from tradeengine.storage.settle_postings import Events
 from tradeengine.storage.settle_sql import REASON_LABELS, STATUS_LABELS, order_columns
-from tradeengine.storage.verify_rows import (
-    ID_MAX,
-    Connection,
-    Layout,
-    Rows,
-    TableReader,
-    compare_rows,
-    note_missing,
-    note_unknown,
-    pair_rows,
-)
+from tradeengine.storage.verify_rows import ID_MAX, Connection, Layout, Rows, TableCheck, pair_rows
 
 ORDERS: Final = Layout(
     "orders",
@@ -75,22 +65,20 @@ _NOT_IN_A_BOOK: Final = (
 )
 
 
-class OrderCheck:
-    """Takes a shard's events in order. ``count``: orders compared; ``gone``: those whose partition was dropped."""
+class OrderCheck(TableCheck):
+    """Takes a shard's events in order."""
+
+    layout = ORDERS
 
     def __init__(
         self, connection: Connection, shard: int, after_id: int, differences: Differences, *, keeps_all: bool
     ) -> None:
-        """Begin after an order id. keeps_all: nothing is ever dropped."""
-        self._reader = TableReader(connection, ORDERS, shard, after_id, keeps_all=keeps_all)
-        self._shard = shard
-        self._differences = differences
+        """Begin after an id. keeps_all: nothing is ever dropped."""
+        super().__init__(connection, shard, after_id, differences, keeps_all=keeps_all)
         # Live ones in order of ids: what follows from the journal, what was found, and whether anything was.
         self._expected = np.zeros(0, ORDERS.dtype)
         self._found = np.zeros(0, ORDERS.dtype)
         self._is_found = np.zeros(0, np.bool_)
-        self.count = 0
-        self.gone = 0
 
     def begin_with(self, book_orders: NDArray[np.void], event_sequence: int) -> None:
         """Take over what lives in the book with which the replay begins, before this event (``book_order_dtype``)."""
@@ -116,13 +104,13 @@ class OrderCheck:
         if len(begun):
             found = self._reader.read_to(int(begun["id"][-1]))
             at_begun, at_found, missing, unknown = pair_rows(begun, found)
-            note_unknown(ORDERS, self._shard, found[unknown], self._differences)
+            self._note_unknown(found[unknown])
             self._add(begun, found, at_begun, at_found, missing)
         self._compare(self._expected["closed_at"] != 0)
 
     def finish(self) -> None:
         """Compare those that still live, and see that there is nothing behind the last one."""
-        note_unknown(ORDERS, self._shard, self._reader.read_to(ID_MAX), self._differences)
+        self._note_unknown(self._reader.read_to(ID_MAX))
         self._compare(np.ones(len(self._expected), np.bool_))
 
     def _add(self, expected: Rows, found: Rows, at_expected: Int64s, at_found: Int64s, missing: Int64s) -> None:
@@ -131,9 +119,7 @@ class OrderCheck:
         beside[at_expected] = found[at_found]
         is_found = np.zeros(len(expected), np.bool_)
         is_found[at_expected] = True
-        must = self._reader.is_kept(expected["id"][missing])
-        note_missing(ORDERS, self._shard, expected[missing[must]], self._differences)
-        self.gone += int((~must).sum())
+        self._note_missing(expected[missing])
         self._expected = np.concatenate([self._expected, expected])
         self._found = np.concatenate([self._found, beside])
         self._is_found = np.concatenate([self._is_found, is_found])
@@ -172,8 +158,7 @@ class OrderCheck:
     def _compare(self, which: NDArray[np.bool_]) -> None:
         """Compare some rows, and let them go."""
         wanted = which & self._is_found
-        compare_rows(ORDERS, self._shard, self._expected[wanted], self._found[wanted], self._differences)
-        self.count += int(wanted.sum())
+        self._compare_rows(self._expected[wanted], self._found[wanted])
         self._expected, self._found, self._is_found = (
             self._expected[~which],
             self._found[~which],

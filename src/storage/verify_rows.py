@@ -112,33 +112,52 @@ class TableReader:
         return rows[np.argsort(rows["id"], kind="stable")]
 
 
-def compare_rows(layout: Layout, shard: int, expected: Rows, found: Rows, differences: Differences) -> None:
-    """Compare pairs of rows, column by column."""
-    kind, message = f"{layout.table[:-1]}_differs", "The row is not what follows from the journal."
-    for name in layout.kinds:
-        wrong = np.flatnonzero(expected[name] != found[name])
-        make = partial(_difference_between, layout, kind, message, shard, expected[wrong], name, found[wrong])
-        differences.add_each(len(wrong), make)
+class TableCheck:
+    """Holds one shard's rows of a table against what is expected of them.
 
+    ``count``: rows compared; ``gone``: those whose partition was dropped.
+    """
 
-def _difference_between(
-    layout: Layout, kind: str, message: str, shard: int, expected: Rows, name: str, found: Rows, index: int
-) -> Difference:
-    return _difference(layout, kind, message, shard, expected[index], name, found[index])
+    layout: Layout
 
+    def __init__(
+        self, connection: Connection, shard: int, after_id: int, differences: Differences, *, keeps_all: bool
+    ) -> None:
+        """Begin after an id. keeps_all: nothing is ever dropped."""
+        self._reader = TableReader(connection, self.layout, shard, after_id, keeps_all=keeps_all)
+        self._shard = shard
+        self._differences = differences
+        self.count = 0
+        self.gone = 0
 
-def note_missing(layout: Layout, shard: int, rows: Rows, differences: Differences) -> None:
-    """Note rows that follow from the journal and are not there."""
-    message = "The journal gives this row, the table does not have it."
-    kind = f"{layout.table[:-1]}_missing"
-    differences.add_each(len(rows), lambda index: _difference(layout, kind, message, shard, rows[index]))
+    def _compare_rows(self, expected: Rows, found: Rows) -> None:
+        """Compare pairs of rows, column by column."""
+        for name in self.layout.kinds:
+            wrong = np.flatnonzero(expected[name] != found[name])
+            self._differences.add_each(
+                len(wrong), partial(self._difference_between, expected[wrong], name, found[wrong])
+            )
+        self.count += len(expected)
 
+    def _note_missing(self, rows: Rows) -> None:
+        """Note rows that follow from the journal and are not there, unless they were dropped."""
+        must = self._reader.is_kept(rows["id"])
+        self._note(rows[must], "missing", "The journal gives this row, the table does not have it.")
+        self.gone += int((~must).sum())
 
-def note_unknown(layout: Layout, shard: int, rows: Rows, differences: Differences) -> None:
-    """Note rows that are there and follow from nothing in the journal."""
-    message = "The table has this row, nothing in the journal gives it."
-    kind = f"{layout.table[:-1]}_unknown"
-    differences.add_each(len(rows), lambda index: _difference(layout, kind, message, shard, rows[index]))
+    def _note_unknown(self, rows: Rows) -> None:
+        """Note rows that are there and follow from nothing in the journal."""
+        self._note(rows, "unknown", "The table has this row, nothing in the journal gives it.")
+
+    def _note(self, rows: Rows, what: str, message: str) -> None:
+        kind = f"{self.layout.table[:-1]}_{what}"
+        self._differences.add_each(
+            len(rows), lambda index: _difference(self.layout, kind, message, self._shard, rows[index])
+        )
+
+    def _difference_between(self, expected: Rows, name: str, found: Rows, index: int) -> Difference:
+        kind, message = f"{self.layout.table[:-1]}_differs", "The row is not what follows from the journal."
+        return _difference(self.layout, kind, message, self._shard, expected[index], name, found[index])
 
 
 def note_other_shards(connection: Connection, layout: Layout, shards: list[int], differences: Differences) -> None:

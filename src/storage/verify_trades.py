@@ -6,22 +6,12 @@ from typing import Final
 
 import numpy as np
 
-from tradeengine.core.differences import Differences, Int64s
+from tradeengine.core.differences import Int64s
 from tradeengine.core.hashing import HASH_START, hash_records
 from tradeengine.core.records import EventKind, event_dtype
 from tradeengine.storage.settle_postings import Events
 from tradeengine.storage.settle_sql import trade_columns
-from tradeengine.storage.verify_rows import (
-    ID_MAX,
-    Connection,
-    Layout,
-    Rows,
-    TableReader,
-    compare_rows,
-    note_missing,
-    note_unknown,
-    pair_rows,
-)
+from tradeengine.storage.verify_rows import ID_MAX, Connection, Layout, Rows, TableCheck, TableReader, pair_rows
 
 TRADES: Final = Layout(
     "trades",
@@ -47,18 +37,10 @@ _DIGESTED: Final = np.dtype([("words", "<u8", (16,))])
 assert len(TRADES.kinds) <= 16
 
 
-class TradeCheck:
-    """Takes a shard's events in order. ``count``: trades compared; ``gone``: those whose partition was dropped."""
+class TradeCheck(TableCheck):
+    """Takes a shard's events in order."""
 
-    def __init__(
-        self, connection: Connection, shard: int, after_id: int, differences: Differences, *, keeps_all: bool
-    ) -> None:
-        """Begin after a trade id. keeps_all: nothing is ever dropped."""
-        self._reader = TableReader(connection, TRADES, shard, after_id, keeps_all=keeps_all)
-        self._shard = shard
-        self._differences = differences
-        self.count = 0
-        self.gone = 0
+    layout = TRADES
 
     def take(self, events: Events) -> None:
         """Compare the trades among settled events."""
@@ -74,12 +56,9 @@ class TradeCheck:
 
     def _compare(self, expected: Rows, found: Rows) -> None:
         at_expected, at_found, missing, unknown = pair_rows(expected, found)
-        must = self._reader.is_kept(expected["id"][missing])
-        note_missing(TRADES, self._shard, expected[missing[must]], self._differences)
-        note_unknown(TRADES, self._shard, found[unknown], self._differences)
-        compare_rows(TRADES, self._shard, expected[at_expected], found[at_found], self._differences)
-        self.gone += int((~must).sum())
-        self.count += len(at_expected)
+        self._note_missing(expected[missing])
+        self._note_unknown(found[unknown])
+        self._compare_rows(expected[at_expected], found[at_found])
 
 
 def digest_events(state: int, events: Events) -> tuple[int, Int64s]:

@@ -118,6 +118,7 @@ class Bench:
     event_slots: int = 8192
     limits: BookLimits = LIMITS
     kernel_version: int = KERNEL_VERSION
+    engine_mark: int = 0
     commands: Ring = field(init=False)
     events: Ring = field(init=False)
     risk: RingWriter = field(init=False)
@@ -142,7 +143,12 @@ class Bench:
     def place(self) -> Place:
         """Where journal and snapshots are."""
         return Place(
-            self.directory / "journal", self.directory / "snapshots", SEGMENT_BYTES, self.limits, self.kernel_version
+            self.directory / "journal",
+            self.directory / "snapshots",
+            SEGMENT_BYTES,
+            self.limits,
+            self.kernel_version,
+            self.engine_mark,
         )
 
     def feed(self, commands: NDArray[np.void]) -> None:

@@ -7,6 +7,7 @@ else is gone with it, as when a process dies.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,8 @@ class RiskVenue:
         self.open_rings()
         self.start()
 
-    def start(self) -> None:
-        """Start risk, as a new process would."""
+    def start(self, salvaged: Sequence[Records] = ()) -> None:
+        """Start risk, as a new process would. salvaged: what the journals of shards that are given up hold."""
         self.risk: RiskState = make_risk(RiskLimits(ACCOUNTS_MAX, ASSETS_MAX, SYMBOLS_MAX, 500, 1000, 400, SHARDS))
         rings = RiskRings(
             ingress=tuple(ring.reader("risk") for ring in self.ingress),
@@ -128,7 +129,7 @@ class RiskVenue:
             refusals=self.refusals.writer(),
             administrators=frozenset({ADMIN}),
         )
-        taken = restart(self.risk, rings, lambda: load_risk_recovery(self.dsn, 1000), lambda: True)
+        taken = restart(self.risk, rings, lambda: load_risk_recovery(self.dsn, 1000), lambda: True, lambda _: salvaged)
         outbox = make_outbox(SHARDS, SYMBOLS_MAX, rings.batch_count_max)
         role = ROLE_METRICS["risk"]
         page = MetricPage.create("metrics", "risk", role.counters, role.gauges, role.histograms)

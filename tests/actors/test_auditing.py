@@ -9,7 +9,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from tests.engines import READY_TIMEOUT_S, Engine, running_engine
-from tests.postgres import connection, dsn, make_database, postgres
 from tests.storage.audit_entries import make_entry
 
 from tradeengine.actors import auditing
@@ -18,8 +17,6 @@ from tradeengine.ipc.metric_names import ROLE_METRICS
 from tradeengine.ipc.metrics import MetricPage
 from tradeengine.storage.audit import append_entries
 from tradeengine.storage.audit_anchors import Anchors
-
-__all__ = ["connection", "dsn", "make_database", "postgres"]
 
 
 class Watched:

@@ -21,7 +21,7 @@ from tradeengine.actors.children import Child
 from tradeengine.actors.memory import Memory
 from tradeengine.actors.topology import Actor, Topology, plan
 from tradeengine.core.tables import ActorState
-from tradeengine.ipc.handoff import Handoff
+from tradeengine.ipc.handoff import EXIT_ORPHANED, Handoff, send_handoff
 from tradeengine.settings import Settings
 from tradeengine.settings_files import load_settings
 
@@ -33,6 +33,16 @@ line = socket.socket(fileno=int(sys.argv[2]))
 handoff = receive_handoff(line)
 """
 OBEDIENT = BEGIN + "tell(line, 'ready')\nwhile line.recv(16): pass\n"
+OWN_WIRING = (
+    BEGIN
+    + """
+from tradeengine.ipc.wiring import Wiring
+wiring = Wiring(handoff, line)
+wiring.obey_supervisor()
+wiring.ready()
+while True: time.sleep(60)
+"""
+)
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +256,23 @@ async def test_cancelled_keeper_leaves_no_process(memory: Memory, settings: Sett
             nursery.cancel_scope.cancel()
     assert pid
     assert not is_alive(pid)
+
+
+@pytest.mark.parametrize("unread", [False, True], ids=["all_read", "unread"])
+async def test_actor_ends_with_its_supervisor(memory: Memory, unread: bool) -> None:
+    """An actor exits when its supervisor is gone, also when that one died before it read what the actor told it."""
+    actor = memory.topology.actor("publisher")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with closing(theirs):
+        command = [sys.executable, "-c", OWN_WIRING, actor.name, str(theirs.fileno())]
+        process = await trio.lowlevel.open_process(command, pass_fds=(theirs.fileno(),))
+    with closing(ours), trio.fail_after(20):
+        send_handoff(ours, memory.handoff(actor))
+        await trio.lowlevel.wait_readable(ours)
+        if not unread:
+            assert ours.recv(1024)
+    try:
+        with trio.fail_after(20):
+            assert await process.wait() == EXIT_ORPHANED
+    finally:
+        process.kill()

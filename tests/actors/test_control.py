@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import structlog
 import trio
 import trio.testing
 from tests.ipc.processes import child, kill_self
@@ -103,6 +105,27 @@ def _try_to_write(data_dir: Path) -> None:
                     Ring.attach(os.dup(wiring.ring(name).fd), event_dtype, writable=True)
         assert not wiring.table("touch").writable
         assert wiring.settings.auth.secret == ""
+
+
+async def test_shortage_of_descriptors_ends_nothing(memory: Memory) -> None:
+    """A connection that cannot be accepted for want of a descriptor is logged, and taken once there is one again."""
+    async with serving(memory, echo=lambda request: request["word"]) as data_dir:
+        directory_fd = os.open(data_dir, os.O_RDONLY)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line, structlog.testing.capture_logs() as logs:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            lowest_free = os.dup(0)
+            os.close(lowest_free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+            try:
+                line.connect(f"/proc/self/fd/{directory_fd}/{CONTROL_NAME}")
+                with trio.fail_after(WAIT_S):
+                    while not logs:
+                        await trio.lowlevel.checkpoint()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                os.close(directory_fd)
+            assert logs[0]["event"] == "control connection not accepted"
+            assert await run(lambda: ask(data_dir, "echo", word="here")) == "here"
 
 
 async def test_places_are_bounded_and_come_back(memory: Memory) -> None:
@@ -241,6 +264,14 @@ async def test_silent_and_hasty_connections_harm_nobody(memory: Memory) -> None:
                     hasty.send(msgspec.json.encode({"op": "attach"}))
             assert await run(lambda: ask(data_dir, "ping")) == "pong"
         await run(lambda: _fill_places_soon(data_dir))
+
+
+async def test_silent_connection_is_closed(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who connects and asks for nothing has the connection closed when the time for a request is over."""
+    monkeypatch.setattr(control, "REQUEST_TIMEOUT_S", 0.05)
+    async with serving(memory) as data_dir:
+        with _connected(data_dir) as silent:
+            assert await run(lambda: silent.recv(1)) == b""
 
 
 def _fill_places_soon(data_dir: Path) -> None:

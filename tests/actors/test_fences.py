@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +14,6 @@ import structlog
 import trio
 from tests.actors.risk_venue import QUOTE, SHARDS, SLOTS, RiskVenue
 from tests.core.risk_world import change, place
-from tests.postgres import dsn, make_database, postgres
 
 from tradeengine.actors.errors import StartError
 from tradeengine.actors.preparing import prepare
@@ -25,9 +26,8 @@ from tradeengine.core.tables import ActorState, actor_dtype
 from tradeengine.ipc.fences import LOOK_INTERVAL_S, Fences, fenced_shards
 from tradeengine.ipc.seqlock import SeqlockTable
 from tradeengine.settings_files import load_settings
+from tradeengine.storage.identity import IDENTITY_NAME
 from tradeengine.storage.journal import Journal
-
-__all__ = ["dsn", "make_database", "postgres"]  # fixtures
 
 
 @pytest.fixture
@@ -144,6 +144,23 @@ def test_gate_of_a_fenced_shard_says_nothing_about_the_others(venue: RiskVenue) 
     assert not gates.accepting
 
 
+def test_salvaged_order_holds_its_money(venue: RiskVenue) -> None:
+    """A risk that starts holds money for an order that is nowhere but in the journal of a shard that is given up."""
+    settled = venue.held(venue.alice, QUOTE)
+    head = venue.commands[1].head
+    venue.ask(place(venue.alice, Side.BUY, 10, 100, symbol_id=1))
+    venue.decide()
+    held = venue.held(venue.alice, QUOTE)
+    order = venue.commands[1].slots(head, 1)
+    venue.open_rings()
+    venue.start()
+    assert venue.held(venue.alice, QUOTE) == settled < held
+    venue.open_rings()
+    venue.start([order])
+    assert venue.held(venue.alice, QUOTE) == held
+    assert venue.risk.open_orders[venue.alice] == SHARDS + 1
+
+
 def test_orders_that_only_a_journal_knows_are_salvaged(venue: RiskVenue, tmp_path: Path, dsn: str) -> None:
     """What PostgreSQL and the rings do not have is read from the journal, but for what risk could never have taken."""
     settings = load_settings(overrides={"engine.data_dir": str(tmp_path), "database.dsn": dsn}, environ={})
@@ -159,6 +176,20 @@ def test_orders_that_only_a_journal_knows_are_salvaged(venue: RiskVenue, tmp_pat
     found = salvaged(settings, 1, venue.risk)
     assert found["order_id"].tolist() == new["order_id"][[0, 5]].tolist()
     assert len(salvaged(settings, 0, venue.risk)) == 0
+
+
+def test_another_engines_journal_holds_nothing(venue: RiskVenue, tmp_path: Path, dsn: str) -> None:
+    """Orders of a journal that is another engine's are nobody's here: none of them is salvaged."""
+    settings = load_settings(overrides={"engine.data_dir": str(tmp_path), "database.dsn": dsn}, environ={})
+    (tmp_path / IDENTITY_NAME).write_text(str(uuid.UUID(int=7)))
+    new = place(venue.alice, Side.BUY, 10, 100, symbol_id=1)
+    new["order_id"] = int(venue.risk.last_order_ids[1]) + 1
+    for mark, found in ((8, 0), (7, 1)):
+        with Journal.open(settings.journal_dir(1), 1, 3, engine_mark=mark) as journal:
+            journal.append(new)
+            journal.sync()
+        assert len(salvaged(settings, 1, venue.risk)) == found
+        shutil.rmtree(settings.journal_dir(1))
 
 
 def test_start_leaves_a_journal_out_that_cannot_be_read(make_database: Callable[[str], str], tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
 
 
+@pytest.fixture
+def zygote_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for its word on how an actor ended however long it imports what other roles need."""
+    monkeypatch.setattr(forking, "STATUS_TIMEOUT_S", PATIENCE_S)
+
+
+@pytest.mark.usefixtures("zygote_may_take_long")
 async def test_actor_is_a_fork_with_its_own_name_and_group() -> None:
     """An actor runs in a group of its own, under its name, with nothing open of the zygote's or of others' lines."""
     async with forker() as kept:
@@ -69,6 +76,7 @@ async def test_actor_is_a_fork_with_its_own_name_and_group() -> None:
             assert await second.wait() == EXIT_ORPHANED
 
 
+@pytest.mark.usefixtures("zygote_may_take_long")
 async def test_end_by_a_signal_is_told() -> None:
     """Whoever is killed is reaped before its end is told, with the signal that it was."""
     async with forker() as kept:
@@ -96,6 +104,7 @@ async def test_inherited_descriptors_are_open_in_actors(tmp_path: Path) -> None:
         os.close(held)
 
 
+@pytest.mark.usefixtures("zygote_may_take_long")
 async def test_actors_outlive_a_zygote() -> None:
     """A killed zygote is replaced; actors of the old one go on, and can be signalled and waited for."""
     async with forker() as kept:
@@ -114,85 +123,80 @@ async def test_actors_outlive_a_zygote() -> None:
 
 async def test_order_that_a_dying_zygote_had_is_not_repeated() -> None:
     """Whether a zygote carried out its last order is unknown: the order fails, and is for its giver to repeat."""
-    async with forker() as kept:
-        with line() as (_, theirs):
-            process = await kept.launch(RISK, theirs, False)
-            zygote = parent_of(process.pid)
-            os.kill(zygote, signal.SIGSTOP)
-            async with trio.open_nursery() as nursery:
+    async with zygote_that_hangs() as (kept, zygote, theirs), trio.open_nursery() as nursery:
 
-                async def order() -> None:
-                    with pytest.raises(LaunchError):
-                        await kept.launch(RISK, theirs, False)
+        async def order() -> None:
+            with pytest.raises(LaunchError):
+                await kept.launch(RISK, theirs, False)
 
-                nursery.start_soon(order)
-                await trio.testing.wait_all_tasks_blocked()
-                os.kill(zygote, signal.SIGKILL)
-            process.kill()
-            await process.wait()
+        nursery.start_soon(order)
+        await trio.testing.wait_all_tasks_blocked()
+        os.kill(zygote, signal.SIGKILL)
 
 
+@pytest.mark.long
 async def test_zygote_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A zygote that carries no order out is killed: nobody who has died would come back otherwise."""
-    async with forker() as kept:
-        with line() as (_, theirs), line() as (_, others):
-            process = await kept.launch(RISK, theirs, False)
-            zygote = parent_of(process.pid)
-            os.kill(zygote, signal.SIGSTOP)
-            with monkeypatch.context() as hasty:
-                hasty.setattr(forking, "ORDER_TIMEOUT_S", 0.1)
-                with pytest.raises(LaunchError):
-                    await kept.launch(RISK, others, False)
-            second = await launched(kept, others)
-            assert parent_of(second.pid) != zygote
-            for forked in (process, second):
-                forked.kill()
-                await forked.wait()
+    async with zygote_that_hangs() as (kept, zygote, theirs):
+        with monkeypatch.context() as hasty:
+            hasty.setattr(forking, "ORDER_TIMEOUT_S", 0.1)
+            with pytest.raises(LaunchError):
+                await kept.launch(RISK, theirs, False)
+        second = await launched(kept, theirs)
+        assert parent_of(second.pid) != zygote
+        await end(second)
 
 
 async def test_zygote_that_is_slow_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A zygote that works, however long it takes, is not killed: on a busy machine the next one would take as long."""
-    async with forker() as kept:
-        with line() as (_, theirs), line() as (_, others):
-            process = await kept.launch(RISK, theirs, False)
-            zygote = parent_of(process.pid)
-            os.kill(zygote, signal.SIGSTOP)
-            looks = itertools.count()
+    async with zygote_that_hangs() as (kept, zygote, theirs):
+        looks = itertools.count()
 
-            def working(_pid: int) -> float:
-                """Give what a process has used that works all the time; the fourth look lets it go on."""
-                look = next(looks)
-                if look == 3:
-                    os.kill(zygote, signal.SIGCONT)
-                return look * 0.01
+        def working(_pid: int) -> float:
+            """Give what a process has used that works all the time; the fourth look lets it go on."""
+            look = next(looks)
+            if look == 3:
+                os.kill(zygote, signal.SIGCONT)
+            return look * 0.01
 
-            monkeypatch.setattr(forking, "ORDER_TIMEOUT_S", 0.1)
-            monkeypatch.setattr(forking, "_processor_s", working)
-            second = await kept.launch(RISK, others, False)
-            assert parent_of(second.pid) == zygote
-            for forked in (process, second):
-                forked.kill()
-                await forked.wait()
+        monkeypatch.setattr(forking, "ORDER_TIMEOUT_S", 0.1)
+        monkeypatch.setattr(forking, "_processor_s", working)
+        second = await kept.launch(RISK, theirs, False)
+        assert parent_of(second.pid) == zygote
+        await end(second)
 
 
+@pytest.mark.long
 async def test_zygote_that_works_for_ever_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A zygote that works and works and carries no order out is killed in the end."""
+    async with zygote_that_hangs() as (kept, zygote, theirs):
+        worked_s = itertools.count(0, 10)
+        with monkeypatch.context() as hasty:
+            hasty.setattr(forking, "ORDER_TIMEOUT_S", 0.01)
+            hasty.setattr(forking, "_processor_s", lambda _: float(next(worked_s)))
+            with pytest.raises(LaunchError):
+                await kept.launch(RISK, theirs, False)
+        second = await launched(kept, theirs)
+        assert parent_of(second.pid) != zygote
+        await end(second)
+
+
+@asynccontextmanager
+async def zygote_that_hangs() -> AsyncIterator[tuple[Forker, int, socket.socket]]:
+    """Stop a zygote once it has made an actor; gives its keeper, its process, and a line for the next actor."""
     async with forker() as kept:
         with line() as (_, theirs), line() as (_, others):
-            process = await kept.launch(RISK, theirs, False)
-            zygote = parent_of(process.pid)
+            first = await kept.launch(RISK, theirs, False)
+            zygote = parent_of(first.pid)
             os.kill(zygote, signal.SIGSTOP)
-            worked_s = itertools.count(0, 10)
-            with monkeypatch.context() as hasty:
-                hasty.setattr(forking, "ORDER_TIMEOUT_S", 0.01)
-                hasty.setattr(forking, "_processor_s", lambda _: float(next(worked_s)))
-                with pytest.raises(LaunchError):
-                    await kept.launch(RISK, others, False)
-            second = await launched(kept, others)
-            assert parent_of(second.pid) != zygote
-            for forked in (process, second):
-                forked.kill()
-                await forked.wait()
+            yield kept, zygote, others
+            await end(first)
+
+
+async def end(forked: Forked) -> None:
+    """Kill an actor, and wait for its end."""
+    forked.kill()
+    await forked.wait()
 
 
 async def launched(kept: Forker, theirs: socket.socket) -> Forked:

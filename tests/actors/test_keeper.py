@@ -130,6 +130,7 @@ def test_killed_keeper_comes_back_and_drops_what_is_old(kept: Engine, database: 
     database.execute("DELETE FROM orders WHERE id = %s", (live,))
 
 
+@pytest.mark.long
 def test_table_in_use_is_tried_again_and_settlement_goes_on(kept: Engine, database: psycopg.Connection[Any]) -> None:
     """While someone reads the trades for long, orders are placed and settled; when that ends the old day goes."""
     make_old_partitions(database)

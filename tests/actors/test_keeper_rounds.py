@@ -11,7 +11,6 @@ import numpy as np
 import psycopg
 import pytest
 import trio
-from tests.postgres import connection, dsn, make_database, postgres, symbol
 
 from tradeengine.actors import keeper as keeper_module
 from tradeengine.actors.keeper import Keeper, KeeperState, Round, maintain, snapshot
@@ -23,8 +22,6 @@ from tradeengine.ipc.seqlock import SeqlockTable
 from tradeengine.settings import Settings
 from tradeengine.settings_files import load_settings
 from tradeengine.storage.depth_snapshots import find_depth, stored_sequences
-
-__all__ = ["connection", "dsn", "make_database", "postgres", "symbol"]  # fixtures
 
 WAIT_S = 30
 

@@ -92,7 +92,9 @@ def test_timer_that_ran_out_while_nothing_ran_fires_at_the_start(tmp_path: Path)
     begins_ns = now_ns()
     shard = listed(bench, clock=SteadyClock(lambda: begins_ns, lambda: 0))
     ends_ns = begins_ns + 20_000_000
-    bench.feed(np.concatenate([resting(OWNER), timer(OWNER, ends_ns)]))
+    commands = np.concatenate([resting(OWNER), timer(OWNER, ends_ns)])
+    commands["timestamp_ns"] = begins_ns
+    bench.feed(commands)
     shard.run()
     bench.take()
     shard.die()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -85,6 +83,7 @@ def wait_volume(engine: Engine, venue: Venue) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_depth_and_ticker_follow_a_replay(harmed: Engine, tmp_path: Path) -> None:
     """After a replay depth is the venue's book, and the ticker's best prices are its first levels."""
     venue = replay(harmed, tmp_path, 11)
@@ -105,11 +104,8 @@ def test_killed_publisher_comes_back_to_the_books(harmed: Engine, tmp_path: Path
 def test_publisher_that_was_lapped_catches_up(harmed: Engine, tmp_path: Path) -> None:
     """A publisher that stands still holds nobody back; when it goes on it was lapped, and still ends up right."""
     pid = harmed.actors()["publisher"]
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with harmed.standing_still("publisher"):
         venue = replay(harmed, tmp_path, 13)
-    finally:
-        os.kill(pid, signal.SIGCONT)
     wait_volume(harmed, venue)
     assert harmed.actors()["publisher"] == pid
     with harmed.client() as client:

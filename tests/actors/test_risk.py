@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from tests.actors.risk_venue import QUOTE, RiskVenue
 from tests.core.risk_world import change, place
-from tests.postgres import dsn, make_database, postgres
 
 from tradeengine.actors.risk_gates import Gates
 from tradeengine.actors.risk_rings import rights_of
@@ -20,8 +19,6 @@ from tradeengine.ipc.ring import ReaderSpec, Ring
 
 OPERATOR = 2
 """Place of the operator's ingress ring in the venue."""
-
-__all__ = ["dsn", "make_database", "postgres"]  # fixtures
 
 
 @pytest.fixture
@@ -80,6 +77,21 @@ def test_market_buy_is_sized_by_the_matchers_touch(venue: RiskVenue) -> None:
     venue.ask(place(venue.alice, Side.BUY, 100))
     venue.decide()
     assert venue.held(venue.alice, QUOTE) == 100 * 220 * 3 + 66
+
+
+def test_market_buy_is_sized_by_the_last_whole_touch(venue: RiskVenue) -> None:
+    """While a matcher that died has left its row half written, market orders are sized by what was read before."""
+    venue.ask(place(venue.bob, Side.SELL, 100, 200))
+    venue.arrive()
+    venue.ask(place(venue.alice, Side.BUY, 10))
+    venue.arrive()
+    with venue.touch.writing(0) as row:
+        row["best_ask_ticks"] = 9_000
+        venue.ask(place(venue.alice, Side.BUY, 50))
+        venue.decide()
+        assert venue.held(venue.alice, QUOTE) == 50 * 220 * 3 + 33
+    venue.arrive()
+    venue.assert_whole()
 
 
 def test_round_without_work_does_nothing(venue: RiskVenue) -> None:

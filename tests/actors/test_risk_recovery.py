@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.actors.risk_venue import ADMIN, FRONT, OPERATOR, QUOTE, SETTLEMENT, SHARDS, RiskVenue
+from tests.actors.risk_venue import ADMIN, FRONT, OPERATOR, QUOTE, SETTLEMENT, SHARDS, SLOTS, RiskVenue
 from tests.core.risk_world import change, place
-from tests.postgres import dsn, make_database, postgres
 
 from tradeengine.actors import risk as risk_actor
 from tradeengine.core.ids import epoch_of
 from tradeengine.core.records import SYMBOL_ID_ALL, CommandKind, EventKind, Reason, Side, TradingState
 from tradeengine.storage.settle import RISK_SHARD, DatabaseInUse
-
-__all__ = ["dsn", "make_database", "postgres"]  # fixtures
+from tradeengine.storage.settle_fold import SettlementStopped
 
 CRASH_POINTS = ("risk.after_fold", "risk.after_forward", "risk.after_events", "risk.after_cursor")
 
@@ -395,3 +393,35 @@ def test_database_of_another_engine_is_refused(venue: RiskVenue, shard: int) -> 
     venue.connection.execute("UPDATE settlement_cursors SET sequence = sequence + 1 WHERE shard = %s", (shard,))
     with pytest.raises(DatabaseInUse, match="another engine settles into this database"):
         venue.start()
+
+
+def test_commits_that_the_database_lost_are_folded_again(venue: RiskVenue) -> None:
+    """A database that has forgotten its last commits is brought forward from the rings, wherever settlement stood."""
+    for account_id, side in ((venue.alice, Side.SELL), (venue.bob, Side.BUY), (venue.alice, Side.BUY)):
+        venue.ask(place(account_id, side, 10, 100))
+    venue.decide()
+    venue.match(0)
+    venue.decide()
+    before = venue.risk.balances.copy()
+    reader = venue.settlement_readers[0]
+    remembered = reader.cursor
+    reader.seek(reader.head)
+    venue.start()
+    assert np.array_equal(venue.risk.balances, before)
+    reader.seek(remembered)
+    venue.arrive()
+    venue.assert_whole()
+
+
+def test_database_that_lost_more_than_the_rings_hold_is_refused(venue: RiskVenue) -> None:
+    """Where the events after the database's cursors are overwritten, risk says so and does not guess."""
+    for _ in range(SLOTS // 128 + 1):
+        venue.ask(np.repeat(place(venue.alice, Side.SELL, 1, 100), 128))
+        venue.ask(change(CommandKind.CANCEL_ALL, venue.alice, symbol_id=0))
+        for _ in range(2):
+            venue.decide()
+            venue.match(0)
+            venue.settlement_readers[0].seek(venue.events[0].head)
+    with pytest.raises(SettlementStopped, match=r"CURSOR_BEHIND: .* events\.0 .* start the engine again"):
+        venue.start()
+    assert venue.event_writers[0].free() > 0

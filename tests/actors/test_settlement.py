@@ -15,10 +15,9 @@ import numpy as np
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
-from tests.postgres import connection, dsn, make_database, postgres, symbol
 from tests.storage.events import ALICE, BOB, Events, Market, funding_events
 
-from tradeengine.actors.settlement import SettlementDuty, SettlementState
+from tradeengine.actors.settlement import BATCH_EVENTS_MIN, TRANSACTION_S_GOAL, SettlementDuty, SettlementState
 from tradeengine.core.records import (
     CommandKind,
     EventKind,
@@ -39,8 +38,6 @@ from tradeengine.storage.funding import Funding, FundingKind, FundingStatus, fin
 from tradeengine.storage.patient import PatientConnection
 from tradeengine.storage.retention import OldPartition, drop_partition
 from tradeengine.storage.settle import RISK_SHARD, Settler
-
-__all__ = ["connection", "dsn", "make_database", "postgres", "symbol"]  # fixtures
 
 PRICE = 5_000_000
 CAPACITY = 256
@@ -166,6 +163,29 @@ def test_small_batches_across_the_end_of_the_ring(
         engine.publish({0: events[start : start + 50]})
         drain(duty)
     assert _count(connection, "trades") == 120
+
+
+def test_batches_follow_the_length_of_transactions(engine: Engine) -> None:
+    """Full batches grow while they are quick, shrink when they are slow, and keep within their bounds."""
+    duty = engine.duty(batch_events_max=2000)
+    assert duty._batch_events == BATCH_EVENTS_MIN
+    for events, duration_s, expected in (
+        (BATCH_EVENTS_MIN, 0.1, 1024),
+        (1024, TRANSACTION_S_GOAL * 0.7, 1024),
+        (1024, 0.1, 2000),
+        (2000, 0.1, 2000),
+        (10, 0.1, 2000),
+        (10, TRANSACTION_S_GOAL * 2, 1500),
+        (1500, 9.0, 1125),
+        (1125, 9.0, 843),
+        (843, 9.0, 632),
+        (632, 9.0, BATCH_EVENTS_MIN),
+    ):
+        duty._adapt(events, duration_s)
+        assert duty._batch_events == expected
+    small = engine.duty(batch_events_max=8)
+    small._adapt(8, 9.0)
+    assert small._batch_events == 8
 
 
 def test_deposit_comes_before_the_trades_that_it_paid(
@@ -312,6 +332,17 @@ def test_cursor_in_the_ring_follows_the_database(
     assert engine.cursors()[0] == 0
     drain(engine.duty())
     assert engine.cursors()[0] == len(events)
+    assert _count(connection, "trades") == 5
+
+
+def test_commits_that_the_database_lost_are_settled_again(
+    engine: Engine, symbol: SymbolSpec, connection: psycopg.Connection
+) -> None:
+    """A database that has forgotten commits, whose events the ring still holds, is settled from where it stands."""
+    engine.publish({0: _trading(symbol)})
+    engine.rings[0].reader("settlement").seek(engine.rings[0].head)
+    drain(engine.duty())
+    assert engine.states == [SettlementState.RUNNING]
     assert _count(connection, "trades") == 5
 
 

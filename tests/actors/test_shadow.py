@@ -138,6 +138,23 @@ def test_damaged_segment_ends_following(tmp_path: Path, commands: NDArray[np.voi
     shard.die()
 
 
+def test_another_engines_segment_ends_following(tmp_path: Path, commands: NDArray[np.void]) -> None:
+    """Of a journal that is another engine's the shadow follows nothing, makes no snapshot, and removes nothing."""
+    shard = start(Bench(tmp_path, engine_mark=7))
+    run_all(shard, commands)
+    shard.die()
+    segments = list_segments(shard.bench.place.journal_dir)
+    shard.bench.engine_mark = 8
+    shadow = make_shadow(shard.bench)
+    assert run_shadow(shadow, settled=10**9) == 0
+    assert shadow.trouble.startswith("blocked: journal damaged:")
+    assert f"{segments[0].path}: a segment of another engine" in shadow.trouble
+    assert list_snapshots(shard.bench.place.snapshot_dir) == []
+    assert list_segments(shard.bench.place.journal_dir) == segments
+    shard.bench.engine_mark = 7
+    assert run_shadow(make_shadow(shard.bench)) == len(segments) - 1
+
+
 def test_segments_go_when_nobody_needs_them(tmp_path: Path, commands: NDArray[np.void]) -> None:
     """Closed segments go once they are settled and in a snapshot that stays; a restart still works."""
     shard = run_matcher(tmp_path, commands)

@@ -8,7 +8,6 @@ import numpy as np
 import psycopg
 import pytest
 from tests.actors.matcher_bench import SHARD, Bench, Shard, flow, run_all, start
-from tests.postgres import dsn, make_database, postgres
 
 from tradeengine.actors.matching import Matching
 from tradeengine.actors.shadow import STATE_MISMATCH, STATE_RUNNING, ShardShadow
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TRADE = "(SELECT id FROM trades ORDER BY id OFFSET 50 LIMIT 1)"
-
-__all__ = ["dsn", "make_database", "postgres"]
 
 
 @pytest.fixture

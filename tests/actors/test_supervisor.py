@@ -70,20 +70,21 @@ def test_hanging_actor_is_replaced(data_dir: Path) -> None:
         assert metrics['tradeengine_actor_state{actor="publisher",role="publisher"}'] == ActorState.READY
 
 
-def test_supervisor_is_measured_too(data_dir: Path) -> None:
+def test_supervisor_is_measured_too(engine: Engine) -> None:
     """The metrics of the operator, as the supervisor is called there, are its heartbeat, its memory, its symbols."""
-    with running_engine(data_dir) as engine:
-        before = read_metrics(engine)
-        deadline_s = time.monotonic() + READY_TIMEOUT_S
-        while (after := read_metrics(engine))[HEARTBEAT] == before[HEARTBEAT]:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.02)
-        assert after['tradeengine_operator_memory_bytes{actor="operator"}'] == ask(data_dir, "status")["memory_bytes"]
-        with engine.client() as client:
-            listed = client.get("/symbols").json()["data"]
-        assert after['tradeengine_operator_symbols_listed{actor="operator"}'] == len(listed)
+    before = read_metrics(engine)
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    while (after := read_metrics(engine))[HEARTBEAT] == before[HEARTBEAT]:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    memory_bytes = ask(engine.data_dir, "status")["memory_bytes"]
+    assert after['tradeengine_operator_memory_bytes{actor="operator"}'] == memory_bytes
+    with engine.client() as client:
+        listed = client.get("/symbols").json()["data"]
+    assert after['tradeengine_operator_symbols_listed{actor="operator"}'] == len(listed)
 
 
+@pytest.mark.long
 def test_actor_given_up_stops_no_other(data_dir: Path) -> None:
     """An actor that died too often stays down and says why; orders are accepted all the same."""
     environment = {"TRADEENGINE_SUPERVISOR_RESTART_COUNT_MAX": "0"}
@@ -99,6 +100,7 @@ def test_actor_given_up_stops_no_other(data_dir: Path) -> None:
         assert any("publisher" in part for part in ready["degraded"])
 
 
+@pytest.mark.long
 def test_publisher_is_ready_while_the_database_is_away(data_dir: Path) -> None:
     """A publisher that starts while no database answers does not wait for the past of its tickers: books are shown."""
     with running_engine(data_dir) as engine:
@@ -134,6 +136,7 @@ async def test_start_fails_with_a_publisher_and_not_with_a_keeper() -> None:
         await supervisor._until_ready({"publisher"})
 
 
+@pytest.mark.long
 def test_damaged_journal_refuses_the_start(data_dir: Path) -> None:
     """An engine whose journal is damaged in the middle does not start, and names the file in one line."""
     with running_engine(data_dir) as engine:

@@ -178,6 +178,7 @@ def test_copies_of_two_shards_have_no_gap(tmp_path: Path) -> None:
         writer.join()
 
 
+@pytest.mark.long
 def test_copies_while_it_is_written(tmp_path: Path) -> None:
     """A journal that grows and rolls all the time: each copy is a whole journal, and has what was synced before."""
     source = tmp_path / "journal"

@@ -97,7 +97,9 @@ def test_journal_of_a_version_gives_the_same_events(unpack: Any, version: int) -
         assert state_hash(matching.book) == state_hash(whole.book)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "version", [*(pytest.param(version, marks=pytest.mark.long) for version in VERSIONS[:-1]), VERSIONS[-1]]
+)
 def test_engine_goes_on_from_a_version(unpack: Any, version: int) -> None:
     """An earlier version's database, older than its journal, is migrated and brought forward to what users saw."""
     folder = unpack(version)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from tradeengine.actors.verifying import walk
 from tradeengine.cli.errors import CommandError
 from tradeengine.cli.verify import line_of, look
 from tradeengine.settings_files import load_settings
+from tradeengine.storage.identity import IDENTITY_NAME, mark_of
 from tradeengine.storage.journal_format import (
     SegmentHeader,
 )
@@ -310,6 +313,30 @@ def test_altered_book_hash_of_a_segment_is_found(traded: Traded, tmp_path: Path)
         )
         with segment.path.open("r+b") as file:
             file.write(segment.header.pack())
+
+
+def test_another_engines_segment_is_found(traded: Traded, tmp_path: Path) -> None:
+    """A segment that fits in all else and has another engine's mark is damage, with its file."""
+    folder = traded.copy_files(tmp_path)
+    shutil.copy(traded.folder / IDENTITY_NAME, folder)
+    assert traded.verify(folder=folder).words == []
+    segment = list_segments(traded.settings(folder).journal_dir(0))[3]
+    with segment.path.open("r+b") as file:
+        file.write(dataclasses.replace(segment.header, engine_mark=mark_of(folder) ^ 1).pack())
+    (words,) = traded.verify(folder=folder).words
+    assert (words["kind"], words["file"]) == ("journal_damaged", str(segment.path))
+    assert str(words["message"]).startswith("a segment of another engine (its mark is ")
+
+
+def test_files_and_database_of_two_engines_are_not_verified(traded: Traded, tmp_path: Path) -> None:
+    """Nothing that is of two engines is compared: the command ends with 2 and both names."""
+    folder = traded.copy_files(tmp_path)
+    (folder / IDENTITY_NAME).write_text(str(uuid.uuid4()))
+    result = run_command("verify", "--data-dir", str(folder), "--dsn", traded.dsn, **SETTINGS)
+    assert result.returncode == 2, result.stdout
+    assert result.stdout == ""
+    assert f"{folder / IDENTITY_NAME} says that it is of engine" in result.stderr
+    assert "they do not belong together" in result.stderr
 
 
 def test_journal_that_begins_later_is_verified_from_there(traded: Traded, tmp_path: Path) -> None:

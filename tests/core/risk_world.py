@@ -273,3 +273,11 @@ def change(kind: CommandKind, account_id: int = ALICE, **fields: Any) -> Records
 def kinds_of(events: Records) -> list[EventKind]:
     """Kinds of events, in order."""
     return [EventKind(int(kind)) for kind in events["kind"]]
+
+
+def funded(world: RiskWorld) -> RiskWorld:
+    """Give Alice and Bob a million of each asset of the first symbol."""
+    for account_id in (ALICE, BOB):
+        for asset_id in (BASE, QUOTE):
+            world.fund(account_id, asset_id, 1_000_000)
+    return world

@@ -68,6 +68,7 @@ def test_long_streams_give_the_same_events(profile: str, seed: int | None) -> No
         holds.assert_equal(reference.orders)
 
 
+@pytest.mark.long
 def test_streams_reach_every_ending() -> None:
     """The streams are worth their time: every event and every reason of a book occurs, but for listing twice."""
     seen: Counter[tuple[EventKind, Reason]] = Counter()

@@ -18,6 +18,7 @@ from tests.core.risk_world import (
     Records,
     RiskWorld,
     change,
+    funded,
     kinds_of,
     place,
     symbol_spec,
@@ -57,14 +58,6 @@ IOC = TimeInForce.IOC
 def world() -> RiskWorld:
     """Alice and Bob have a million of each asset; one symbol is listed."""
     return funded(RiskWorld())
-
-
-def funded(world: RiskWorld) -> RiskWorld:
-    """Give both a million of each asset."""
-    for account_id in (ALICE, BOB):
-        for asset_id in (BASE, QUOTE):
-            world.fund(account_id, asset_id, 1_000_000)
-    return world
 
 
 def words(records: Records) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:

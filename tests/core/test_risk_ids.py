@@ -7,10 +7,10 @@ from tests.core.risk_world import (
     ALICE,
     BASE,
     BOB,
-    QUOTE,
     START_NS,
     RiskWorld,
     change,
+    funded,
     place,
 )
 
@@ -34,11 +34,7 @@ LATER_NS = START_NS + 10**12
 @pytest.fixture
 def world() -> RiskWorld:
     """Alice has a million of each asset, Bob too; one symbol is listed."""
-    made = RiskWorld()
-    for account_id in (ALICE, BOB):
-        for asset_id in (BASE, QUOTE):
-            made.fund(account_id, asset_id, 1_000_000)
-    return made
+    return funded(RiskWorld())
 
 
 def test_repeat_names_the_original_order(world: RiskWorld) -> None:

@@ -15,6 +15,7 @@ from tests.core.risk_world import (
     START_NS,
     RiskWorld,
     change,
+    funded,
     kinds_of,
     place,
     symbol_spec,
@@ -45,11 +46,7 @@ LATER_NS = START_NS + 10**12
 @pytest.fixture
 def world() -> RiskWorld:
     """Alice has a million of each asset, Bob too; one symbol is listed."""
-    made = RiskWorld()
-    for account_id in (ALICE, BOB):
-        for asset_id in (BASE, QUOTE):
-            made.fund(account_id, asset_id, 1_000_000)
-    return made
+    return funded(RiskWorld())
 
 
 def worded(order_type: OrderType, time: TimeInForce, **fields: Any) -> Any:

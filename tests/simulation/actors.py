@@ -23,7 +23,6 @@ from tradeengine.actors.risk_rings import RiskRings, rights_of, settled_sequence
 from tradeengine.actors.settlement import SettlementDuty, SettlementState
 from tradeengine.actors.shadow import ShardShadow
 from tradeengine.core.risk import RiskState, make_outbox, make_risk
-from tradeengine.ipc.ring import Lapped
 from tradeengine.storage.settle import RISK_SHARD
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 WAITS_MAX: Final = 12
 """Looks at matchers that are not ready yet before a risk that recovers is killed: the schedule shall go on."""
-RESTARTS_MAX: Final = 30
-"""How often risk may begin its recovery anew because events were overwritten meanwhile."""
 ROOM_WAITS_MAX: Final = 60
 """Pauses of a matcher that waits for room before it is killed, for the same reason."""
 RETAIN_S: Final = 60.0
@@ -79,27 +76,20 @@ class Risk(Actor):
     risk: RiskState
 
     def start(self) -> None:
-        """Recover: what was overwritten meanwhile makes it begin anew."""
+        """Recover. Raises whatever recovery says of events that were overwritten meanwhile: there must be none."""
         engine = self.engine
-        for _ in range(RESTARTS_MAX):
-            self.risk = make_risk(engine.sizes.risk)
-            rings = RiskRings(
-                ingress=tuple(ring.reader("risk") for ring in engine.ingress),
-                rights=tuple(rights_of(ring.name) for ring in engine.ingress),
-                commands=tuple(engine.writer(ring) for ring in engine.commands),
-                events=tuple(ring.reader("risk") for ring in engine.events),
-                own_events=engine.writer(engine.own_events),
-                refusals=engine.writer(engine.refusals),
-                administrators=frozenset({engine.sizes.ADMIN}),
-            )
-            self._waits = 0
-            try:
-                taken = restart(self.risk, rings, self._load, partial(self._matchers_ready, rings))
-            except Lapped:
-                continue
-            break
-        else:
-            raise Failed("risk begins its recovery anew again and again")
+        self.risk = make_risk(engine.sizes.risk)
+        rings = RiskRings(
+            ingress=tuple(ring.reader("risk") for ring in engine.ingress),
+            rights=tuple(rights_of(ring.name) for ring in engine.ingress),
+            commands=tuple(engine.writer(ring) for ring in engine.commands),
+            events=tuple(ring.reader("risk") for ring in engine.events),
+            own_events=engine.writer(engine.own_events),
+            refusals=engine.writer(engine.refusals),
+            administrators=frozenset({engine.sizes.ADMIN}),
+        )
+        self._waits = 0
+        taken = restart(self.risk, rings, self._load, partial(self._matchers_ready, rings))
         outbox = make_outbox(engine.shards, engine.sizes.symbols_max, rings.batch_count_max)
         tables = RiskTables(self.risk, engine.balances, engine.accounts, engine.touch)
         tables.repair()

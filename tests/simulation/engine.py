@@ -188,7 +188,9 @@ class Engine:
         """Make rings and tables as the supervisor does at a start: at the settled cursors, behind the journals."""
         sizes = self.sizes
         settings = SimpleNamespace(
-            engine=SimpleNamespace(shards=self.shards), journal_dir=lambda shard: self.place(shard).journal_dir
+            engine=SimpleNamespace(shards=self.shards),
+            data_dir=self.disk.root,
+            journal_dir=lambda shard: self.place(shard).journal_dir,
         )
         first = preparing._first_sequences(cast("Any", settings), dict(self.database.rows.cursors), sizes.INGRESS)
         gate = [ReaderSpec("risk", gating=True), ReaderSpec("settlement", gating=True)]

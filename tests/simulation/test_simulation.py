@@ -84,9 +84,10 @@ def _find(name: str, seeds: int) -> None:
         assert any(run(seed).failure for seed in range(seeds)), f"no schedule out of {seeds} noticed that {name}"
 
 
+@pytest.mark.long
 def test_failing_schedule_becomes_shorter() -> None:
     """Of a schedule that fails few steps are left, and these fail alike."""
-    with planted("risk does not go back to the settled cursor"):
+    with planted("risk passes over what is not settled"):
         seed = next(seed for seed in range(FOUND_WITHIN) if run(seed).failure)
         result = run(seed)
         steps = shorten(seed, result.failure, runs_max=60)

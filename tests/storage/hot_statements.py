@@ -342,6 +342,8 @@ RARE: Final = {
     "connections._check_room": AT_A_START,
     "connections._is_same_database": AT_A_START,
     "connections._pid": AT_A_START,
+    "identity.bind_identity": AT_A_START,
+    "identity.identity_in": AT_A_START,
     "directory.has_room_for_account": "an administrator's, before a deposit that is only tried; one row of a few",
     "queries.live_order_ids": "an administrator's, before a mass cancel: counts live orders by their index",
     "audit.append_entries": "once for each action of an administrator; by key",

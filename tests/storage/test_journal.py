@@ -67,9 +67,9 @@ def write_groups(directory: Path, counts: Sequence[int] = GROUP_COUNTS) -> list[
     return ends
 
 
-def write_segments(directory: Path, segments: int = 3) -> None:
+def write_segments(directory: Path, segments: int = 3, **options: object) -> None:
     """Write several segments of three groups each; events count double."""
-    with open_journal(directory) as journal:
+    with open_journal(directory, **options) as journal:
         for index in range(segments):
             for count in GROUP_COUNTS:
                 journal.append(commands_from(journal.next_command_sequence, count))

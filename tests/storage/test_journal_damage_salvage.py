@@ -77,6 +77,20 @@ def test_what_is_not_a_new_order_begins_nothing(tmp_path: Path) -> None:
     assert sequences(newer_commands(tmp_path / "j", SHARD, order_of(0))) == [3, 4, 5]
 
 
+def test_another_engines_files_are_left_out(tmp_path: Path) -> None:
+    """What another engine wrote holds nothing here; what does not say whose it is may be this engine's."""
+    for name, mark, first in (("own", 7, 0), ("other", 8, 6), ("unknown", 0, 12)):
+        with Journal.open(tmp_path / name, SHARD, 5, segment_bytes=32 << 10, engine_mark=mark) as journal:
+            journal.append(commands_from(first, 6))
+            journal.sync()
+        for known, found in ((7, mark != 8), (8, mark != 7), (0, True)):
+            commands = newer_commands(tmp_path / name, SHARD, order_of(-1), known)
+            assert sequences(commands) == (list(range(first, first + 6)) if found else [])
+    (path,) = (tmp_path / "other").glob("*.journal")
+    flip_bit(path, 9)
+    assert len(newer_commands(tmp_path / "other", SHARD, order_of(-1), 7)) == 6
+
+
 def test_file_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
     """A file that gives an error is as if it was not there."""
     write_segments(tmp_path / "j")

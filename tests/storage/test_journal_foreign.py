@@ -272,6 +272,39 @@ def test_segments_of_two_shards_are_no_journal(tmp_path: Path) -> None:
         list_segments(tmp_path / "j")
 
 
+def test_segments_of_another_engine_are_refused_by_everyone_who_knows_his_own(tmp_path: Path) -> None:
+    """Every new segment has the mark of its engine; who asks with another gets none of it, who asks with none, all."""
+    write_segments(tmp_path / "j", engine_mark=7)
+    segments = list_segments(tmp_path / "j", 7)
+    assert [segment.header.engine_mark for segment in segments] == [7, 7, 7]
+    assert list_segments(tmp_path / "j") == segments
+    assert closed_segment(tmp_path / "j", 0, 7) is not None
+    assert segments_before_damage(tmp_path / "j", 8) == []
+    for ask in (
+        lambda: list_segments(tmp_path / "j", 8),
+        lambda: journal_end(tmp_path / "j", 8),
+        lambda: closed_segment(tmp_path / "j", 0, 8),
+        lambda: open_journal(tmp_path / "j", engine_mark=8),
+    ):
+        with pytest.raises(JournalDamaged, match="its mark is 00000007, this engine's 00000008") as refusal:
+            ask()
+        assert refusal.value.file == segments[0].path
+    with open_journal(tmp_path / "j", engine_mark=7) as journal:
+        assert journal.next_command_sequence == 18
+
+
+def test_segments_without_a_mark_are_anybodys(tmp_path: Path) -> None:
+    """Those of earlier versions, and of tests, have a mark of 0; who continues such a journal marks what he adds."""
+    write_segments(tmp_path / "j", 2)
+    with open_journal(tmp_path / "j", engine_mark=7) as journal:
+        journal.append(commands_from(journal.next_command_sequence, 1))
+        journal.sync()
+        journal.roll(0, 0, 0)
+    assert [segment.header.engine_mark for segment in list_segments(tmp_path / "j", 7)] == [0, 0, 7]
+    with pytest.raises(JournalDamaged, match="a segment of another engine"):
+        list_segments(tmp_path / "j", 8)
+
+
 def test_epoch_is_the_callers_as_long_as_it_does_not_fall(tmp_path: Path) -> None:
     """Every group says in which start it was written: the caller may name the start, and none before the last."""
     with open_journal(tmp_path / "j", epoch=9) as journal:

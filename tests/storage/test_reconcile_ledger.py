@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from random import Random
 
 import numpy as np
@@ -24,14 +23,6 @@ from tradeengine.storage.settle import Settler
 PRICE = 5_000_000
 DAY_MS = 86_400_000
 TRADES = 120
-
-
-@pytest.fixture
-def settler(dsn: str, symbol: SymbolSpec) -> Iterator[Settler]:
-    """Settle into the test's database."""
-    opened = Settler(psycopg.connect(dsn), 1)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

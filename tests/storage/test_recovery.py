@@ -36,18 +36,10 @@ PRICE = 5_000_000
 
 @pytest.fixture
 def settler(dsn: str, symbol: SymbolSpec) -> Iterator[Settler]:
-    """Settle into the test's database."""
+    """Settle two shards into the test's database."""
     opened = Settler(psycopg.connect(dsn), 2)
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def market(settler: Settler, symbol: SymbolSpec) -> Market:
-    """Return the book of the symbol, which is listed and settled as such."""
-    opened = Market(symbol)
-    settler.settle({0: opened.list_symbol()})
-    return opened
 
 
 def _load(dsn: str, client_ids_max: int = 1000, after_ms: int = 0) -> RiskRecovery:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,22 +34,6 @@ BUY, SELL = Side.BUY, Side.SELL
 PRICE = 5_000_000  # 50,000.00
 USDT = 10**8
 TABLES = ("orders", "trades", "postings", "balances", "candles_1m", "candles_1h", "settlement_cursors", "symbols")
-
-
-@pytest.fixture
-def settler(dsn: str, symbol: SymbolSpec) -> Iterator[Settler]:
-    """Settle into the test's database."""
-    opened = Settler(psycopg.connect(dsn), 1)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def market(settler: Settler, symbol: SymbolSpec) -> Market:
-    """Return the book of the symbol, which is listed and settled as such."""
-    opened = Market(symbol)
-    settler.settle({0: opened.list_symbol()})
-    return opened
 
 
 def test_fees_are_those_of_the_contract(settler: Settler, market: Market, connection: psycopg.Connection) -> None:

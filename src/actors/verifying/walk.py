@@ -100,10 +100,10 @@ class ShardWalk:
         self._snapshots = list_snapshots(place.snapshot_dir)
         self.walked.snapshots_found = len(self._snapshots)
         try:
-            self._segments = steady_segments(place.journal_dir)
+            self._segments = steady_segments(place.journal_dir, place.engine_mark)
         except JournalDamaged as damage:
             self._note_damage(damage)
-            self._segments = segments_before_damage(place.journal_dir)
+            self._segments = segments_before_damage(place.journal_dir, place.engine_mark)
         self._matching = self._begin(from_snapshot=from_snapshot)
         self.walked.from_command = self.walked.next_command = self._matching.command_sequence
         self.walked.from_event = self.walked.next_event = self._matching.event_sequence

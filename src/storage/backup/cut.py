@@ -80,9 +80,9 @@ class ShardPlan:
         return payload + sum(os.fstat(file.fileno()).st_size for file in self.files)
 
 
-def look_at_end(directory: Path) -> ShardEnd:
-    """Look where a journal ends by now. Raises JournalDamaged."""
-    segments = steady_segments(directory)
+def look_at_end(directory: Path, engine_mark: int = 0) -> ShardEnd:
+    """Look where a journal ends by now. engine_mark: as in ``list_segments``. Raises JournalDamaged."""
+    segments = steady_segments(directory, engine_mark)
     newest_ns = 0
     for segment in reversed(segments[-2:]):
         # The newest segment may be empty; the one before it never is.
@@ -225,11 +225,14 @@ def _stamps(segment: SegmentFile) -> list[tuple[int, NDArray[np.int64]]]:
     return found
 
 
-def steady_segments(directory: Path) -> list[SegmentFile]:
-    """List the segments of a journal that is written and pruned meanwhile. Raises JournalDamaged."""
+def steady_segments(directory: Path, engine_mark: int = 0) -> list[SegmentFile]:
+    """List the segments of a journal that is written and pruned meanwhile, as ``list_segments`` does.
+
+    Raises JournalDamaged.
+    """
     for look in range(_LOOKS_MAX):
         try:
-            return list_segments(directory)
+            return list_segments(directory, engine_mark)
         except FileNotFoundError:
             continue
         except JournalDamaged:

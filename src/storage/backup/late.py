@@ -45,8 +45,8 @@ LEFT: Final = frozenset(
         *("depth_snapshots", "reconciliations"),
         # A repeated import adds nothing, so whoever imported meanwhile does it again.
         "imported_trades",
-        # Set once, before there is money.
-        "wallet_kind",
+        # Set once, before there is money, or anything else.
+        *("wallet_kind", "engine_identity"),
         # Of dead letters; without them the letters are sent again, and are dead again if the wallet will not have them.
         "wallet_adjustments",
     }
