@@ -49,8 +49,6 @@ PAST_LOOK_S: Final = 0.01
 """How often the publisher looks whether a shard's books are complete, so that its tickers may get their past."""
 PAST_TIMEOUT_S: Final = 5.0
 """With a database that gives no answer for so long the publisher is ready without the tickers' past."""
-LOADS_INTERVAL_S: Final = 0.01
-"""How often the publisher looks whether a new listener's orders have to be read."""
 ANSWER_TIMEOUT_S: Final = 0.001
 """How long the publisher sleeps while a matcher has not answered a request yet."""
 PAUSE_LAG_MAX: Final = 2048
@@ -191,10 +189,7 @@ class Publisher:
     async def load_orders(self) -> None:
         """Read the live orders of accounts for which somebody began to listen, for as long as the publisher runs."""
         while True:
-            era, accounts = self._streams.loads.next()
-            if not accounts:
-                await trio.sleep(LOADS_INTERVAL_S)
-                continue
+            era, accounts = await self._streams.loads.next()
             try:
                 live = await trio.to_thread.run_sync(self._read_orders, accounts, abandon_on_cancel=True)
             except psycopg.Error as error:

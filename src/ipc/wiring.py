@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import threading
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -230,6 +231,8 @@ def run_duty(wiring: Wiring, duty: Callable[[], int]) -> None:
 
 def _exit_with_parent(line: socket.socket) -> None:
     """Wait for the end of the supervisor and end with it; nothing ever arrives on the line after the handoff."""
-    while line.recv(16):
-        pass
+    # A supervisor that dies before it read all that this actor told it ends the line with ECONNRESET.
+    with suppress(OSError):
+        while line.recv(16):
+            pass
     os._exit(EXIT_ORPHANED)

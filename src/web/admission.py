@@ -33,7 +33,7 @@ WAIT_S_MAX: Final = 0.05
 """A turn that is waited for longer is late ..."""
 LATE_S: Final = 0.1
 """... and a lane is crowded when all its turns have been late for so long."""
-CROWDED_COUNT: Final = 8
+CROWDED_COUNT: Final = 3
 """What a crowded lane keeps."""
 CALM_S: Final = 1.0
 """A lane is crowded no more when in so long ..."""
@@ -138,19 +138,29 @@ class Room:
         """How many addresses ask more than can be answered."""
         return sum(lane.is_crowded for lane in self._lanes.values())
 
+    def refuses(self, address: str) -> bool:
+        """Refuse a request, if there is no room for it; if there is, it is not let in yet."""
+        lane = self._lanes.get(address)
+        count, is_crowded = (lane.count, lane.is_crowded) if lane is not None else (0, False)
+        limit = CROWDED_COUNT if is_crowded else FREE_FACTOR * (self._size - self.waiting)
+        if count < limit and self.waiting < self._size:
+            return False
+        if lane is not None:
+            lane.note_asked(self._clock(), refused=True)
+        return True
+
     def let_in(self, address: str) -> bool:
         """Let a request come, or refuse it."""
+        if self.refuses(address):
+            return False
         lane = self._lanes.get(address)
         if lane is None:
             self._sweep()
             lane = self._lanes[address] = _Lane()
-        limit = CROWDED_COUNT if lane.is_crowded else FREE_FACTOR * (self._size - self.waiting)
-        allowed = lane.count < limit and self.waiting < self._size
-        lane.note_asked(self._clock(), refused=not allowed)
-        if allowed:
-            lane.coming += 1
-            self.waiting += 1
-        return allowed
+        lane.note_asked(self._clock(), refused=False)
+        lane.coming += 1
+        self.waiting += 1
+        return True
 
     def stay_away(self, address: str) -> None:
         """Have a request that was let in not come, or not now."""
@@ -225,19 +235,21 @@ class Room:
 class Place:
     """A request on its way through a room: let in, waiting for its turn, in work, waiting for others, done."""
 
-    def __init__(self, room: Room, address: str) -> None:
+    def __init__(self, room: Room, address: str, note_refusal: Callable[[], None]) -> None:
         self.is_whole = False
         """Whether all of the request has come."""
         self.body: bytes | None = None
         """What came with the head, where that was all of the body."""
         self._room = room
         self._address = address
+        self._note_refusal = note_refusal
         self._is_coming = True
         self._is_working = False
 
     async def enter(self) -> None:
         """Wait for the turn. Raises Crowded: a request that took its time to come may find no room any more."""
         if not self._is_coming and not self._room.let_in(self._address):
+            self._note_refusal()
             raise Crowded
         self._is_coming = False
         await self._room.enter(self._address)
@@ -291,13 +303,25 @@ class Admission:
         """How many addresses ask more than can be answered."""
         return sum(room.crowded for room in self.rooms.values())
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nobody waits for a turn: then nobody is refused."""
+        return not any(room.waiting for room in self.rooms.values())
+
     def ask(self, method: str, path: bytes, address: str) -> Place | None:
         """Let a request in; None: it is refused."""
         room = self.rooms[kind_of(method, path)]
         if room.let_in(address):
-            return Place(room, address)
+            return Place(room, address, self.note_refusal)
         self.note_refusal()
         return None
+
+    def refuses(self, method: str, path: bytes, address: str) -> bool:
+        """Refuse a request, if there is no room for it; else it may ask."""
+        is_refused = self.rooms[kind_of(method, path)].refuses(address)
+        if is_refused:
+            self.note_refusal()
+        return is_refused
 
 
 _present: ContextVar[Place | None] = ContextVar("place", default=None)

@@ -18,6 +18,7 @@ from tradeengine.web.envelope import REQUEST_ID_HEADER, request_id
 from tradeengine.web.errors import invalid_field, no_such_path
 from tradeengine.web.front import Front
 from tradeengine.web.measure import RequestMeter
+from tradeengine.web.origins import origin_headers
 from tradeengine.web.request_limits import tell_limits
 from tradeengine.web.routes import (
     account,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from werkzeug.routing import MapAdapter
 
 PREFIX: Final = "/api/v1"
-_EXPOSED_HEADERS: Final = ("X-Request-ID", "Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
 _TAKEN_HEADERS: Final = (
     "Authorization",
     "Content-Type",
@@ -159,14 +159,11 @@ async def _answer_options(response: Response) -> Response:
 
 async def _allow_origin(response: Response) -> Response:
     """Let browsers of the configured origins read answers."""
-    origin = request.headers.get("Origin")
     allowed = cast(FrontApp, current_app).front.settings.http.cors_origins
-    response.headers.add("Vary", "Origin")
-    if origin is None or (origin not in allowed and "*" not in allowed):
-        return response
-    response.headers["Access-Control-Allow-Origin"] = origin
-    response.headers["Access-Control-Expose-Headers"] = ", ".join(_EXPOSED_HEADERS)
-    if request.method == "OPTIONS":
+    headers = origin_headers(request.headers.get("Origin"), allowed)
+    response.headers.add("Vary", headers.pop("Vary"))
+    response.headers.update(headers)
+    if headers and request.method == "OPTIONS":
         response.headers["Access-Control-Allow-Methods"] = "GET, POST, PATCH, DELETE"
         response.headers["Access-Control-Allow-Headers"] = ", ".join(_TAKEN_HEADERS)
         response.headers["Access-Control-Max-Age"] = "600"

@@ -163,14 +163,15 @@ class HttpConnection(TrioASGIHTTPConnection):
     async def _answer(self, request: FrontRequest, send: ASGISendCallable) -> None:
         response = cast(Response, await self.app.handle_request(request))
         body = await response.get_data(as_text=False)
-        start: HTTPResponseStartEvent = {
-            "type": "http.response.start",
-            "status": response.status_code,
-            "headers": encode_headers(response.headers),
-        }
-        end: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": False}
-        await send(start)
-        await send(end)
+        await send_answer(send, response.status_code, encode_headers(response.headers), body)
+
+
+async def send_answer(send: ASGISendCallable, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+    """Send an answer that is whole."""
+    start: HTTPResponseStartEvent = {"type": "http.response.start", "status": status, "headers": headers}
+    end: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": False}
+    await send(start)
+    await send(end)
 
 
 def _told_length(headers: Iterable[tuple[bytes, bytes]]) -> int:

@@ -14,6 +14,7 @@ import msgspec
 import trio
 from quart import current_app, request
 
+from tradeengine.core.ids import shard_of
 from tradeengine.core.symbols import SymbolSpec
 from tradeengine.ipc.directory import DirectoryPage, read_directory
 from tradeengine.ipc.metrics import MetricPage
@@ -211,6 +212,14 @@ class Pages:
             self._directory = read_directory(self.directory_table)
             self._directory_version = version
         return self._directory
+
+    def shard_of(self, command: Records) -> int:
+        """Name the shard that a command (shape (1,)) is for: its order's, else its symbol's; -1: no single one's."""
+        order_id = int(command["order_id"][0])
+        if order_id:
+            return shard_of(order_id)
+        spec = self.directory().symbols.get(int(command["symbol_id"][0]))
+        return -1 if spec is None else spec.shard
 
 
 def read_page(table: SeqlockTable, row: int) -> Any:

@@ -6,6 +6,7 @@ nobody waits: the readers then jump to the heads before the next command goes ou
 however busy the engine is.
 
 Rule 1: whoever waits has a deadline, and there is room for a fixed number; the next one is refused before sending.
+Of what is free a shard takes three quarters at most, so that one whose matcher is away leaves room for the others.
 Rule 2: when events were overwritten before they were read, nobody guesses: all who wait are told that the outcome
 is unknown.
 It refuses to know what commands and events mean, and HTTP.
@@ -14,6 +15,7 @@ It refuses to know what commands and events mean, and HTTP.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -35,6 +37,8 @@ from tradeengine.web.envelope import request_id
 Records: TypeAlias = np.ndarray[Any, np.dtype[np.void]]
 
 IN_FLIGHT_MAX: Final = 1024
+FREE_FACTOR: Final = 3
+"""So many times what is free may wait for one shard."""
 EVENTS_KEPT_MAX: Final = 16_384
 """Of one command; a command with more of them keeps the first so many, and each shard's last."""
 POLL_COUNT: Final = 1024
@@ -53,6 +57,7 @@ class OutcomeUnknown(Exception):  # noqa: N818 - the API's word
 class Waiting:
     """A command on its way. ``parts``: how many shards have yet to finish it; ``lost``: how it ends is not known."""
 
+    shard: int
     parts: int
     done: Callable[[Waiting], None]
     sent_ns: int
@@ -84,12 +89,14 @@ class Gateway:
         refusals: str,
         wake: Callable[[], None],
         metrics: MetricPage,
+        shard_of: Callable[[Records], int],
     ) -> None:
         """Join the ends.
 
         ingress_ring: the number that risk writes into events of this front's commands. events: a reader per event
         ring; ``refusals`` names the one on which risk answers for all shards at once. wake: called when somebody begins
-        to wait, so that the inbox reads.
+        to wait, so that the inbox reads. shard_of: names the shard that answers a command; what several answer has a
+        number of its own.
         """
         self._ingress_ring = ingress_ring
         self._commands = commands
@@ -97,6 +104,9 @@ class Gateway:
         self._readers = tuple(events.values())
         self._wake = wake
         self._waiting: dict[int, Waiting] = {}
+        self._shard_of = shard_of
+        self._by_shard: Counter[int] = Counter()
+        """How many wait, by who answers them."""
         self._metrics = metrics
         self._sent = metrics.counter("orders_sent")
         self._in, self._out = metrics.counter("records_in"), metrics.counter("records_out")
@@ -164,7 +174,8 @@ class Gateway:
 
     def send(self, command: Records, done: Callable[[Waiting], None], timeout_s: float, parts: int = 1) -> Waiting:
         """Send one command (shape (1,)); ``done`` is called once, later. Raises NoRoom: nothing was sent."""
-        if len(self._waiting) >= IN_FLIGHT_MAX:
+        shard = self._shard_of(command)
+        if self._by_shard[shard] >= FREE_FACTOR * (IN_FLIGHT_MAX - len(self._waiting)):
             raise NoRoom
         if not self._waiting:
             for reader in self._readers:
@@ -183,7 +194,8 @@ class Gateway:
         if traces():
             trace("sent by front", command, request_id=request_id() if has_request_context() else None)
         expires_s = time.monotonic() + timeout_s
-        waiting = self._waiting[sequence] = Waiting(parts, done, time.perf_counter_ns(), expires_s)
+        waiting = self._waiting[sequence] = Waiting(shard, parts, done, time.perf_counter_ns(), expires_s)
+        self._by_shard[shard] += 1
         self._wake()
         return waiting
 
@@ -235,7 +247,7 @@ class Gateway:
             if finished:
                 waiting.parts = 0 if whole else waiting.parts - finished
                 if waiting.parts <= 0:
-                    del self._waiting[int(sequences[start])]
+                    self._forget(int(sequences[start]))
                     latency_us = (time.perf_counter_ns() - waiting.sent_ns) // 1000
                     self._metrics.record(self._latency_us, latency_us)
                     crash_point("front.before_answer")
@@ -243,17 +255,25 @@ class Gateway:
 
     def _give_up(self, sequence: int) -> None:
         """Wait no more for a command, should it still be on its way."""
-        waiting = self._waiting.pop(sequence, None)
+        waiting = self._forget(sequence)
         if waiting is not None:
             waiting.lost = True
             self._metrics.add(self._unknown)
 
     def _lose(self, sequences: list[int]) -> None:
         for sequence in sequences:
-            waiting = self._waiting.pop(sequence)
+            waiting = self._forget(sequence)
+            assert waiting is not None
             waiting.lost = True
             self._metrics.add(self._unknown)
             waiting.done(waiting)
+
+    def _forget(self, sequence: int) -> Waiting | None:
+        """Take a command out of those that are waited for."""
+        waiting = self._waiting.pop(sequence, None)
+        if waiting is not None:
+            self._by_shard[waiting.shard] -= 1
+        return waiting
 
 
 def _keep(waiting: Waiting, group: Records) -> None:

@@ -11,12 +11,11 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import h11
-import hypercorn.protocol
-import hypercorn.protocol.h11
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.events import Body, EndBody, Response
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
+from hypercorn.utils import suppress_body
 
 from tradeengine.web.envelope import bare_failure
 from tradeengine.web.errors import ApiError
@@ -115,9 +114,13 @@ class EnvelopeStream(HTTPStream):
     """One request and its answer."""
 
     async def _send_error_response(self, status_code: int) -> None:
-        status, headers, body = refusal(status_code)
+        await self._send_whole(self.scope["method"], *refusal(status_code))
+
+    async def _send_whole(self, method: str, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send an answer that the application does not give."""
         await self.send(Response(stream_id=self.stream_id, headers=headers, status_code=status))
-        await self.send(Body(stream_id=self.stream_id, data=body))
+        if not suppress_body(method, status):
+            await self.send(Body(stream_id=self.stream_id, data=body))
         await self.send(EndBody(stream_id=self.stream_id))
         self.state = ASGIHTTPState.CLOSED
 
@@ -129,9 +132,3 @@ def refusal(status_code: int, error: BaseException | None = None) -> tuple[int, 
     message = _MESSAGES.get(code, f"This is no request that can be read: {reason or 'it breaks the protocol'}.")
     details = {"reason": reason} if reason else {}
     return bare_failure(ApiError(code, message, details, {"Connection": "close"}))
-
-
-def install() -> None:
-    """Let Hypercorn make its connections and streams of ours; it offers no setting for that."""
-    hypercorn.protocol.H11Protocol = EnvelopeProtocol  # type: ignore[attr-defined, assignment]
-    hypercorn.protocol.h11.HTTPStream = EnvelopeStream  # type: ignore[attr-defined]

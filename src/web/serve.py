@@ -27,6 +27,7 @@ from tradeengine.ipc.wiring import REFUSALS, Wiring
 from tradeengine.settings import Settings
 from tradeengine.storage.api_keys import find_key
 from tradeengine.web.admission import Admission
+from tradeengine.web.admitting import Trusted
 from tradeengine.web.api_keys import NS_PER_MS, ApiKeys
 from tradeengine.web.app import create_app
 from tradeengine.web.audit_trail import AuditTrail
@@ -75,7 +76,7 @@ async def main(wiring: Wiring) -> None:
             create_app(front),
             config,
             listener,
-            wiring.settings.http.trusted_proxies,
+            trusted_by(wiring.settings),
             lambda name: page.add(page.counter(name)),
             admission,
         )
@@ -157,6 +158,7 @@ def assemble(wiring: Wiring) -> Front:
             REFUSALS,
             inbox.wake,
             wiring.metrics,
+            pages.shard_of,
         ),
         admin_gateway=Gateway(
             wiring.ingress_rings.index(wiring.admin_ring_name),
@@ -165,6 +167,7 @@ def assemble(wiring: Wiring) -> Front:
             REFUSALS,
             inbox.wake,
             wiring.metrics,
+            lambda _: 0,
         ),
         accounts=Accounts(database, settings.limits.accounts_max, settings.wallet.taken_name),
         in_force=in_force,
@@ -198,6 +201,11 @@ def make_admission(wiring: Wiring) -> Admission:
         page.add(refused)
 
     return Admission(wiring.settings.http.work_requests_max, note_refusal)
+
+
+def trusted_by(settings: Settings) -> Trusted:
+    """Say whose word a server takes."""
+    return Trusted(frozenset(settings.http.trusted_proxies), settings.http.cors_origins)
 
 
 def hypercorn_config(settings: Settings) -> Config:

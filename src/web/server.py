@@ -16,7 +16,7 @@ import socket
 import sys
 import termios
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final
@@ -31,9 +31,10 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, Framework
 from hypercorn.utils import wrap_app
 
-from tradeengine.web import admitting, refusals
-from tradeengine.web.address import client_address, network_of
-from tradeengine.web.admission import Admission, Place
+from tradeengine.web import admitting, app_tasks
+from tradeengine.web.address import network_of
+from tradeengine.web.admission import Admission
+from tradeengine.web.admitting import Door, Trusted
 from tradeengine.web.refusals import CONNECTION_STATE, EnvelopeProtocol
 from tradeengine.web.websocket import LINGER_S
 
@@ -41,7 +42,7 @@ CONNECTIONS_MAX: Final = 8192
 ROOM: Final = 256
 """For requests of each kind that are in work, unless told otherwise."""
 CONNECTIONS_PER_ADDRESS_MAX: Final = CONNECTIONS_MAX // 2
-"""So that no one address can take them all; proxies that we trust may."""
+"""So that no one address, or network of IPv6, can take them all; proxies that we trust may."""
 HEAD_TIMEOUT_S: Final = 15.0
 """For the request line and the headers together, from their first byte."""
 SEND_TIMEOUT_S: Final = 30.0
@@ -62,24 +63,24 @@ class Server:
         app: Framework,
         config: Config,
         listener: socket.socket,
-        trusted_proxies: Collection[str] = (),
+        trusted: Trusted | None = None,
         count: Callable[[str], None] = lambda _: None,
         admission: Admission | None = None,
     ) -> None:
         """Serve ``app`` on a socket that already listens; TLS when ``config`` names a certificate.
 
-        trusted_proxies: addresses that stand for many clients. count: told of each connection and malformed request, by
-        the name of a front's counter. admission: who says which requests are let in.
+        trusted: proxies and origins; nobody unless told. count: told of each connection and malformed request, by the
+        name of a front's counter. admission: says which requests are let in.
         """
-        refusals.install()
         admitting.install()
+        app_tasks.install()
         self._app: AppWrapper = wrap_app(app, config.wsgi_max_body_size, "asgi")
         self._config = config
         self._listener = listener
         self._context = WorkerContext(None)
         self._connections: set[_Connection] = set()
-        self._trusted_proxies = frozenset(trusted_proxies)
-        self._count_of_address: Counter[str] = Counter()
+        self._trusted = trusted or Trusted()
+        self._count_of_network: Counter[str] = Counter()
         self._tell = count
         self._admission = admission or Admission(ROOM)
 
@@ -121,34 +122,28 @@ class Server:
 
     async def _serve_one(self, stream: Any) -> None:
         address = _peer_of(stream)
-        if len(self._connections) >= CONNECTIONS_MAX or self._count_of_address[address] >= CONNECTIONS_PER_ADDRESS_MAX:
+        network = network_of(address)
+        present = self._count_of_network[network]
+        if len(self._connections) >= CONNECTIONS_MAX or present >= CONNECTIONS_PER_ADDRESS_MAX:
             self._tell("connections_refused")
             await trio.aclose_forcefully(stream)
             return
         connection = _Connection(self._app, self._config, self._context, stream, self._tell)
-        connection.ask_admission = partial(self._ask_admission, address)
+        connection.door = Door(self._admission, address, self._trusted)
         self._connections.add(connection)
         self._tell("connections_opened")
-        self._count(address, 1)
+        weight = 0 if address in self._trusted.proxies else 1
+        self._count(network, weight)
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
-            self._count(address, -1)
+            self._count(network, -weight)
 
-    def _ask_admission(
-        self, address: str, method: str, path: bytes, headers: Iterable[tuple[bytes, bytes]]
-    ) -> Place | None:
-        if address in self._trusted_proxies:
-            forwarded_for = b",".join(value for name, value in headers if name.lower() == b"x-forwarded-for")
-            address = client_address(address, forwarded_for.decode("latin1"), self._trusted_proxies)
-        return self._admission.ask(method, path, network_of(address))
-
-    def _count(self, address: str, change: int) -> None:
-        if address not in self._trusted_proxies:
-            self._count_of_address[address] += change
-            if not self._count_of_address[address]:
-                del self._count_of_address[address]
+    def _count(self, network: str, change: int) -> None:
+        self._count_of_network[network] += change
+        if not self._count_of_network[network]:
+            del self._count_of_network[network]
 
     async def _close_idle(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -186,8 +181,8 @@ class _IdleClock:
 class _Connection(TCPServer):
     """One connection. Applications find it in their scope's state: see ``websocket.Transport``."""
 
-    ask_admission: Callable[[str, bytes, Iterable[tuple[bytes, bytes]]], Place | None]
-    """Asks for a place by method, path and headers of a request."""
+    door: Door
+    """Where its requests ask for admission."""
 
     def __init__(
         self, app: AppWrapper, config: Config, context: WorkerContext, stream: Any, count: Callable[[str], None]
@@ -196,6 +191,7 @@ class _Connection(TCPServer):
         self._tell = count
         self.idle_clock = _IdleClock(config.keep_alive_timeout)
         self._rest = b""
+        self._has_read_all = trio.Event()
         # Over TLS bytes are not what goes out.
         self._socket: trio.socket.SocketType | None = getattr(stream, "socket", None)
         self.idle_task = self.idle_clock  # type: ignore[assignment]  # has the two methods that are called
@@ -238,6 +234,19 @@ class _Connection(TCPServer):
                 await self.stream.send_eof()
             while rest_bytes > 0 and (data := await self.stream.receive_some(MAX_RECV)):
                 rest_bytes -= len(data)
+
+    async def see_off(self) -> None:
+        """Linger where the connection's reader is at work: it throws away what still comes, and this waits for it."""
+        with trio.move_on_after(LINGER_S), suppress(*_GONE):
+            if self._socket is not None:
+                await self.stream.send_eof()
+            await self._has_read_all.wait()
+
+    async def _read_data(self) -> None:
+        try:
+            await super()._read_data()
+        finally:
+            self._has_read_all.set()
 
     async def run(self) -> None:
         """Serve the connection to its end; a fault is logged and ends it alone."""

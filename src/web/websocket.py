@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any, Final, Protocol
 
-import hypercorn.protocol.h11
 import trio
 from hypercorn.protocol.events import Body, Data, EndBody, Event, Request, Response, StreamClosed
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, FrameTooLargeError, WSStream
@@ -42,6 +41,9 @@ class Transport(Protocol):
 
     def unread_bytes(self) -> int:
         """Say how much the client has sent that was not read yet."""
+
+    async def see_off(self) -> None:
+        """Say that nothing more comes, and wait for a moment until the client has sent all that it wants to send."""
 
     async def abort(self) -> None:
         """Drop the connection, whatever is under way."""
@@ -74,6 +76,9 @@ class ClientSocket(WSStream):
     async def app_send(self, message: Any) -> None:
         """Pass on what the application says."""
         try:
+            if message is None and self.state == ASGIWebsocketState.HTTPCLOSED:
+                # A connection that closes with unread bytes is reset, and the refusal of the handshake is lost.
+                await self.transport.see_off()
             await super().app_send(message)
         finally:
             if self.state != ASGIWebsocketState.HANDSHAKE or message is None:
@@ -102,13 +107,16 @@ class ClientSocket(WSStream):
         await self.transport.abort()
 
     async def _send_error_response(self, status_code: int) -> None:
-        status, headers, body = refusal(status_code)
-        await self.send(Response(stream_id=self.stream_id, status_code=status, headers=headers))
-        await self.send(Body(stream_id=self.stream_id, data=body))
-        await self.send(EndBody(stream_id=self.stream_id))
+        await self._send_whole(*refusal(status_code))
         if self.app_put is None:
             # No application was asked, so none will end the connection.
             await self.send(StreamClosed(stream_id=self.stream_id))
+
+    async def _send_whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Answer a handshake where the application does not."""
+        await self.send(Response(stream_id=self.stream_id, headers=headers, status_code=status))
+        await self.send(Body(stream_id=self.stream_id, data=body))
+        await self.send(EndBody(stream_id=self.stream_id))
 
     async def _accept(self, message: Any) -> None:
         self.handshake.extensions = None
@@ -163,8 +171,3 @@ class ClientSocket(WSStream):
         await trio.sleep(LINGER_S)
         if not self.closed:
             await self.send(StreamClosed(stream_id=self.stream_id))
-
-
-def install() -> None:
-    """Let Hypercorn's protocols make their WebSocket streams of ours; it offers no setting for that."""
-    hypercorn.protocol.h11.WSStream = ClientSocket  # type: ignore[attr-defined]

@@ -117,6 +117,11 @@ STORIES: Final = (
     ),
     Story("HttpErrorRate", _requests(0), _requests(10), _requests(11)),
     Story(
+        "FrontOverloaded",
+        *_one('tradeengine_front_requests_shed_total{actor="front-0"}', Counter(0), Counter(60), Counter(66)),
+        {"actor": "front-0"},
+    ),
+    Story(
         "SymbolHalted",
         *_one('tradeengine_symbol_trading_state{symbol="X/Y"}', Gauge(1), Gauge(1), Gauge(2)),
         {"symbol": "X/Y"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -22,13 +23,12 @@ from tests.engines import database_away, wait_restarted
 from tests.monitoring.prometheus import RULE_FILES, needs_prometheus, read_rules
 from tests.monitoring.test_dashboards import DASHBOARDS, queries
 from tests.monitoring.watched import Watched, watched
-from tests.postgres import postgres
 
 from tradeengine.storage.journal_format import SEGMENT_HEADER_BYTES, SegmentHeader
 from tradeengine.storage.journal_read import list_segments
 from tradeengine.storage.reconciliations import request_reconciliation
 
-__all__ = ["postgres", "watched"]
+__all__ = ["watched"]
 
 pytestmark = [needs_prometheus, pytest.mark.long, pytest.mark.timeout(240)]
 
@@ -97,7 +97,7 @@ def _filled(query: str, instance: str) -> str:
 @contextmanager
 def settlement_stopped(watched: Watched) -> Iterator[None]:
     """Let settlement hang while orders come, until they are refused."""
-    with watched.stopped("settlement"):
+    with watched.venue.engine.standing_still("settlement"):
         while watched.place_hundred():
             pass
         yield
@@ -125,6 +125,34 @@ def pool_in_use(watched: Watched) -> Iterator[None]:
             stop.set()
     for thread in threads:
         thread.join(30)
+
+
+@contextmanager
+def front_flooded(watched: Watched) -> Iterator[None]:
+    """Ask three hundred things at once, again and again, from one address."""
+    stop = threading.Event()
+    address = httpx2.URL(watched.venue.engine.url)
+    question = b"GET /api/v1/symbols HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    def ask() -> None:
+        with ExitStack() as stack, suppress(OSError):
+            sockets = [
+                stack.enter_context(socket.create_connection((address.host, address.port or 80), 10))
+                for _ in range(300)
+            ]
+            while not stop.is_set():
+                for one in sockets:
+                    one.sendall(question)
+                for one in sockets:
+                    one.recv(65_536)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+    thread.join(30)
 
 
 @contextmanager
@@ -208,7 +236,7 @@ def audit_changed(watched: Watched) -> Iterator[None]:
 @contextmanager
 def journal_changed(watched: Watched) -> Iterator[None]:
     """Let a journal say that the matcher did something else than it did; the shadow never believes it again."""
-    with watched.stopped("shadow"):
+    with watched.venue.engine.standing_still("shadow"):
         segment = list_segments(watched.venue.engine.data_dir / "journal" / "shard-0")[-1]
         with segment.path.open("r+b") as file:
             header = SegmentHeader.unpack(file.read(SEGMENT_HEADER_BYTES))
@@ -260,7 +288,10 @@ FAULTS = {
             "ActorSilent": {"actor": "settlement"},
         },
     ),
-    "a matcher is stopped": Fault(lambda watched: watched.stopped("matcher-0"), {"OutcomesUnknown": {}}),
+    "a front is flooded": Fault(front_flooded, {"FrontOverloaded": {"actor": "front-0"}}),
+    "a matcher is stopped": Fault(
+        lambda watched: watched.venue.engine.standing_still("matcher-0"), {"OutcomesUnknown": {}}
+    ),
     "the database is away": Fault(
         database_gone,
         {
@@ -278,7 +309,7 @@ FAULTS = {
     "the wallet is gone": Fault(
         wallet_gone, {"WalletBreakerOpen": {}, "WalletLag": {}}, frozenset({"ActorDown", "ReconciliationDifference"})
     ),
-    "fronts are stopped": Fault(lambda watched: watched.stopped("front-0"), {"EngineDown": {}}),
+    "fronts are stopped": Fault(lambda watched: watched.venue.engine.standing_still("front-0"), {"EngineDown": {}}),
     "the wallet refuses": Fault(wallet_refuses, {"WalletDeadLetters": {}}),
 }
 TOGETHER = {
@@ -286,7 +317,8 @@ TOGETHER = {
         lambda watched: watched.fault("slow_disk"), {"OrderLatencyHigh": {}, "JournalSyncSlow": {"actor": "matcher-0"}}
     ),
     "the keeper is stopped": Fault(
-        lambda watched: watched.stopped("keeper"), {"ReconciliationStale": {}, "MaintenanceStale": {}}
+        lambda watched: watched.venue.engine.standing_still("keeper"),
+        {"ReconciliationStale": {}, "MaintenanceStale": {}},
     ),
     "the clock is nobody's": Fault(lambda watched: watched.fault("clock_unsynchronised"), {"ClockUnsynchronised": {}}),
     "the clock was set": Fault(lambda watched: watched.fault("clock_ahead"), {"ClockStepped": {}}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -57,18 +56,6 @@ class Watched:
             yield
         finally:
             path.unlink()
-
-    @contextmanager
-    def stopped(self, *actors: str) -> Iterator[None]:
-        """Stop processes while the block runs, as a debugger or a disk that hangs would."""
-        pids = [self.venue.engine.actors()[actor] for actor in actors]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
 
     def place_hundred(self) -> bool:
         """Place a hundred orders that rest; returns whether all were taken."""

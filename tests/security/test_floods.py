@@ -141,11 +141,8 @@ def sockets_that_flood(url: str, lines: ExitStack) -> None:
 
 FLOODS: Final[list[Callable[[str, ExitStack], None]]] = [
     pipelines,
-    pipelines_that_are_read,
     heads_that_stop,
     bodies_that_stop,
-    chunks_that_drip,
-    answers_that_nobody_reads,
     connections_that_break,
     halves_that_stay,
     prefaces_of_http2,
@@ -154,6 +151,8 @@ FLOODS: Final[list[Callable[[str, ExitStack], None]]] = [
     wrong_tokens,
     sockets_that_flood,
 ]
+SLOW_FLOODS: Final = (pipelines_that_are_read, chunks_that_drip, answers_that_nobody_reads)
+"""They take their time."""
 
 
 def opened(url: str, count: int, lines: ExitStack) -> Iterator[Line]:
@@ -177,7 +176,7 @@ def resident_bytes(engine: Engine) -> int:
     return int(line.split()[1]) * 1024
 
 
-@pytest.mark.parametrize("flood", FLOODS)
+@pytest.mark.parametrize("flood", [*FLOODS, *(pytest.param(flood, marks=pytest.mark.long) for flood in SLOW_FLOODS)])
 def test_orders_of_others_are_answered_meanwhile(
     target: Engine, victim: User, resident_bytes_before: int, flood: Callable[[str, ExitStack], None]
 ) -> None:

@@ -25,6 +25,7 @@ from tests.web.raw_websocket import connected
 from tests.web.test_routes import ROUTES
 
 from tradeengine.web.access import Access
+from tradeengine.web.streams.private import BEGIN_ANEW
 
 FUNDS: Final = {"USDT": "76543.21", "ETH": "98.76543"}
 ORDER: Final[Json] = {"symbol": "ETH/USDT", "side": "buy", "type": "limit", "quantity": "1.2345", "price": "1234.5"}
@@ -136,7 +137,7 @@ def owner(target: Engine) -> Iterator[Owner]:
     root = admin_of(target)
     placed = user.place(**ORDER, client_order_id=CLIENT_ID)["order"]
     user.place(**{**ORDER, "type": "stop", "side": "sell", "stop_price": "100", "price": None})
-    user.place(**{**ORDER, "quantity": "0.1", "price": "1240"})
+    made = user.place(**{**ORDER, "quantity": "0.1", "price": "1240"})["order"]
     trade = friend.place(**{**ORDER, "side": "sell", "quantity": "0.1", "price": "1240"})["trades"][0]
     key_id, secret = make_key(user)
     make_key(user)
@@ -148,6 +149,7 @@ def owner(target: Engine) -> Iterator[Owner]:
         "order_id": placed["id"],
         "client_order_id": CLIENT_ID,
         "trade_id": trade["id"],
+        "maker_order_id": made["id"],
         "key_id": key_id,
         "secret": secret,
         "user": user.name,
@@ -286,3 +288,41 @@ async def test_streams_tell_a_stranger_nothing(target: Engine, owner: Owner, str
         said = json.dumps(list(socket.kept))
         assert [secret for secret in (name, order_id, owner.known["key_id"], CLIENT_ID) if secret in said] == []
     assert owner.state() == owner.before
+
+
+@pytest.mark.parametrize("resumed_from", ["the owner's cursor", "the beginning", "nowhere"])
+async def test_streams_tell_a_stranger_nothing_of_what_happens(
+    target: Engine, stranger: User, resumed_from: str
+) -> None:
+    """While another user trades, a stranger hears of no order and no balance, wherever the stream is resumed from."""
+    busy, partner = make_user(target, "busy", FUNDS), make_user(target, "partner", FUNDS)
+    best: Json = {**ORDER, "quantity": "0.1", "price": "1250"}
+    try:
+        async with (
+            connected(target.url, token=token_of(busy)) as own,
+            connected(target.url, token=token_of(stranger)) as socket,
+        ):
+            cursor = (await own.ask("subscribe", channels=["orders", "balances"]))["cursor"]
+            since = {"the owner's cursor": {"since": cursor}, "the beginning": {"since": BEGIN_ANEW}, "nowhere": {}}
+            placed = [busy.place(**ORDER)["order"]["id"]]
+            placed.append(busy.place(**best)["order"]["id"])
+            partner.place(**{**best, "side": "sell"})
+            await own.next("order_update", order_id=placed[1], status="filled")
+            assert len(busy.call("GET", "/trades", params={"scope": "mine"})) == 1  # settled
+            await socket.ask("subscribe", channels=["orders", "balances"], **since[resumed_from])
+            if resumed_from != "nowhere":
+                told = await socket.next("resumed" if resumed_from == "the owner's cursor" else "resync")
+                assert told["orders"] in (0, [])
+            await own.ask("ping")
+            own.kept.clear()
+            placed.append(busy.place(**ORDER)["order"]["id"])
+            await own.next("order_update", order_id=placed[2])
+            await own.next("balances")
+            # What comes on a connection comes in order: behind this nothing of before is on its way.
+            await socket.ask("ping")
+            assert [message["type"] for message in socket.kept] == ["balances"]
+            assert socket.kept[0]["snapshot"] is True
+    finally:
+        busy.call("DELETE", "/orders")
+        for user in (busy, partner):
+            user.http.close()

@@ -65,21 +65,27 @@ BTC_USDT = SymbolSpec.from_decimals(
 )
 
 
+SMALL = {
+    "limits.accounts_max": 64,
+    "limits.assets_max": 4,
+    "limits.symbols_max": 4,
+    "limits.levels_max": 64,
+    "limits.clients_max": 0,
+    "rings.ingress_slots": 16,
+    "rings.commands_slots": 64,
+    "rings.reserve_slots": 8,
+    "rings.events_slots": 64,
+    "rings.risk_events_slots": 64,
+    "settlement.backlog_events_max": 32,
+}
+"""Settings of an engine that takes little memory."""
+
+
 def small_settings() -> Settings:
-    """Make settings that take little memory."""
+    """Make a small engine's settings, with short waits."""
     return load_settings(
         overrides={
-            "limits.accounts_max": 64,
-            "limits.assets_max": 4,
-            "limits.symbols_max": 4,
-            "limits.levels_max": 64,
-            "limits.clients_max": 0,
-            "rings.ingress_slots": 16,
-            "rings.commands_slots": 64,
-            "rings.reserve_slots": 8,
-            "rings.events_slots": 64,
-            "rings.risk_events_slots": 64,
-            "settlement.backlog_events_max": 32,
+            **SMALL,
             "http.command_timeout_ms": 200,
             "http.barrier_timeout_ms": 200,
             "http.body_bytes_max": 4096,

@@ -236,7 +236,11 @@ async def connect(
     tcp = trio.socket.socket()
     if receive_bytes:
         tcp.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, receive_bytes)
-    await tcp.connect((place.hostname, place.port))
+    try:
+        await tcp.connect((place.hostname, place.port))
+    except OSError:
+        tcp.close()
+        raise
     stream = trio.SocketStream(tcp)
     asked = [
         ("Host", place.netloc),

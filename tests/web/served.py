@@ -11,10 +11,15 @@ from typing import Any
 import trio
 from tests.web.bench import Bench
 
-from tradeengine.web.serve import hypercorn_config
+from tradeengine.web.serve import hypercorn_config, trusted_by
 from tradeengine.web.server import Server
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+UPGRADE = (
+    "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+"""Headers by which a request asks for a WebSocket."""
 
 
 @asynccontextmanager
@@ -23,7 +28,7 @@ async def serving(bench: Bench, keep_alive_s: float = 60) -> AsyncIterator[tuple
     config = hypercorn_config(bench.front.settings)
     config.keep_alive_timeout = keep_alive_s
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        served = Server(bench.app, config, listener, bench.front.settings.http.trusted_proxies)
+        served = Server(bench.app, config, listener, trusted_by(bench.front.settings))
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
             await nursery.start(served.run, stop.wait)

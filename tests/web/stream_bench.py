@@ -24,7 +24,7 @@ from tradeengine.core.feed import FeedKind
 from tradeengine.core.messages import OrderUpdate, encode
 from tradeengine.core.records import Side
 from tradeengine.core.tables import depth_dtype, ticker_dtype
-from tradeengine.web.serve import hypercorn_config
+from tradeengine.web.serve import hypercorn_config, trusted_by
 from tradeengine.web.server import Server
 from tradeengine.web.streams.session import Session
 
@@ -165,7 +165,7 @@ async def serving_streams(bench: Bench) -> AsyncIterator[StreamBench]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
         streams.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = Server(bench.app, hypercorn_config(bench.front.settings), listener)
+        server = Server(bench.app, hypercorn_config(bench.front.settings), listener, trusted_by(bench.front.settings))
         async with bench.engine(lambda _command: []), trio.open_nursery() as nursery:
             stop = trio.Event()
             nursery.start_soon(streams.serve)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 import trio
 import trio.testing
+from hypercorn.protocol.events import Request
+from hypercorn.typing import ConnectionState
 from tests.web.bench import Bench, Records, bearer
 from tests.web.served import HEALTH, read_answer, serving
 
 from tradeengine.web import server
 from tradeengine.web.admission import Admission, Kind
+from tradeengine.web.admitting import Door, Trusted
+from tradeengine.web.framing import StrictBuffer
 
 TOKEN = f"Authorization: {bearer()['Authorization']}\r\n"
 ORDER = json.dumps({"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "1", "price": "50000"})
@@ -62,6 +68,144 @@ async def test_refusal_is_clear(bench: Bench, admission: Admission) -> None:
     assert answer["error"]["code"] == "ENGINE_OVERLOADED"
     assert answer["meta"]["request_id"] == "mine-1"
     assert bench.memory.rings["ingress.front-0"].head == 0
+
+
+async def refused_answer(stream: trio.SocketStream, pieces: list[bytes]) -> bytes:
+    """Send a request in pieces; returns its answer without what differs from one to the next."""
+    for piece in pieces:
+        await stream.send_all(piece)
+        await trio.testing.wait_all_tasks_blocked()
+    received = b""
+    with trio.fail_after(10):
+        while not received.endswith(b"}"):
+            received += bytes(await stream.receive_some())
+    return re.sub(rb"date: [^\r]+|[0-9T:.-]+Z", b"", received)
+
+
+async def test_whole_and_plain_request_is_refused_unread(
+    bench: Bench, admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same refusal as of any other, byte for byte, but h11 reads nothing; it is counted, its connection goes on."""
+    http = msgspec.structs.replace(bench.front.settings.http, cors_origins=("https://a.example",))
+    bench.front.settings = msgspec.structs.replace(bench.front.settings, http=http)
+    heads = 0
+    read = StrictBuffer.maybe_extract_lines
+
+    def count_heads(buffer: StrictBuffer) -> list[bytearray] | None:
+        nonlocal heads
+        lines = read(buffer)
+        heads += lines is not None
+        return lines
+
+    monkeypatch.setattr(StrictBuffer, "maybe_extract_lines", count_heads)
+    refused: list[None] = []
+    admission.note_refusal = lambda: refused.append(None)
+    request = post(ORDER, "X-Request-ID: mine-1\r\nOrigin: https://a.example\r\n")
+    async with serving(bench) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        fill(admission)
+        whole = await refused_answer(stream, [request])
+        assert (heads, len(refused)) == (0, 1)
+        assert whole == await refused_answer(stream, [request[:50], request[50:]])
+        assert (heads, len(refused)) == (1, 2)
+        assert b"access-control-allow-origin: https://a.example" in whole
+        fill(admission, count=0)
+        await stream.send_all(SYMBOLS)
+        assert (await read_answer(stream))[0] == 200
+
+
+HALVES = {
+    "a header's value": b"GET /api/v1/nothing HTTP/1.1\r\nX-Note: ",
+    "a body": f"POST /api/v1/orders HTTP/1.1\r\nHost: x\r\nContent-Length: {len(SYMBOLS)}\r\n\r\n".encode(),
+}
+
+
+@pytest.mark.parametrize("half", HALVES)
+async def test_request_inside_another_is_none(bench: Bench, admission: Admission, half: str) -> None:
+    """Bytes that are a whole request, and came as a part of another one, are that part: there is one answer."""
+    async with serving(bench) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        fill(admission)
+        with trio.fail_after(10):
+            await refused_answer(stream, [HALVES[half], SYMBOLS])
+            fill(admission, count=0)
+            await stream.send_all(HEALTH)
+            status, body = await read_answer(stream)
+        assert (status, body["success"]) == (200, True)
+        assert "status" in body["data"]
+
+
+async def test_request_behind_a_malformed_one_is_not_read(bench: Bench, admission: Admission) -> None:
+    """What comes behind a request that broke the protocol has no answer, not even a refusal."""
+    async with serving(bench) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        fill(admission)
+        received = b""
+        with trio.fail_after(10):
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n")
+            await trio.testing.wait_all_tasks_blocked()
+            await stream.send_all(SYMBOLS)
+            while part := await stream.receive_some():
+                received += bytes(part)
+        assert received.count(b"HTTP/1.1 ") == received.count(b"HTTP/1.1 400 ") == 1
+        fill(admission, count=0)
+
+
+async def test_refused_connection_does_not_stay_for_ever(bench: Bench, admission: Admission) -> None:
+    """A connection that was refused and asks for nothing more is idle, and is closed as any other."""
+    async with serving(bench, keep_alive_s=0.1) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        fill(admission)
+        with trio.fail_after(10):
+            await stream.send_all(SYMBOLS)
+            assert (await read_answer(stream))[0] == 503
+            assert not await stream.receive_some()
+        fill(admission, count=0)
+
+
+async def test_refused_connection_is_closed_when_the_server_stops(bench: Bench, admission: Admission) -> None:
+    """Once the server stops a connection ends with the refusal that is on its way."""
+    async with serving(bench) as (served, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        fill(admission)
+        with trio.fail_after(10):
+            await stream.send_all(SYMBOLS)
+            assert (await read_answer(stream))[0] == 503
+            await served._context.terminated.set()
+            await stream.send_all(SYMBOLS)
+            assert (await read_answer(stream))[0] == 503
+            assert not await stream.receive_some()
+        fill(admission, count=0)
+
+
+@pytest.mark.parametrize(
+    ("peer", "asked_for"),
+    [("10.0.0.1", "203.0.113.9"), ("10.0.0.2", "10.0.0.2")],
+    ids=["a trusted proxy", "anybody"],
+)
+def test_who_asks_is_whom_a_trusted_proxy_names(peer: str, asked_for: str) -> None:
+    """Admission is asked for the client that a trusted proxy speaks for, and for nobody else's word; both ways."""
+    whose: list[str] = []
+
+    class Asked(Admission):
+        is_quiet = False
+
+        def ask(self, _method: str, _path: bytes, address: str) -> None:
+            whose.append(address)
+
+        def refuses(self, _method: str, _path: bytes, address: str) -> bool:
+            whose.append(address)
+            return True
+
+    door = Door(Asked(1), peer, Trusted(frozenset({"10.0.0.1"})))
+    headers = [(b"Host", b"x"), (b"X-Forwarded-For", b"198.51.100.7"), (b"x-forwarded-for", b"203.0.113.9, 10.0.0.1")]
+    lines = [b"GET /api/v1/symbols HTTP/1.1", *(b"%b: %b" % header for header in headers), b"", b""]
+    assert door.refuses(b"\r\n".join(lines)) is not None
+    request = Request(
+        stream_id=0,
+        headers=headers,
+        http_version="1.1",
+        method="GET",
+        raw_path=b"/api/v1/symbols",
+        state=ConnectionState({}),
+    )
+    assert door.ask(request) is None
+    assert whose == [asked_for, asked_for]
 
 
 async def test_refused_connection_is_kept(bench: Bench, admission: Admission) -> None:

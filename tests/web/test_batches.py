@@ -65,6 +65,27 @@ async def test_lost_answer_is_its_orders_alone(bench: Bench) -> None:
     assert not bench.front.gateway.waits
 
 
+async def test_refusal_is_its_orders_alone(bench: Bench) -> None:
+    """An order of a batch that risk or the matcher refuses has its own reason; the others of the batch are placed."""
+    accepts, refuses = accept(bench), refuse_all(bench, Reason.INSUFFICIENT_BALANCE)
+    ring = bench.memory.rings["events.0"]
+
+    def answer(command: np.void) -> Published:
+        if command["client_order_id"] == b"n-1":
+            return refuses(command)  # type: ignore[no-any-return]
+        if command["client_order_id"] == b"n-2":
+            reason = Reason.PRICE_OUT_OF_COLLAR
+            return [("events.0", make_order_event(command, EventKind.REJECTED, ring, ORDER_ID + 2, reason=reason))]
+        return accepts(command)  # type: ignore[no-any-return]
+
+    async with bench.engine(answer):
+        status, body = await post(bench, {"orders": [small(n) for n in range(4)]}, BATCH)
+    assert (status, [item["success"] for item in body["data"]]) == (200, [True, False, False, True])
+    refused, ended = (item["error"] for item in body["data"][1:3])
+    assert (refused["code"], refused["details"]["client_order_id"]) == ("INSUFFICIENT_BALANCE", "n-1")
+    assert (ended["code"], ended["details"]["order_id"]) == ("PRICE_OUT_OF_COLLAR", str(ORDER_ID + 2))
+
+
 async def test_batch_of_wrong_orders_sends_nothing(bench: Bench) -> None:
     """A batch in which nothing is right asks nobody."""
     async with bench.engine(accept(bench)):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,14 +9,12 @@ from typing import Any
 import psycopg
 import pytest
 import trio
+from tests.engines import standing_still
 from tests.pgbouncer import needs_pgbouncer, running_pgbouncer
-from tests.postgres import dsn, make_database, postgres
 
 from tradeengine.web.database import Database
 from tradeengine.web.errors import ApiError
 from tradeengine.web.history import Accounts
-
-__all__ = ["dsn", "make_database", "postgres"]
 
 Connection = psycopg.Connection[Any]
 
@@ -194,12 +190,8 @@ async def test_server_that_hangs_is_given_up(dsn: str) -> None:
         asked += 1
         return one(connection)
 
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        with pytest.raises(ApiError) as refusal:
-            await database.run(ask)
-    finally:
-        os.kill(pid, signal.SIGCONT)
+    with standing_still(pid), pytest.raises(ApiError) as refusal:
+        await database.run(ask)
     assert (refusal.value.code, asked) == ("DATABASE_UNAVAILABLE", 1)
     assert await database.run(one) == 1
     database.close()

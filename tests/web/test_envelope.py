@@ -41,9 +41,9 @@ async def test_success_has_data_and_meta(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("given", "kept"), [("abc-1", True), ("x" * 64, True), ("x" * 65, False), ("a b", False), ("", False)]
 )
-async def test_sane_request_id_is_kept(bench: Bench, given: str, kept: bool) -> None:
+async def test_sane_request_id_is_kept(shared_bench: Bench, given: str, kept: bool) -> None:
     """A sane X-Request-ID comes back; any other is replaced."""
-    answer = await bench.client.get("/health", headers={"X-Request-ID": given})
+    answer = await shared_bench.client.get("/health", headers={"X-Request-ID": given})
     assert (answer.headers["X-Request-ID"] == given) is kept
     assert answer.headers["X-Request-ID"]
 
@@ -51,9 +51,9 @@ async def test_sane_request_id_is_kept(bench: Bench, given: str, kept: bool) -> 
 @pytest.mark.parametrize(
     "path", ["/nothing", "/api/v1/nothing", "/api/v1/orders/", "/api/v1//time", "/API/v1/time", "/%ff"]
 )
-async def test_unknown_path_is_404(bench: Bench, path: str) -> None:
+async def test_unknown_path_is_404(shared_bench: Bench, path: str) -> None:
     """What is no route is NOT_FOUND, never a redirect."""
-    answer = await bench.client.get(path)
+    answer = await shared_bench.client.get(path)
     assert answer.status_code == 404
     check_failure(await answer.get_json(), "NOT_FOUND")
 
@@ -91,9 +91,9 @@ async def test_wrong_method_is_405_and_says_which_are_right(bench: Bench) -> Non
         b'{"client_order_id": "\\u0000"}',
     ],
 )
-async def test_malformed_body_is_a_clear_400(bench: Bench, body: bytes) -> None:
+async def test_malformed_body_is_a_clear_400(shared_bench: Bench, body: bytes) -> None:
     """A body that is no JSON object, or says a thing twice, is refused with a sentence and a place."""
-    answer = await bench.client.post("/api/v1/orders", data=body, headers=bearer())
+    answer = await shared_bench.client.post("/api/v1/orders", data=body, headers=bearer())
     assert answer.status_code in {400, 404}
     code = "INVALID_REQUEST" if answer.status_code == 400 else "SYMBOL_NOT_FOUND"
     assert check_failure(json.loads(await answer.get_data()), code)["field"]
@@ -117,9 +117,9 @@ async def test_object_with_too_many_fields_is_refused_for_that(bench: Bench) -> 
 
 @pytest.mark.parametrize("path", ["/health", "/api/v1/nothing", "/ws/stream"])
 @pytest.mark.parametrize("host", ["..", "a" * 300, "a." * 130, f"a.{'b' * 64}.c", "x:y:z", "::1", "a b", "x/../y", "é"])
-async def test_host_that_names_none_is_a_clear_400(bench: Bench, host: str, path: str) -> None:
+async def test_host_that_names_none_is_a_clear_400(shared_bench: Bench, host: str, path: str) -> None:
     """A Host header that is no name and no address is refused by its name, wherever it goes."""
-    answer = await bench.client.get(path, headers={"Host": host})
+    answer = await shared_bench.client.get(path, headers={"Host": host})
     assert answer.status_code == 400
     assert check_failure(await answer.get_json(), "INVALID_REQUEST") == {"field": "Host"}
 
@@ -127,9 +127,9 @@ async def test_host_that_names_none_is_a_clear_400(bench: Bench, host: str, path
 @pytest.mark.parametrize(
     "host", ["", "x", "X.example:8240", "127.0.0.1:8240", "[::1]:8240", "trade_engine", "xn--caf-dma.example.", "x:"]
 )
-async def test_any_host_is_served(bench: Bench, host: str) -> None:
+async def test_any_host_is_served(shared_bench: Bench, host: str) -> None:
     """A front serves under whatever name it is reached."""
-    answer = await bench.client.get("/health", headers={"Host": host})
+    answer = await shared_bench.client.get("/health", headers={"Host": host})
     assert answer.status_code == 200
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import trio
 import trio.testing
-from tests.web.bench import Bench, Records, make_event
+from tests.web.bench import BTC, BTC_USDT, USDT, Bench, Records, make_event
 
+from tradeengine.core.ids import EPOCH_2024_MS, make_order_id
 from tradeengine.core.records import CommandKind, EventFlag, EventKind, Reason, command_dtype
+from tradeengine.ipc.directory import write_directory
 from tradeengine.web import gateway
 from tradeengine.web.gateway import NoRoom, OutcomeUnknown
 
 TIMEOUT_S = 10.0
 
 
-def make_command() -> Records:
+def make_command(symbol_id: int = 0, order_id: int = 0) -> Records:
     """Make a command; what it asks for does not matter here."""
     command = np.zeros(1, command_dtype)
-    command["kind"] = CommandKind.CANCEL
+    command["kind"], command["symbol_id"], command["order_id"] = CommandKind.CANCEL, symbol_id, order_id
     return command
 
 
@@ -160,6 +164,42 @@ async def test_waiting_requests_are_bounded(bench: Bench, monkeypatch: pytest.Mo
         async with bench.engine(lambda _command: []):
             with pytest.raises(OutcomeUnknown):
                 await bench.front.gateway.ask(make_command(), 0.01)
+
+
+async def test_symbol_that_nobody_answers_leaves_room(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All symbols of a matcher that is away fill a part of the room; orders and cancels of others are sent."""
+    specs = [dataclasses.replace(BTC_USDT, symbol_id=number, shard=number // 2) for number in range(3)]
+    write_directory(bench.memory.tables["directory"], 2, (BTC, USDT), specs)
+    orders = [make_order_id(EPOCH_2024_MS + 1, shard, 0, 0) for shard in range(2)]
+    monkeypatch.setattr(gateway, "IN_FLIGHT_MAX", 8)
+    async with bench.engine(lambda _command: []), trio.open_nursery() as nursery:
+        lost: list[gateway.Waiting] = []
+        for away in [make_command(0), make_command(1), make_command(order_id=orders[0])] * 2:
+            bench.front.gateway.send(away, lost.append, TIMEOUT_S)
+        for away in (make_command(0), make_command(1), make_command(order_id=orders[0])):
+            with pytest.raises(NoRoom):
+                bench.front.gateway.send(away, lost.append, TIMEOUT_S)
+        for here in (make_command(2), make_command(order_id=orders[1])):
+            ended = bench.front.gateway.send(here, lost.append, 0.0)
+            bench.front.gateway.expire()
+            assert lost.pop() is ended
+        nursery.cancel_scope.cancel()
+
+
+async def test_room_of_a_matcher_that_was_away_comes_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When nobody waits for a matcher any more it may have as much of the room as before, again and again."""
+    monkeypatch.setattr(gateway, "IN_FLIGHT_MAX", 8)
+    async with bench.engine(lambda _command: []), trio.open_nursery() as nursery:
+        lost: list[gateway.Waiting] = []
+        for waited in (6, 12, 18):
+            for _ in range(6):
+                bench.front.gateway.send(make_command(), lost.append, 0.0)
+            with pytest.raises(NoRoom):
+                bench.front.gateway.send(make_command(), lost.append, 0.0)
+            bench.front.gateway.expire()
+            assert len(lost) == waited
+            await trio.testing.wait_all_tasks_blocked()  # until the ring is read
+        nursery.cancel_scope.cancel()
 
 
 async def test_lapped_front_says_that_it_does_not_know(bench: Bench) -> None:

@@ -90,9 +90,9 @@ async def test_question_reaches_history(time_frame: TimeFrame, name: str, bench:
         ("tf=1m&cursor=x", "cursor", "INVALID_REQUEST"),
     ],
 )
-async def test_wrong_candle_question_is_refused_by_field(query: str, name: str, code: str, bench: Bench) -> None:
+async def test_wrong_candle_question_is_refused_by_field(query: str, name: str, code: str, shared_bench: Bench) -> None:
     """What is missing, unknown or out of range is refused by its name."""
-    answer, body = await fetch(bench, f"{CANDLES}?{query}")
+    answer, body = await fetch(shared_bench, f"{CANDLES}?{query}")
     assert (answer.status_code, body["error"]["code"], body["error"]["details"]["field"]) == (400, code, name)
     assert not is_kept(answer)
 
@@ -100,16 +100,16 @@ async def test_wrong_candle_question_is_refused_by_field(query: str, name: str, 
 @pytest.mark.parametrize(
     ("query", "name"), [("cursor=x", "cursor"), ("limit=1001", "limit"), ("start=1", "start"), ("tf=1m", "tf")]
 )
-async def test_wrong_trades_question_is_refused_by_field(query: str, name: str, bench: Bench) -> None:
+async def test_wrong_trades_question_is_refused_by_field(query: str, name: str, shared_bench: Bench) -> None:
     """Likewise for past trades."""
-    answer, body = await fetch(bench, f"{TRADES}?{query}")
+    answer, body = await fetch(shared_bench, f"{TRADES}?{query}")
     assert (answer.status_code, body["error"]["details"]["field"]) == (400, name)
 
 
 @pytest.mark.parametrize("path", ["candles/NO-SUCH?tf=1m", "historical/trades/NO-SUCH", "statistics/24h/NO-SUCH"])
-async def test_unknown_symbol_has_no_past(path: str, bench: Bench) -> None:
+async def test_unknown_symbol_has_no_past(path: str, shared_bench: Bench) -> None:
     """A symbol that does not exist is SYMBOL_NOT_FOUND."""
-    answer, body = await fetch(bench, f"/api/v1/{path}")
+    answer, body = await fetch(shared_bench, f"/api/v1/{path}")
     assert (answer.status_code, body["error"]["code"]) == (404, "SYMBOL_NOT_FOUND")
 
 
@@ -252,9 +252,9 @@ async def test_trade_by_id_may_be_kept_by_whom_it_was_for(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/v1/symbols", "/api/v1/orderbook/BTC-USDT", "/api/v1/balances", "/health", "/x"])
-async def test_whatever_else_is_not_to_be_kept(path: str, bench: Bench) -> None:
+async def test_whatever_else_is_not_to_be_kept(path: str, shared_bench: Bench) -> None:
     """Books, balances, states and failures are as of now and say so."""
-    answer, _ = await fetch(bench, path, **bearer())
+    answer, _ = await fetch(shared_bench, path, **bearer())
     assert not is_kept(answer)
 
 

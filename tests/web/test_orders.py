@@ -194,6 +194,32 @@ async def test_refusal_by_risk_has_its_code(bench: Bench, reason: Reason, status
     assert ("Retry-After" in answer.headers) == (status == 503)
 
 
+@pytest.mark.parametrize(
+    ("kind", "used", "details"),
+    [
+        (LimitKind.OPEN_ORDERS, 20, {"limit": "max_open_orders", "maximum": 25_000_000, "used": 20}),
+        (LimitKind.ORDER_NOTIONAL, -1, {"limit": "max_order_size", "asset": "USDT", "maximum": "25.000000"}),
+        (
+            LimitKind.DAY_NOTIONAL,
+            24_000_000,
+            {"limit": "max_daily_volume", "asset": "USDT", "maximum": "25.000000", "used": "24.000000"},
+        ),
+        (LimitKind.TWO_FACTOR, -1, {"limit": "requires_2fa_above", "asset": "USDT", "maximum": "25.000000"}),
+    ],
+)
+async def test_limit_that_refused_is_named(bench: Bench, kind: LimitKind, used: int, details: dict[str, Any]) -> None:
+    """Who is over a limit is told which, how much it is, and how much of it is used where that is known."""
+    ring = bench.memory.rings["refusals"]
+    fields = {"price_ticks": kind, "quantity_lots": used, "notional_units": 25_000_000}
+
+    def refuse_for_limit(command: np.void) -> Published:
+        return [("refusals", make_event(command, EventKind.REFUSED, ring, reason=Reason.LIMIT_EXCEEDED, **fields))]
+
+    async with bench.engine(refuse_for_limit):
+        _, body = await post(bench, LIMIT | {"client_order_id": "a-1"})
+    assert body["error"]["details"] == details | {"client_order_id": "a-1", "reason": "LIMIT_EXCEEDED"}
+
+
 async def test_every_reason_has_an_answer_that_is_not_our_fault(bench: Bench) -> None:
     """Each reason for which a command can be refused is answered by a code of its own, never by INTERNAL."""
     for reason in Reason:
@@ -331,13 +357,15 @@ async def test_unanswered_order_tells_how_to_ask_again(bench: Bench) -> None:
         ({"leverage": "10"}, "INVALID_REQUEST", "leverage"),
     ],
 )
-async def test_wrong_order_is_refused_by_field(bench: Bench, changes: dict[str, Any], code: str, field: str) -> None:
+async def test_wrong_order_is_refused_by_field(
+    shared_bench: Bench, changes: dict[str, Any], code: str, field: str
+) -> None:
     """What an order may not be is refused with code and field, before anything is sent."""
     for path in ("/api/v1/orders", "/api/v1/orders/test"):
-        status, body = await post(bench, LIMIT | changes, path)
+        status, body = await post(shared_bench, LIMIT | changes, path)
         assert (body["error"]["code"], body["error"]["details"]["field"]) == (code, field)
         assert status == (404 if code == "SYMBOL_NOT_FOUND" else 400)
-    assert bench.memory.rings["ingress.front-0"].head == 0
+    assert shared_bench.memory.rings["ingress.front-0"].head == 0
 
 
 BY_AMOUNT = {"type": "market", "price": None, "quantity": None}
@@ -359,9 +387,9 @@ BY_AMOUNT = {"type": "market", "price": None, "quantity": None}
         ({"quantity": "1" * 65}, "quantity must have at most 64 characters."),
     ],
 )
-async def test_refusal_speaks_of_what_was_sent(bench: Bench, changes: dict[str, Any], message: str) -> None:
+async def test_refusal_speaks_of_what_was_sent(shared_bench: Bench, changes: dict[str, Any], message: str) -> None:
     """The message of a refusal is one sentence about the fields that the order has, or should have."""
-    _, body = await post(bench, LIMIT | changes, "/api/v1/orders/test")
+    _, body = await post(shared_bench, LIMIT | changes, "/api/v1/orders/test")
     assert body["error"]["message"] == message
 
 
@@ -433,18 +461,18 @@ async def test_cancel_of_a_closed_order_is_a_conflict(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("order_id", ["abc", "0", "-1", "9" * 19, "9" * 40, "1.0", "%20", "１２"])
-async def test_impossible_id_names_nothing(bench: Bench, order_id: str) -> None:
+async def test_impossible_id_names_nothing(shared_bench: Bench, order_id: str) -> None:
     """An id that no order can have is 404 for every call on it, and nothing is sent."""
     for method in ("get", "delete", "patch"):
-        answer = await getattr(bench.client, method)(f"/api/v1/orders/{order_id}", headers=bearer())
+        answer = await getattr(shared_bench.client, method)(f"/api/v1/orders/{order_id}", headers=bearer())
         assert answer.status_code == 404
         assert (await answer.get_json())["error"]["code"] == "ORDER_NOT_FOUND"
 
 
 @pytest.mark.parametrize("client_order_id", ["%00", "a%00", "a%0A", "a" * 37, "%20", "caf%C3%A9", "a%2Fb"])
-async def test_impossible_client_order_id_names_nothing(bench: Bench, client_order_id: str) -> None:
+async def test_impossible_client_order_id_names_nothing(shared_bench: Bench, client_order_id: str) -> None:
     """A client order id that no order can have is 404, and the database is not asked for it."""
-    answer = await bench.client.get(f"/api/v1/orders/by-client-id/{client_order_id}", headers=bearer())
+    answer = await shared_bench.client.get(f"/api/v1/orders/by-client-id/{client_order_id}", headers=bearer())
     assert answer.status_code == 404
     assert (await answer.get_json())["error"]["code"] in {"ORDER_NOT_FOUND", "NOT_FOUND"}
 
@@ -478,13 +506,15 @@ async def test_amend_sends_what_changes(bench: Bench) -> None:
         ({"quantity": "0"}, "NUMBER_OUT_OF_RANGE", "quantity"),
     ],
 )
-async def test_wrong_amend_is_refused_by_field(bench: Bench, body: dict[str, Any], code: str, field: str) -> None:
+async def test_wrong_amend_is_refused_by_field(
+    shared_bench: Bench, body: dict[str, Any], code: str, field: str
+) -> None:
     """An amend that says nothing, or something wrong, is refused with code and field, and nothing is sent."""
-    bench.history.contents[ORDER_ID] = content()
-    answer = await bench.client.patch(f"/api/v1/orders/{ORDER_ID}", json=body, headers=bearer())
+    shared_bench.history.contents[ORDER_ID] = content()
+    answer = await shared_bench.client.patch(f"/api/v1/orders/{ORDER_ID}", json=body, headers=bearer())
     error = (await answer.get_json())["error"]
     assert (answer.status_code, error["code"], error["details"]["field"]) == (400, code, field)
-    assert bench.memory.rings["ingress.front-0"].head == 0
+    assert shared_bench.memory.rings["ingress.front-0"].head == 0
 
 
 async def test_amend_below_filled_is_a_conflict(bench: Bench) -> None:
@@ -549,14 +579,23 @@ async def test_mass_cancel_counts_and_names_what_it_ended(bench: Bench) -> None:
     assert [command["symbol_id"] for command in bench.commands] == [0, SYMBOL_ID_ALL]
 
 
+async def test_refused_mass_cancel_is_told(bench: Bench) -> None:
+    """A mass cancel that risk does not take is refused with its reason, and says nothing of orders."""
+    async with bench.engine(refuse_all(bench, Reason.SETTLEMENT_BACKLOG)):
+        for query in ("", "?symbol=BTC-USDT"):
+            answer = await bench.client.delete(f"/api/v1/orders{query}", headers=bearer())
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+            assert (await answer.get_json())["error"]["code"] == "SETTLEMENT_BACKLOG"
+
+
 @pytest.mark.parametrize("query", ["symbol=", "symbol", "symbol=&symbol=", "symbol=BTC-USDT&symbol="])
-async def test_mass_cancel_of_an_empty_symbol_cancels_nothing(bench: Bench, query: str) -> None:
+async def test_mass_cancel_of_an_empty_symbol_cancels_nothing(shared_bench: Bench, query: str) -> None:
     """A symbol that was left empty is refused: it does not mean every symbol."""
-    async with bench.engine(accept(bench)):
-        answer = await bench.client.delete(f"/api/v1/orders?{query}", headers=bearer())
+    async with shared_bench.engine(accept(shared_bench)):
+        answer = await shared_bench.client.delete(f"/api/v1/orders?{query}", headers=bearer())
     assert answer.status_code == 400
     assert (await answer.get_json())["error"]["details"]["field"] == "symbol"
-    assert bench.commands == []
+    assert shared_bench.commands == []
 
 
 async def test_order_list_pages_through_all(bench: Bench) -> None:
@@ -607,9 +646,9 @@ async def test_order_filters_reach_history(bench: Bench) -> None:
         ("symbol=NO-SUCH", "SYMBOL_NOT_FOUND", "symbol"),
     ],
 )
-async def test_wrong_filter_is_refused_by_name(bench: Bench, query: str, code: str, field: str) -> None:
+async def test_wrong_filter_is_refused_by_name(shared_bench: Bench, query: str, code: str, field: str) -> None:
     """A query parameter that is wrong or unknown is refused by name."""
-    answer = await bench.client.get(f"/api/v1/orders?{query}", headers=bearer())
+    answer = await shared_bench.client.get(f"/api/v1/orders?{query}", headers=bearer())
     error = (await answer.get_json())["error"]
     assert (error["code"], error["details"]["field"]) == (code, field)
 
@@ -631,12 +670,12 @@ async def test_wrong_filter_is_refused_by_name(bench: Bench, query: str, code: s
         ("post", "/orders/test"),
     ],
 )
-async def test_call_without_parameters_refuses_them_by_name(bench: Bench, method: str, path: str) -> None:
+async def test_call_without_parameters_refuses_them_by_name(shared_bench: Bench, method: str, path: str) -> None:
     """A parameter where none is read is refused, not passed over: it was meant to do something."""
-    answer = await getattr(bench.client, method)(f"/api/v1{path}?symbol=BTC-USDT", headers=bearer())
+    answer = await getattr(shared_bench.client, method)(f"/api/v1{path}?symbol=BTC-USDT", headers=bearer())
     error = (await answer.get_json())["error"]
     assert (answer.status_code, error["details"]["field"]) == (400, "symbol")
-    assert bench.memory.rings["ingress.front-0"].head == 0
+    assert shared_bench.memory.rings["ingress.front-0"].head == 0
 
 
 async def test_order_is_found_by_either_id(bench: Bench) -> None:

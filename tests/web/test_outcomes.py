@@ -67,6 +67,11 @@ def take_many(bench: Bench) -> Any:
     return answer
 
 
+async def fail(*_: Any, **__: Any) -> Any:
+    """Answer as history does while settlement is behind."""
+    raise ApiError("SETTLEMENT_BACKLOG", "History is behind what was published; try again.")
+
+
 async def test_totals_of_an_enormous_order_are_whole(enormous: Bench) -> None:
     """An order with more events than are kept has its totals from history, and says how many trades there are."""
     order = {"symbol": "BTC/USDT", "side": "buy", "type": "market", "quote_quantity": "4500"}
@@ -79,13 +84,59 @@ async def test_totals_of_an_enormous_order_are_whole(enormous: Bench) -> None:
     assert body["data"]["trades_total"] == TRADES
 
 
-async def test_enormous_order_whose_totals_are_not_to_be_had_is_unknown(enormous: Bench) -> None:
+@pytest.mark.parametrize("question", ["order", "count_trades_of_order"])
+async def test_enormous_order_whose_totals_are_not_to_be_had_is_unknown(
+    enormous: Bench, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
     """When history does not answer for an order that was placed, the answer does not read as if it were not."""
-    enormous.history.failure = ApiError("SETTLEMENT_BACKLOG", "behind")
+    monkeypatch.setattr(enormous.history, question, fail)
     async with enormous.engine(take_many(enormous)):
         status, body = await post(enormous, LIMIT | {"client_order_id": "big"})
     assert (status, body["error"]["code"]) == (504, "OUTCOME_UNKNOWN")
     assert body["error"]["details"] == {"client_order_id": "big"}
+
+
+def amend_into_many(bench: Bench) -> Any:
+    """Make an engine in which an order that rests is amended, and takes many others at its new price."""
+    ring = bench.memory.rings["events.0"]
+    take = take_many(bench)
+
+    def answer(command: np.void) -> Published:
+        ((_, events),) = take(command)
+        events[0]["kind"], events[0]["order_type"], events[0]["price_ticks"] = EventKind.AMENDED, 1, 5_000_000
+        return [(ring.name, events)]
+
+    return answer
+
+
+async def test_totals_of_an_enormous_amend_are_whole(enormous: Bench) -> None:
+    """An amend with more events than are kept is answered from history too; the trades counted are its own."""
+    async with enormous.engine(amend_into_many(enormous)):
+        answer = await enormous.client.patch(f"/api/v1/orders/{ORDER_ID}", json={"price": "50001"}, headers=bearer())
+        body = await answer.get_json()
+    assert answer.status_code == 200
+    assert (body["data"]["order"]["status"], body["data"]["order"]["filled_quantity"]) == ("filled", "0.0900")
+    assert [trade["id"] for trade in body["data"]["trades"]] == [str(ORDER_ID + 1 + n) for n in range(KEPT - 1)]
+    assert body["data"]["trades_total"] == TRADES
+
+
+@pytest.mark.parametrize("question", ["order", "count_trades_of_order"])
+async def test_enormous_amend_whose_totals_are_not_to_be_had_is_unknown(
+    enormous: Bench, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    """When history does not answer for an amend that was carried out, the answer names the order and no cause."""
+    engine = amend_into_many(enormous)
+
+    def answer(command: np.void) -> Published:
+        # The front looks the order up before it sends the amend, too; that look is answered.
+        monkeypatch.setattr(enormous.history, question, fail)
+        return engine(command)  # type: ignore[no-any-return]
+
+    async with enormous.engine(answer):
+        answered = await enormous.client.patch(f"/api/v1/orders/{ORDER_ID}", json={"price": "50001"}, headers=bearer())
+        error = (await answered.get_json())["error"]
+    assert (answered.status_code, error["code"]) == (504, "OUTCOME_UNKNOWN")
+    assert error["details"] == {"order_id": str(ORDER_ID)}
 
 
 async def test_enormous_mass_cancel_counts_what_it_does_not_list(
@@ -128,10 +179,6 @@ async def test_repeat_that_cannot_be_looked_up_is_unknown(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, question: str
 ) -> None:
     """While history does not answer, a repeat of an order that is live is not refused as if nothing had been placed."""
-
-    async def fail(*_: Any, **__: Any) -> Any:
-        raise ApiError("SETTLEMENT_BACKLOG", "History is behind what was published; try again.")
-
     bench.history.contents[ORDER_ID] = content()
     monkeypatch.setattr(bench.history, question, fail)
     ring = bench.memory.rings["refusals"]

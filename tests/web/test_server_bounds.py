@@ -164,6 +164,22 @@ async def test_no_upgrade_to_http2_in_the_clear(bench: Bench) -> None:
             assert (await read_answer(stream))[0] == 200
 
 
+async def test_one_network_cannot_take_all_connections(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has a network of IPv6 has one address's share of the connections, from whichever addresses of it."""
+    addresses = iter(["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::"])
+    monkeypatch.setattr(server, "_peer_of", lambda _: next(addresses))
+    monkeypatch.setattr(server, "CONNECTIONS_PER_ADDRESS_MAX", 2)
+    async with serving(bench) as (_, port):
+        streams = []
+        for is_served in (True, True, False, True):
+            streams.append(await trio.open_tcp_stream("127.0.0.1", port))
+            await streams[-1].send_all(HEALTH)
+            with trio.fail_after(10), suppress(trio.BrokenResourceError):
+                assert bool(await streams[-1].receive_some()) is is_served
+        for stream in streams:
+            await stream.aclose()
+
+
 async def test_one_address_cannot_take_all_connections(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections of one address are bounded, unless it is a proxy's that we trust; one that ends makes room."""
     monkeypatch.setattr(server, "CONNECTIONS_PER_ADDRESS_MAX", 2)

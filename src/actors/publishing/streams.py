@@ -16,6 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import trio
 
 from tradeengine.actors.publishing.candles import LiveCandles
 from tradeengine.actors.publishing.demand import Demand
@@ -36,7 +37,7 @@ from tradeengine.core.trading import trading_after
 from tradeengine.ipc.ring import Lapped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -318,14 +319,19 @@ class OrderLoads:
         self._wanted: set[int] = set()
         self._reading: set[int] = set()
         self._era = 0
+        self._news = trio.Event()
+        """Something is wanted since it was last looked for."""
         self.arrived: deque[tuple[list[int], LiveOrders]] = deque()
 
     def want(self, accounts: set[int]) -> None:
         """Have these read, unless they are being read already."""
-        self._wanted |= accounts - self._reading
+        self._want(accounts - self._reading)
 
-    def next(self) -> tuple[int, list[int]]:
-        """Give accounts to read now, maybe none, and what ``deliver`` wants to hear about them."""
+    async def next(self) -> tuple[int, list[int]]:
+        """Wait for accounts to read; give them, and what ``deliver`` wants to hear about them."""
+        while not self._wanted:
+            self._news = trio.Event()
+            await self._news.wait()
         accounts = sorted(self._wanted)[:LOAD_ACCOUNTS_MAX]
         self._wanted.difference_update(accounts)
         self._reading.update(accounts)
@@ -340,7 +346,7 @@ class OrderLoads:
         """Take note that reading failed: it is tried again."""
         if era == self._era:
             self._reading.difference_update(accounts)
-            self._wanted.update(accounts)
+            self._want(accounts)
 
     def done(self, accounts: list[int]) -> None:
         """Take note that what arrived was used."""
@@ -351,6 +357,11 @@ class OrderLoads:
         self._era += 1
         self._reading.clear()
         self.arrived.clear()
+
+    def _want(self, accounts: Iterable[int]) -> None:
+        self._wanted.update(accounts)
+        if self._wanted:
+            self._news.set()
 
 
 def _best(levels: Levels) -> tuple[int, int]:

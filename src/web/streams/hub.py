@@ -142,7 +142,7 @@ class Hub:
         if self.stopping:
             raise ApiError("SHUTTING_DOWN", "The server is stopping; connect again in a moment.")
         present = (*self._sessions, *self._coming)
-        from_address = sum(other.address == session.address for other in present)
+        from_address = sum(other.network == session.network for other in present)
         for count, maximum, what in (
             (len(present), self.limits.connections_max, "connections_max"),
             (from_address, self.limits.connections_per_address_max, "connections_per_address_max"),

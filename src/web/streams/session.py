@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from tradeengine.web.address import network_of
 from tradeengine.web.streams.merging import Merging
 from tradeengine.web.streams.wire import Message, pack
 
@@ -79,6 +80,7 @@ class Session:
         "channels",
         "closing",
         "moved_s",
+        "network",
         "next_ping_s",
         "order_symbols",
         "orders",
@@ -109,6 +111,7 @@ class Session:
         """
         self.socket = socket
         self.address = address
+        self.network = network_of(address)
         self.binary = binary
         self.batch = batch
         self.caller: Caller | None = None
