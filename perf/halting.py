@@ -10,7 +10,6 @@ The effect is seen by a thread that looks each half millisecond; so much may be 
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import statistics
@@ -22,23 +21,17 @@ from typing import Any, Final
 
 import httpx2
 import numpy as np
-from perf.engine import DEFAULT_DIR, Engine, filesystem, fund_accounts, machine, running_engine
+from perf.engine import Engine, arguments_parser, filesystem, fund_traders, machine, running_engine
+from perf.load import MIDDLE_PRICE, SYMBOL, TAKERS, owners
 from perf.traffic import CYCLE, Traffic
 
-from tradeengine.actors.data_dir import read_secret
 from tradeengine.cli.database import connect
 from tradeengine.core.records import EventKind, TradingState, byte, event_dtype, trading_event_dtype
 from tradeengine.ipc.client import LocalClient, open_client
 from tradeengine.ipc.ring import RingFull
 from tradeengine.ipc.ring_reader import Lapped
 from tradeengine.settings_files import load_settings
-from tradeengine.storage.directory import load_directory
-from tradeengine.web.auth import issue_token
 
-SYMBOL: Final = "BTC/USDT"
-MIDDLE_PRICE: Final = "50000"
-ACCOUNTS: Final = 64
-TAKERS: Final = 4
 BATCH: Final = 1024
 PAUSE_S: Final = 0.15
 """Between a resume and the next halt: time for the rings to fill again."""
@@ -49,9 +42,8 @@ _KIND: Final = byte(event_dtype, "kind")
 
 def main() -> int:
     """Run the benchmark; prints one line of JSON at the end."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = arguments_parser(__doc__)
     parser.add_argument("--halts", type=int, default=200)
-    parser.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="where the data directory is made; a real disk")
     arguments = parser.parse_args()
     with running_engine(arguments.dir, {"LOG_LEVEL": "warning"}) as engine:
         print(f"machine    {machine()}")
@@ -73,7 +65,7 @@ def measure(engine: Engine, halts: int) -> dict[str, Any]:
     try:
         while sent.value == 0 and load.is_alive():
             time.sleep(0.01)
-        with client_of(engine) as client:
+        with engine.client("perf", "admin") as client:
             for _ in range(halts):
                 time.sleep(PAUSE_S)
                 queues.append(watch.queue())
@@ -105,13 +97,6 @@ def post(client: httpx2.Client, change: str) -> int:
     answer = client.post(f"/admin/trading/{change}/{SYMBOL.replace('/', '-')}", json={"reason": "a benchmark"})
     answer.raise_for_status()
     return int(answer.json()["data"]["sequence"])
-
-
-def client_of(engine: Engine) -> httpx2.Client:
-    """Connect as an administrator."""
-    token = issue_token(read_secret(engine.data_dir).encode(), "perf", "admin", 3600)
-    headers = {"Authorization": f"Bearer {token}"}
-    return httpx2.Client(base_url=f"{engine.url}/api/v1", headers=headers, timeout=20, trust_env=False)
 
 
 class Watch:
@@ -166,12 +151,7 @@ def fill(data_dir: str, stop: Any, sent: Any) -> None:
     """Write orders as fast as there is room for them, whatever becomes of them."""
     settings = load_settings(None, {"engine.data_dir": data_dir})
     with connect(settings) as connection, open_client(Path(data_dir)) as wiring:
-        row = load_directory(connection).symbol(SYMBOL)
-        assert row is not None
-        symbol = row.spec
-        names = [f"halting-{number}" for number in range(ACCOUNTS)]
-        funds = {symbol.base: 10**15, symbol.quote: 10**16}
-        accounts = fund_accounts(connection, names, funds, wiring.settings.limits.accounts_max)
+        symbol, accounts = fund_traders(connection, SYMBOL, owners("halting"), wiring.settings.limits.accounts_max)
         traffic = Traffic(symbol, symbol.parse_price(MIDDLE_PRICE), accounts, wiring.ingress_number, "h", TAKERS)
         line = LocalClient(wiring)
         count = 0

@@ -20,14 +20,13 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
-from perf.engine import DEFAULT_DIR, Engine, filesystem, machine, running_engine
+from perf.engine import Engine, arguments_parser, filesystem, machine, running_engine
 
 from tradeengine.core.feed import TIME_FRAME_NAMES
 from tradeengine.core.ids import first_id_at
@@ -52,7 +51,7 @@ def main() -> int:
     """Fill, ask, print what was measured; the last line is JSON."""
     arguments = parse_arguments()
     print(f"machine     {machine()}")
-    with running_engine(arguments.directory, {}) as engine:
+    with running_engine(arguments.dir, {}) as engine:
         server = running_embedded(engine.data_dir)
         assert server is not None
         now_ms = time.time_ns() // 1_000_000
@@ -73,12 +72,9 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = arguments_parser(__doc__)
     parser.add_argument("--trades", type=int, default=10_000_000)
     parser.add_argument("--questions", type=int, default=300, help="of each kind")
-    parser.add_argument(
-        "--directory", type=Path, default=DEFAULT_DIR, help="where the data directory is made; a real disk"
-    )
     return parser.parse_args()
 
 

@@ -8,16 +8,15 @@ rate, each call in turn, and waits for the answer; a connection is one front's. 
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import time
 from contextlib import closing
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from perf.engine import DEFAULT_DIR, Engine, filesystem, machine, running_engine
+from perf.engine import Engine, arguments_parser, filesystem, machine, running_engine
+from perf.figures import goals_met, percentile_ms
 
 PATHS: Final = ("/health", "/ready", "/metrics")
 GOALS: Final = {"health_p99_ms": 5.0, "ready_p99_ms": 20.0, "metrics_p99_ms": 50.0}
@@ -30,14 +29,13 @@ SETTLE_S: Final = 3.0
 
 def main() -> int:
     """Ask, print and compare with the goals."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = arguments_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=30.0, help="how long to ask, all calls together")
     parser.add_argument("--shards", type=int, default=8)
-    parser.add_argument("--directory", type=Path, default=DEFAULT_DIR)
     arguments = parser.parse_args()
     print(f"machine    {machine()}")
-    print(f"topology   {arguments.shards} shards, 2 fronts, idle; journal on {filesystem(arguments.directory)}")
-    with running_engine(arguments.directory, {"ENGINE_FRONTS": 2}, shards=arguments.shards) as engine:
+    print(f"topology   {arguments.shards} shards, 2 fronts, idle; journal on {filesystem(arguments.dir)}")
+    with running_engine(arguments.dir, {"ENGINE_FRONTS": 2}, shards=arguments.shards) as engine:
         address = urlsplit(engine.url)
         assert address.hostname is not None
         with closing(http.client.HTTPConnection(address.hostname, address.port or 80, timeout=30)) as connection:
@@ -46,8 +44,7 @@ def main() -> int:
             figures = measure(connection, arguments.seconds) | measure_processor(engine, connection)
             lines = len(ask(connection, "GET", "/metrics")[1].splitlines())
     print(f"metrics    {lines} lines, with {route_count} routes")
-    met = {name: figures[name] <= goal for name, goal in GOALS.items()}
-    print(json.dumps({**figures, "metrics_lines": lines, "machine": machine(), "goals_met": met}))
+    print(json.dumps({**figures, "metrics_lines": lines, "machine": machine(), "goals_met": goals_met(figures, GOALS)}))
     return 0
 
 
@@ -62,7 +59,7 @@ def ask_for_every_route(connection: http.client.HTTPConnection) -> int:
 
 def measure(connection: http.client.HTTPConnection, seconds: float) -> dict[str, float]:
     """Make the calls in turn; returns percentiles in milliseconds."""
-    took_ms: dict[str, list[float]] = {path: [] for path in PATHS}
+    took_s: dict[str, list[float]] = {path: [] for path in PATHS}
     due_s = time.perf_counter()
     for count in range(int(seconds / INTERVAL_S)):
         path = PATHS[count % len(PATHS)]
@@ -70,16 +67,15 @@ def measure(connection: http.client.HTTPConnection, seconds: float) -> dict[str,
         time.sleep(max(due_s - time.perf_counter(), 0))
         began_s = time.perf_counter()
         status, _ = ask(connection, "GET", path)
-        took_ms[path].append((time.perf_counter() - began_s) * 1000)
+        took_s[path].append(time.perf_counter() - began_s)
         assert status == 200, f"{path}: {status}"
     figures = {}
-    for path, durations_ms in took_ms.items():
-        durations_ms.sort()
-        for share, name in ((0.5, "p50"), (0.99, "p99"), (1.0, "max")):
-            place = min(int(len(durations_ms) * share), len(durations_ms) - 1)
-            figures[f"{path[1:]}_{name}_ms"] = round(durations_ms[place], 2)
+    for path, durations_s in took_s.items():
+        durations_s.sort()
+        for percent, name in ((50, "p50"), (99, "p99"), (100, "max")):
+            figures[f"{path[1:]}_{name}_ms"] = percentile_ms(durations_s, percent)
         shown = ", ".join(f"{name} {figures[f'{path[1:]}_{name}_ms']:.2f} ms" for name in ("p50", "p99", "max"))
-        print(f"{path:10} {len(durations_ms)} calls: {shown}")
+        print(f"{path:10} {len(durations_s)} calls: {shown}")
     return figures
 
 

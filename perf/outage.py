@@ -18,33 +18,27 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import httpx2
-from perf.engine import DEFAULT_DIR, Engine, filesystem, fund_accounts, machine, running_engine
-from perf.pipeline import ACCOUNTS, MIDDLE_PRICE, SYMBOL, Load
-from perf.traffic import CYCLE, Traffic
+from perf.engine import Engine, arguments_parser, filesystem, fund_traders, machine, private_folder, running_engine
+from perf.load import SYMBOL, Load, beside, owners
+from perf.traffic import CYCLE
 
-from tradeengine.actors.data_dir import read_secret
 from tradeengine.cli.database import connect
 from tradeengine.cli.reconcile import run_reconcile
 from tradeengine.core.records import Reason
 from tradeengine.ipc.client import open_client
 from tradeengine.settings import Settings
 from tradeengine.settings_files import load_settings
-from tradeengine.storage.directory import load_directory
 from tradeengine.storage.embedded import Embedded, open_embedded, start_embedded
-from tradeengine.web.auth import issue_token
 
-TAKERS: Final = 4
 BEFORE_S: Final = 5.0
 AFTER_S_MAX: Final = 300.0
 CAUGHT_UP_EVENTS: Final = 2_000
@@ -61,18 +55,17 @@ PAUSE_S: Final = 0.002
 def main() -> int:
     """Run an outage; returns 0 when the goals are met."""
     arguments = _arguments()
-    with tempfile.TemporaryDirectory(prefix="tradeengine-pg-", dir=arguments.dir) as folder:
-        Path(folder).chmod(0o755)
-        with (
-            open_embedded(Path(folder)) as server,
-            running_engine(arguments.dir, {"DATABASE_DSN": server.dsn, "LOG_LEVEL": "warning"}) as engine,
-        ):
-            print(f"machine    {machine()}")
-            print(f"topology   1 shard, 1 front, PostgreSQL beside it, fdatasync on {filesystem(engine.data_dir)}")
-            settings = load_settings(
-                None, {"engine.data_dir": str(engine.data_dir), "database.dsn": server.dsn}, environ={}
-            )
-            figures = measure(engine, settings, server, Path(folder), arguments)
+    with (
+        private_folder(arguments.dir) as folder,
+        open_embedded(folder) as server,
+        running_engine(arguments.dir, {"DATABASE_DSN": server.dsn, "LOG_LEVEL": "warning"}) as engine,
+    ):
+        print(f"machine    {machine()}")
+        print(f"topology   1 shard, 1 front, PostgreSQL beside it, fdatasync on {filesystem(engine.data_dir)}")
+        settings = load_settings(
+            None, {"engine.data_dir": str(engine.data_dir), "database.dsn": server.dsn}, environ={}
+        )
+        figures = measure(engine, settings, server, folder, arguments)
     figures |= {"machine": machine(), "seconds_away": arguments.seconds, "rate_per_s": arguments.rate}
     figures["goals_met"] = not figures["faults"]
     print("\n".join(f"FAULT      {fault}" for fault in figures["faults"]) or "verdict    all goals are met")
@@ -120,22 +113,16 @@ def measure(
 ) -> dict[str, Any]:
     """Load, take PostgreSQL away, bring it back, wait until all is settled, and compare."""
     with connect(settings) as connection, open_client(engine.data_dir) as wiring:
-        row = load_directory(connection).symbol(SYMBOL)
-        assert row is not None
-        spec = row.spec
-        names = [f"outage-{number}" for number in range(ACCOUNTS)]
-        funds = {spec.base: spec.base.parse("100000"), spec.quote: spec.quote.parse("100000000")}
-        accounts = fund_accounts(connection, names, funds, settings.limits.accounts_max)
-        fund_accounts(connection, [VISITOR], {spec.quote: funds[spec.quote]}, settings.limits.accounts_max)
-        traffic = Traffic(spec, spec.parse_price(MIDDLE_PRICE), accounts, wiring.ingress_number, "o", TAKERS)
-        load = Load(wiring, traffic, spec.shard)
-        visitor = Visitor(_client(engine))
+        names = owners("outage")
+        load = Load.prepared(connection, wiring, names, "o")
+        fund_traders(connection, SYMBOL, [VISITOR], settings.limits.accounts_max)
+        visitor = Visitor(engine.client(VISITOR))
         visitor.live = [
             visitor.place(f"kept-{number}").json()["data"]["order"]["id"]
             for number in range(CANCELS_KEPT + int(arguments.seconds) + int(AFTER_S_MAX))
         ]
         connection.close()
-        with steady(load, arguments.rate), visits(visitor):
+        with beside(steady(load, arguments.rate)), beside(visits(visitor)):
             figures = outage(load, visitor, server, folder, arguments.seconds)
         load.hear_all()
         figures["drained_s"] = round(_wait(lambda: load.unsettled() == 0), 1)
@@ -209,68 +196,31 @@ def judge(figures: dict[str, Any], visitor: Visitor, arguments: argparse.Namespa
     return faults
 
 
-@contextmanager
-def steady(load: Load, rate_per_s: int) -> Iterator[None]:
-    """Send orders at that rate from a thread while the block runs; whole tens, so that takers find makers."""
-    stop = threading.Event()
-    faults: list[BaseException] = []
+def steady(load: Load, rate_per_s: int) -> Callable[[threading.Event], None]:
+    """Send orders at that rate; whole tens, so that takers find makers."""
 
-    def send() -> None:
-        try:
-            started_s, first = time.monotonic(), load.sent
-            while not stop.is_set():
-                due = int((time.monotonic() - started_s) * rate_per_s) - (load.sent - first)
-                if due >= CYCLE:
-                    load.send(load.make(min(due, load.writer.free()) // CYCLE * CYCLE))
-                load.hear()
-                time.sleep(PAUSE_S)
-        except BaseException as error:
-            faults.append(error)
-            raise
+    def send(stop: threading.Event) -> None:
+        started_s, first = time.monotonic(), load.sent
+        while not stop.is_set():
+            due = int((time.monotonic() - started_s) * rate_per_s) - (load.sent - first)
+            if due >= CYCLE:
+                load.send(load.make(min(due, load.writer.free()) // CYCLE * CYCLE))
+            load.hear()
+            time.sleep(PAUSE_S)
 
-    with _running(send, stop):
-        yield
-    if faults:
-        raise faults[0]
+    return send
 
 
-@contextmanager
-def visits(visitor: Visitor) -> Iterator[None]:
-    """Let the visitor do its round every second while the block runs."""
-    stop = threading.Event()
-    faults: list[BaseException] = []
+def visits(visitor: Visitor) -> Callable[[threading.Event], None]:
+    """Let the visitor do its round every second."""
 
-    def visit() -> None:
+    def visit(stop: threading.Event) -> None:
         number = 0
-        try:
-            while not stop.wait(1.0):
-                visitor.round(number)
-                number += 1
-        except BaseException as error:
-            faults.append(error)
-            raise
+        while not stop.wait(1.0):
+            visitor.round(number)
+            number += 1
 
-    with _running(visit, stop):
-        yield
-    if faults:
-        raise faults[0]
-
-
-@contextmanager
-def _running(work: Callable[[], None], stop: threading.Event) -> Iterator[None]:
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _client(engine: Engine) -> httpx2.Client:
-    token = issue_token(read_secret(engine.data_dir).encode(), VISITOR, "user", 3 * 3600)
-    headers = {"Authorization": f"Bearer {token}"}
-    return httpx2.Client(base_url=f"{engine.url}/api/v1", headers=headers, timeout=20, trust_env=False)
+    return visit
 
 
 def _wait(is_so: Callable[[], bool]) -> float:
@@ -284,8 +234,7 @@ def _wait(is_so: Callable[[], bool]) -> float:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="folder on a real disk for all data")
+    parser = arguments_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long PostgreSQL is away")
     parser.add_argument("--rate", type=int, default=1000, help="orders per second")
     return parser.parse_args()

@@ -23,16 +23,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from perf.engine import DEFAULT_DIR, Engine, filesystem, fund_accounts, machine, running_engine
+from perf.engine import Engine, arguments_parser, filesystem, fund_traders, machine, running_engine
+from perf.overload_client import TIMEOUT_S
 from perf.overload_ring import measure_ring
 from perf.overload_stream import StreamLoad, run_streams
 
-from tradeengine.actors.data_dir import read_secret
 from tradeengine.cli.database import connect
 from tradeengine.ipc.client import ask
-from tradeengine.settings_files import load_settings
-from tradeengine.storage.directory import load_directory
-from tradeengine.web.auth import issue_token
 
 SYMBOL: Final = "BTC/USDT"
 PARTS: Final = ("http", "stream", "ring")
@@ -85,15 +82,11 @@ class Clients:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.port = int(engine.url.rpartition(":")[2])
-        settings = load_settings(None, {"engine.data_dir": str(engine.data_dir)})
+        self.port = engine.port
+        settings = engine.settings()
         with connect(settings) as connection:
-            row = load_directory(connection).symbol(SYMBOL)
-            assert row is not None
-            amounts = {row.spec.base: row.spec.base.parse("100000"), row.spec.quote: row.spec.quote.parse("100000000")}
-            fund_accounts(connection, list(USERS), amounts, settings.limits.accounts_max)
-        secret = read_secret(engine.data_dir).encode()
-        self.tokens = [issue_token(secret, user, "user", 24 * 3600) for user in USERS]
+            fund_traders(connection, SYMBOL, USERS, settings.limits.accounts_max)
+        self.tokens = [engine.token(user) for user in USERS]
 
     def start(self, user: int, rate_per_s: float, seconds: float, call: tuple[str, str, Any]) -> subprocess.Popen[str]:
         """Start an open loop over HTTP. call: method, path, body. Each user has an address of its own."""
@@ -104,6 +97,7 @@ class Clients:
             "rate_per_s": rate_per_s,
             "seconds": seconds,
             "connections": CONNECTIONS,
+            "timeout_s": TIMEOUT_S,
             "address": f"127.0.0.{user + 1}",
             "method": method,
             "path": path,
@@ -235,13 +229,12 @@ def measure_stream(clients: Clients, arguments: argparse.Namespace) -> dict[str,
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = arguments_parser(__doc__)
     parser.add_argument("--parts", default=",".join(PARTS), help="which parts, separated by commas")
     parser.add_argument(
         "--seconds", type=float, default=8.0, help="length of each turn; its first second is not counted"
     )
     parser.add_argument("--turns", type=int, default=3, help="turns of each load")
-    parser.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="where the data directory is made; a real disk")
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
 """An open loop over HTTP: orders that are due whether or not the ones before were answered, for ``perf.overload``.
 
 Each order goes out at its own time on a connection that is free, or on a new one, up to ``connections``; a latency is
-from the time when it was due. A connection is kept after a refusal. What is not answered within ``TIMEOUT_S`` is a
+from the time when it was due. A connection is kept after a refusal. What is not answered within ``timeout_s`` is a
 time-out; what found no connection for so long is not sent. ``python -m perf.overload_client '{"port": …, "token": …,
 "rate_per_s": …, "seconds": …, "connections": …, "address": "127.0.0.1", "method": …, "path": …, "body": …}'`` ends by
 itself with one JSON object.
@@ -17,6 +17,8 @@ import sys
 import time
 from collections import Counter, deque
 from typing import Any, Final
+
+from perf.figures import percentile_ms
 
 TIMEOUT_S: Final = 10.0
 LEAD_S: Final = 1.0
@@ -55,6 +57,7 @@ class Loop:
 
     def __init__(self, wanted: dict[str, Any]) -> None:
         self._wanted = wanted
+        self._timeout_s: float = wanted.get("timeout_s", TIMEOUT_S)
         self._selector = selectors.DefaultSelector()
         self._free: list[Connection] = []
         self._waiting: deque[float] = deque()
@@ -125,10 +128,10 @@ class Loop:
     def _expire(self) -> None:
         """Give up those that wait for too long; both are in the order in which they were sent or due."""
         now_s = time.perf_counter()
-        while self._waiting and now_s - self._waiting[0] > TIMEOUT_S:
+        while self._waiting and now_s - self._waiting[0] > self._timeout_s:
             self._waiting.popleft()
             self._answers["not sent"] += 1
-        while self._busy and now_s - (oldest := next(iter(self._busy))).sent_s > TIMEOUT_S:
+        while self._busy and now_s - (oldest := next(iter(self._busy))).sent_s > self._timeout_s:
             self._end(oldest, "timed out")
 
     def _end(self, connection: Connection, why: str) -> None:
@@ -147,13 +150,18 @@ class Loop:
             "without_retry_after": self._without_retry_after,
             "connections": len(self._free),
         }
-        for kind, latencies_s in self._latencies_s.items():
-            ordered = sorted(latencies_s)
-            figures[f"{kind}_per_s"] = round(len(ordered) / measured_s, 1)
-            for name, share in (("p50", 0.5), ("p99", 0.99)):
-                place = min(int(len(ordered) * share), len(ordered) - 1)
-                figures[f"{kind}_{name}_ms"] = round(ordered[place] * 1000, 2) if ordered else None
-        return figures
+        return figures | rates(self._latencies_s, measured_s)
+
+
+def rates(latencies_s: dict[str, list[float]], measured_s: float) -> dict[str, float | None]:
+    """Give how many there were of each kind in a second, and percentiles; None where there were none."""
+    figures: dict[str, float | None] = {}
+    for kind, latencies in latencies_s.items():
+        ordered = sorted(latencies)
+        figures[f"{kind}_per_s"] = round(len(ordered) / measured_s, 1)
+        for percent in (50, 99):
+            figures[f"{kind}_p{percent}_ms"] = percentile_ms(ordered, percent) if ordered else None
+    return figures
 
 
 if __name__ == "__main__":

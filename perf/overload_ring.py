@@ -11,19 +11,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from perf.engine import fund_accounts, running_engine
+from perf.engine import running_engine
+from perf.load import Load, owners, settle, sustained
 from perf.overload_client import LEAD_S
-from perf.pipeline import ACCOUNTS, MIDDLE_PRICE, SYMBOL, Load, settle, sustained
-from perf.traffic import CYCLE, Indices, Traffic
+from perf.traffic import CYCLE, Indices
 
 from tradeengine.cli.database import connect
 from tradeengine.core.records import EventKind, Reason, byte, event_dtype
 from tradeengine.ipc.client import open_client
-from tradeengine.settings_files import load_settings
-from tradeengine.storage.directory import load_directory
 
 SETTINGS: Final = {"LOG_LEVEL": "error", "LIMITS_OPEN_ORDERS_MAX": 200_000}
-TAKERS: Final = 4
 CAPACITY_S: Final = 10.0
 BACKLOG: Final = 30_000
 LOADS: Final = (0.9, 2.0)
@@ -50,24 +47,20 @@ class Paced(Load):
 
 def measure_ring(parent: Path, seconds: float, turns: int) -> dict[str, Any]:
     """Find what is carried, then drive it below and far beyond, in turns."""
-    with running_engine(parent, SETTINGS) as engine:
-        settings = load_settings(None, {"engine.data_dir": str(engine.data_dir)})
-        with connect(settings) as connection, open_client(engine.data_dir) as wiring:
-            row = load_directory(connection).symbol(SYMBOL)
-            assert row is not None
-            names = [f"overload-{number}" for number in range(ACCOUNTS)]
-            amounts = {row.spec.base: row.spec.base.parse("100000"), row.spec.quote: row.spec.quote.parse("100000000")}
-            accounts = fund_accounts(connection, names, amounts, settings.limits.accounts_max)
-            middle_ticks = row.spec.parse_price(MIDDLE_PRICE)
-            load = Paced(wiring, Traffic(row.spec, middle_ticks, accounts, wiring.ingress_number, "o", TAKERS), 0)
-            load.refused_index = []
-            capacity_per_s = sustained(load, CAPACITY_S, BACKLOG)["commands_per_s"]
-            rows: dict[float, list[dict[str, Any]]] = {times: [] for times in LOADS}
-            for _ in range(turns):
-                for times in LOADS:
-                    rows[times].append(drive(load, capacity_per_s * times, seconds))
-                    print(f"ring       {capacity_per_s * times:7.0f}/s {rows[times][-1]}", flush=True)
-                    settle(load)
+    with (
+        running_engine(parent, SETTINGS) as engine,
+        connect(engine.settings()) as connection,
+        open_client(engine.data_dir) as wiring,
+    ):
+        load = Paced.prepared(connection, wiring, owners("overload"), "o")
+        load.refused_index = []
+        capacity_per_s = sustained(load, CAPACITY_S, BACKLOG)["commands_per_s"]
+        rows: dict[float, list[dict[str, Any]]] = {times: [] for times in LOADS}
+        for _ in range(turns):
+            for times in LOADS:
+                rows[times].append(drive(load, capacity_per_s * times, seconds))
+                print(f"ring       {capacity_per_s * times:7.0f}/s {rows[times][-1]}", flush=True)
+                settle(load)
     figures: dict[str, Any] = {"capacity_per_s": round(capacity_per_s), "lost": 0}
     return figures | {f"at_{times:g}": rows[times] for times in LOADS}
 

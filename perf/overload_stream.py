@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-from perf.overload_client import LEAD_S, TIMEOUT_S
+from perf.overload_client import LEAD_S, TIMEOUT_S, rates
 from perf.stream_clients import Client, masked
 
 
@@ -123,10 +123,4 @@ def _summary(placer: Placer, measured_s: float) -> dict[str, Any]:
     if placer.waits:
         placer.answers["timed out"] += placer.waits
     figures: dict[str, Any] = {"offered_per_s": placer.load.rate_per_s, "answers": dict(placer.answers)}
-    for kind, latencies_s in placer.latencies_s.items():
-        ordered = sorted(latencies_s)
-        figures[f"{kind}_per_s"] = round(len(ordered) / measured_s, 1)
-        for name, share in (("p50", 0.5), ("p99", 0.99)):
-            place = min(int(len(ordered) * share), len(ordered) - 1)
-            figures[f"{kind}_{name}_ms"] = round(ordered[place] * 1000, 2) if ordered else None
-    return figures
+    return figures | rates(placer.latencies_s, measured_s)

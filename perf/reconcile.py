@@ -15,24 +15,19 @@ import statistics
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any, Final
 
 import psycopg
-from perf.engine import DEFAULT_DIR, Engine, filesystem, fund_accounts, machine, running_engine
-from perf.pipeline import ACCOUNTS, MIDDLE_PRICE, SETTINGS, SYMBOL, Load, burst, open_loop, settle
-from perf.traffic import Traffic
+from perf.engine import Engine, arguments_parser, machine, running_engine, say_machine
+from perf.figures import say
+from perf.load import SETTINGS, Load, beside, burst, open_loop, owners, say_latency, settle
 
 from tradeengine.cli.database import connect
 from tradeengine.ipc.client import open_client
-from tradeengine.ipc.wiring import Wiring
 from tradeengine.settings import Settings
-from tradeengine.settings_files import load_settings
-from tradeengine.storage.directory import load_directory
 from tradeengine.storage.reconciliations import Reconciliation, request_reconciliation, wait_reconciliation
 
 TIMEOUT_S: Final = 300.0
-TAKERS: Final = 4
 SETTINGS_HERE: Final = {**SETTINGS, "LIMITS_ORDERS_MAX": 1 << 18, "KEEPER_RECONCILE_INTERVAL_S": 0}
 """Rings for the burst; as many orders as by default, because that is what a census goes through."""
 
@@ -40,11 +35,7 @@ SETTINGS_HERE: Final = {**SETTINGS, "LIMITS_ORDERS_MAX": 1 << 18, "KEEPER_RECONC
 def main() -> int:
     """Measure and print."""
     arguments = _arguments()
-    kind = filesystem(arguments.dir)
-    if kind in {"tmpfs", "ramfs"}:
-        sys.stderr.write(f"{arguments.dir} is on {kind}: name a folder on a real disk with --dir\n")
-        return 1
-    print(f"machine    {machine()}; journal on {kind}")
+    say_machine(arguments.dir)
     print("topology   keeper (niceness 10 while it compares) → risk, matcher-0, PostgreSQL; client → risk → matcher-0")
     with running_engine(arguments.dir, SETTINGS_HERE) as engine:
         figures = _measure(engine, arguments)
@@ -53,19 +44,19 @@ def main() -> int:
 
 
 def _measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, Any]:
-    settings = load_settings(None, {"engine.data_dir": str(engine.data_dir)})
+    settings = engine.settings()
     with connect(settings) as connection, open_client(engine.data_dir) as wiring:
-        load = prepared_load(connection, wiring)
+        load = Load.prepared(connection, wiring, owners(), "r")
         burst(load, load.make(arguments.commands))
         settle(load)
         connection.execute("VACUUM ANALYZE")
         quiet = [reconcile(connection) for _ in range(arguments.runs)]
         figures = {"quiet": _say("quiet", quiet)}
         without = open_loop(load, arguments.rate, arguments.seconds)
-        figures["latency_us_without"] = _say_latency("alone", without)
+        figures["latency_us_without"] = say_latency("alone", without)
         busy, latencies = _under_load(load, settings, arguments)
         figures["busy"] = _say("busy", busy)
-        figures["latency_us_with"] = _say_latency("beside", latencies)
+        figures["latency_us_with"] = say_latency("beside", latencies)
     return figures
 
 
@@ -74,18 +65,14 @@ def _under_load(
 ) -> tuple[list[tuple[float, Reconciliation]], dict[str, Any]]:
     """Reconcile again and again while commands are sent."""
     found: list[tuple[float, Reconciliation]] = []
-    over = threading.Event()
 
-    def ask() -> None:
+    def ask(over: threading.Event) -> None:
         with connect(settings) as connection:
             while not over.is_set():
                 found.append(reconcile(connection))
 
-    asker = threading.Thread(target=ask)
-    asker.start()
-    latencies = open_loop(load, arguments.rate, arguments.seconds)
-    over.set()
-    asker.join()
+    with beside(ask):
+        latencies = open_loop(load, arguments.rate, arguments.seconds)
     return found, latencies
 
 
@@ -99,18 +86,6 @@ def reconcile(connection: psycopg.Connection[Any]) -> tuple[float, Reconciliatio
     return time.perf_counter() - began_s, found
 
 
-def prepared_load(connection: psycopg.Connection[Any], wiring: Wiring) -> Load:
-    """Fund accounts and make the traffic that they will send."""
-    row = load_directory(connection).symbol(SYMBOL)
-    assert row is not None
-    symbol = row.spec
-    amounts = {symbol.base: symbol.base.parse("100000"), symbol.quote: symbol.quote.parse("100000000")}
-    names = [f"perf-{number}" for number in range(ACCOUNTS)]
-    accounts = fund_accounts(connection, names, amounts, wiring.settings.limits.accounts_max)
-    traffic = Traffic(symbol, symbol.parse_price(MIDDLE_PRICE), accounts, wiring.ingress_number, "r", TAKERS)
-    return Load(wiring, traffic, symbol.shard)
-
-
 def _say(name: str, found: list[tuple[float, Reconciliation]]) -> dict[str, Any]:
     seconds = [seconds for seconds, _ in found]
     checked = found[-1][1].checked
@@ -122,20 +97,11 @@ def _say(name: str, found: list[tuple[float, Reconciliation]]) -> dict[str, Any]
         "census_ms_max": max((answer.checked or {})["census_us"] for _, answer in found) / 1000,
         **{count: checked[count] for count in ("postings", "trades", "orders", "book_orders", "balances")},
     }
-    print(f"{name:10} {', '.join(f'{key} {value:,}' for key, value in figures.items())}")
-    return figures
-
-
-def _say_latency(name: str, figures: dict[str, Any]) -> dict[str, int]:
-    latencies: dict[str, int] = figures["latency_us"]
-    texts = ", ".join(f"{key} {value:,} µs" for key, value in latencies.items())
-    print(f"{name:10} {figures['rate_per_s']:,.0f} commands/s: {texts}")
-    return latencies
+    return say(name, figures)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="folder on a real disk for the engine's data")
+    parser = arguments_parser(__doc__)
     parser.add_argument("--commands", type=int, default=500_000, help="two postings and a fifth of an order from each")
     parser.add_argument("--runs", type=int, default=5, help="reconciliations while nobody trades")
     parser.add_argument("--rate", type=float, default=2_000, help="commands per second beside the others")

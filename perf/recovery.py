@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from perf.engine import DEFAULT_DIR, filesystem, machine
+from perf.engine import arguments_parser, machine, private_folder, say_machine
 from perf.workloads import listing, make_mixed, to_commands
 
 from tradeengine.actors.memory import Memory
@@ -121,18 +119,11 @@ def matcher(around: Around) -> Iterator[tuple[subprocess.Popen[bytes], Start]]:
 def main() -> int:
     """Measure and print."""
     arguments = _arguments()
-    kind = filesystem(arguments.dir)
-    if kind in {"tmpfs", "ramfs"}:
-        sys.stderr.write(f"{arguments.dir} is on {kind}: name a folder on a real disk with --dir\n")
-        return 1
-    print(f"machine    {machine()}; journal on {kind}")
+    say_machine(arguments.dir)
     print("topology   this program (risk, settlement) → command ring → matcher-0 (fdatasync per group of ≤ 4096) →")
     print("           event ring; nothing is pinned, the matcher sleeps on an eventfd")
-    directory = Path(tempfile.mkdtemp(prefix="tradeengine-perf-", dir=arguments.dir))
-    try:
+    with private_folder(arguments.dir) as directory:
         figures = _measure(directory, arguments)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
     print(json.dumps({"machine": machine(), **figures}))
     return 0
 
@@ -184,8 +175,7 @@ def _say(name: str, runs: list[Start]) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="folder on a real disk for the journal")
+    parser = arguments_parser(__doc__)
     parser.add_argument("--commands", type=int, default=1_000_000, help="commands after the live orders are there")
     parser.add_argument("--live", type=int, default=110_000, help="orders placed first")
     parser.add_argument("--runs", type=int, default=5, help="kills of each kind")

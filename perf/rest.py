@@ -18,11 +18,9 @@ from __future__ import annotations
 import argparse
 import hmac
 import json
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from hashlib import sha256
@@ -32,7 +30,8 @@ from typing import Any, Final
 
 import httpx2
 import trio
-from perf.engine import DEFAULT_DIR, filesystem, machine
+from perf.engine import PROGRAM, arguments_parser, filesystem, machine, private_folder
+from perf.figures import goals_met, percentile_ms
 
 from tradeengine.actors.data_dir import read_secret
 from tradeengine.web.auth import issue_token
@@ -50,6 +49,7 @@ READ_RATE_PER_S: Final = 50
 READY_TIMEOUT_S: Final = 60
 TIMER_SLACK_S: Final = 0.002
 TURNS: Final = 5
+PERCENTILES: Final = {"50": 50.0, "90": 90.0, "99": 99.0, "999": 99.9}
 
 
 @dataclass(frozen=True)
@@ -68,27 +68,18 @@ def main() -> int:
     if arguments.load:
         print(json.dumps(trio.run(run_load, json.loads(arguments.load))))
         return 0
-    folder = Path(tempfile.mkdtemp(prefix="tradeengine-rest-", dir=arguments.directory))
-    # PostgreSQL may run as another user and has to reach its own folder.
-    folder.chmod(0o755)
-    try:
-        with Engine(folder / "data", arguments.fronts) as engine:
-            figures = measure(engine, arguments.seconds)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    figures |= {"machine": machine(), "fronts": arguments.fronts, "goals_met": goals_met(figures)}
+    with private_folder(arguments.dir) as folder, Engine(folder / "data", arguments.fronts) as engine:
+        figures = measure(engine, arguments.seconds)
+    figures |= {"machine": machine(), "fronts": arguments.fronts, "goals_met": goals_met(figures, GOALS)}
     print(json.dumps(figures))
     return 0
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = arguments_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of each phase")
     parser.add_argument("--fronts", type=int, default=1)
-    parser.add_argument(
-        "--directory", type=Path, default=DEFAULT_DIR, help="where the data directory is made; a real disk"
-    )
     parser.add_argument("--load", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -136,13 +127,6 @@ def show(title: str, result: dict[str, Any]) -> None:
     )
 
 
-def goals_met(figures: dict[str, Any]) -> dict[str, bool]:
-    """Hold the figures against the goals."""
-    return {
-        name: figures[name] >= goal if name.endswith("per_s") else figures[name] <= goal for name, goal in GOALS.items()
-    }
-
-
 class Engine:
     """An engine that this benchmark started, with two funded traders who have a key each."""
 
@@ -155,7 +139,7 @@ class Engine:
         command = ["up", "--port", "0", "--fronts", str(self.fronts), "--data-dir", str(self.data_dir)]
         self._log = (self.data_dir.parent / "engine.log").open("w")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tradeengine.cli.app", *command],
+            [*PROGRAM, *command],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
@@ -213,8 +197,7 @@ class Engine:
         raise SystemExit(f"the engine was not ready:\n{Path(self._log.name).read_text(encoding='utf-8')}")
 
     def _run(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "tradeengine.cli.app", *arguments, "--data-dir", str(self.data_dir)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*PROGRAM, *arguments, "--data-dir", str(self.data_dir)], check=True, stdout=subprocess.DEVNULL)
 
 
 async def run_load(order: dict[str, Any]) -> dict[str, Any]:
@@ -262,18 +245,12 @@ class Load:
         """Summarise what was measured."""
         ordered = sorted(self._latencies_s)
 
-        def percentile_ms(share: float) -> float:
-            return round(ordered[min(int(len(ordered) * share), len(ordered) - 1)] * 1000, 3)
-
         return {
             "count": len(ordered),
             "failures": self._failures,
             "per_s": round(len(ordered) / elapsed_s, 1),
-            "p50_ms": percentile_ms(0.5),
-            "p90_ms": percentile_ms(0.9),
-            "p99_ms": percentile_ms(0.99),
-            "p999_ms": percentile_ms(0.999),
-            "max_ms": percentile_ms(1.0),
+            **{f"p{name}_ms": percentile_ms(ordered, percent, 3) for name, percent in PERCENTILES.items()},
+            "max_ms": percentile_ms(ordered, 100, 3),
         }
 
     def _request(self, place: int) -> bytes:

@@ -13,20 +13,17 @@ import json
 import os
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
-from perf.engine import DEFAULT_DIR, Engine, filesystem, machine, running_engine
-from perf.pipeline import burst, settle
-from perf.reconcile import SETTINGS_HERE, prepared_load
+from perf.engine import Engine, arguments_parser, machine, running_engine, say_machine, start_engine, wait_ready
+from perf.load import Load, burst, owners, settle
+from perf.reconcile import SETTINGS_HERE
 
 from tradeengine.cli.database import connect
 from tradeengine.ipc.client import ask, open_client
-from tradeengine.settings_files import load_settings
 
 GOALS_S: Final = {"matcher-0": 3.0, "settlement": 3.0, "publisher": 3.0, "front-0": 3.0, "risk": 5.0}
 GOAL_ENGINE_S: Final = 10.0
@@ -37,11 +34,7 @@ LOOK_S: Final = 0.005
 def main() -> int:
     """Measure and print."""
     arguments = _arguments()
-    kind = filesystem(arguments.dir)
-    if kind in {"tmpfs", "ramfs"}:
-        sys.stderr.write(f"{arguments.dir} is on {kind}: name a folder on a real disk with --dir\n")
-        return 1
-    print(f"machine    {machine()}; journal on {kind}")
+    say_machine(arguments.dir)
     print("topology   1 shard, 1 front, embedded PostgreSQL; nobody trades while processes are killed")
     with running_engine(arguments.dir, SETTINGS_HERE) as engine:
         figures = _measure(engine, arguments)
@@ -50,9 +43,8 @@ def main() -> int:
 
 
 def _measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, Any]:
-    settings = load_settings(None, {"engine.data_dir": str(engine.data_dir)})
-    with connect(settings) as connection, open_client(engine.data_dir) as wiring:
-        load = prepared_load(connection, wiring)
+    with connect(engine.settings()) as connection, open_client(engine.data_dir) as wiring:
+        load = Load.prepared(connection, wiring, owners(), "r")
         burst(load, load.make(arguments.commands))
         settle(load)
     figures: dict[str, Any] = {}
@@ -96,17 +88,9 @@ def _restart_all(engine: Engine) -> float:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    environment = os.environ | {f"TRADEENGINE_{name}": str(value) for name, value in SETTINGS_HERE.items()}
-    program = [sys.executable, "-m", "tradeengine.cli.app", "up", "--port", "0", "--shards", "1"]
     began_s = time.perf_counter()
-    process = subprocess.Popen(
-        [*program, "--data-dir", str(engine.data_dir)], env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("ready"):
-            return time.perf_counter() - began_s
-    raise RuntimeError("the engine did not become ready; what it said is above")
+    wait_ready(start_engine(engine.data_dir, SETTINGS_HERE))
+    return time.perf_counter() - began_s
 
 
 def _stop(engine: Engine) -> None:
@@ -121,8 +105,7 @@ def _status(engine: Engine) -> dict[str, dict[str, Any]]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="folder on a real disk for the engine's data")
+    parser = arguments_parser(__doc__)
     parser.add_argument("--commands", type=int, default=520_000, help="a fifth of an order stays from each")
     parser.add_argument("--runs", type=int, default=5, help="kills of each process")
     return parser.parse_args()

@@ -4,7 +4,7 @@ Two runs on a fresh embedded server with every commit synced. *Throughput*: a st
 in full batches as fast as it goes. *Visibility*: a publisher process writes 1,000 trades a second into a real event
 ring, and the settlement duty works as in the engine; measured is from publication to the return of COMMIT.
 
-    python -m perf.settlement [--trades N] [--batch N] [--seconds N] [--directory DIR]
+    python -m perf.settlement [--trades N] [--batch N] [--seconds N] [--dir DIR]
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
-from perf.engine import DEFAULT_DIR, filesystem, machine
+from perf.engine import arguments_parser, filesystem, machine, private_folder
 
 from tradeengine.actors.settlement import SettlementDuty
 from tradeengine.core import book
@@ -59,19 +57,14 @@ def main() -> None:
     if arguments.publish:
         publish(json.loads(arguments.publish))
         return
-    with (
-        tempfile.TemporaryDirectory(dir=arguments.directory, prefix="perf-") as folder,
-        open_embedded(Path(folder)) as pg,
-    ):
+    with private_folder(arguments.dir) as folder, open_embedded(folder) as pg:
         migrate(pg.dsn)
         with psycopg.connect(pg.dsn, autocommit=True) as connection:
             directory = seed_directory(connection, load_seeds(), shards=1, assets_max=64, symbols_max=64)
             version = connection.info.server_version // 10_000
         specs = [row.spec for row in directory.symbols.values()]
         print(f"machine     {machine()}")
-        print(
-            f"database    PostgreSQL {version} embedded on {filesystem(Path(folder))}, fsync and synchronous_commit on"
-        )
+        print(f"database    PostgreSQL {version} embedded on {filesystem(folder)}, fsync and synchronous_commit on")
         print(f"topology    1 shard, {len(specs)} symbols, {ACCOUNTS} accounts, 1 connection")
         figures = throughput(pg.dsn, specs, arguments.trades, arguments.batch)
         figures |= visibility(pg.dsn, specs, arguments.seconds, int(figures["next_sequence"]))
@@ -244,11 +237,10 @@ def _ms(seconds: Any, percent: float) -> float:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_parser(__doc__)
     parser.add_argument("--trades", type=int, default=200_000)
     parser.add_argument("--batch", type=int, default=20_000, help="events in one transaction")
     parser.add_argument("--seconds", type=int, default=10, help="length of the visibility run")
-    parser.add_argument("--directory", default=str(DEFAULT_DIR), help="where the database is made: a real disk")
     parser.add_argument("--publish", help=argparse.SUPPRESS)
     return parser.parse_args()
 

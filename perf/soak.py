@@ -21,8 +21,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from perf.engine import DEFAULT_DIR, Engine, filesystem, fund_accounts, machine, running_engine
-from perf.pipeline import ACCOUNTS, SYMBOL
+from perf.engine import Engine, arguments_parser, filesystem, fund_traders, machine, running_engine
+from perf.load import SYMBOL
 from perf.results import make_result, store
 from perf.soak_programs import Program, Programs
 from perf.soak_report import LATENCIES, MINUTE_S, Soak, describe, picture, processes, tell
@@ -31,13 +31,9 @@ from perf.soak_samples import DATABASE, WATCHED, Sampler
 from perf.soak_verdict import judge_count, judge_drift, judge_memory
 from perf.yardstick import yardstick_ns
 
-from tradeengine.actors.data_dir import read_secret
 from tradeengine.cli.database import connect
 from tradeengine.cli.reconcile import run_reconcile
 from tradeengine.settings import Settings
-from tradeengine.settings_files import load_settings
-from tradeengine.storage.directory import load_directory
-from tradeengine.web.auth import issue_token
 
 TRADERS: Final = 4
 SETTINGS: Final = {
@@ -69,7 +65,7 @@ def main() -> int:
     with running_engine(arguments.dir, SETTINGS) as engine:
         print(f"machine    {machine()}")
         print(f"topology   1 shard, 1 front, embedded PostgreSQL, fdatasync on {filesystem(engine.data_dir)}")
-        settings = load_settings(None, {"engine.data_dir": str(engine.data_dir)})
+        settings = engine.settings()
         soak, programs = run(engine, settings, arguments)
         faults = judge(soak, programs)
         if run_reconcile(settings, as_json=False):
@@ -87,9 +83,12 @@ def main() -> int:
 
 def run(engine: Engine, settings: Settings, arguments: argparse.Namespace) -> tuple[Soak, Programs]:
     """Load and look until the time is over, or somebody presses Ctrl-C."""
-    names, tokens = fund(engine, settings)
-    port = int(engine.url.rpartition(":")[2])
-    crowd = {"port": port, "symbols": [SYMBOL, REST_SYMBOL], "tokens": [token for pair in tokens for token in pair]}
+    tokens = fund(engine, settings)
+    crowd = {
+        "port": engine.port,
+        "symbols": [SYMBOL, REST_SYMBOL],
+        "tokens": [token for pair in tokens for token in pair],
+    }
     others = arguments.clients // 10
     with ExitStack() as stack:
         connection = stack.enter_context(connect(settings))
@@ -98,9 +97,9 @@ def run(engine: Engine, settings: Settings, arguments: argparse.Namespace) -> tu
         soak = Soak(time.monotonic())
         try:
             programs.start("control", {})
-            local = {"data_dir": str(engine.data_dir), "names": names, "rate_per_s": arguments.ring_rate}
+            local = {"data_dir": str(engine.data_dir), "rate_per_s": arguments.ring_rate}
             ring = programs.start("ring", local | {"warm_up_commands": WARM_UP_COMMANDS})
-            programs.start("rest", {"port": port, "tokens": tokens, "rate_per_s": arguments.http_rate})
+            programs.start("rest", {"port": engine.port, "tokens": tokens, "rate_per_s": arguments.http_rate})
             few = {"listening": 0, "slow": others, "passing": others}
             programs.start("streams", crowd | few)
             programs.start("streams", crowd | {"listening": arguments.clients - 2 * others, "slow": 0, "passing": 0})
@@ -135,19 +134,12 @@ def look(soak: Soak, sampler: Sampler, programs: Programs, ring: Program, argume
         time.sleep(max(sample.at_s + arguments.interval - time.monotonic(), 0))
 
 
-def fund(engine: Engine, settings: Settings) -> tuple[list[str], list[list[str]]]:
-    """Give the local client's accounts and the traders money; returns names of the former, tokens of the latter."""
-    names = [f"soak-{number}" for number in range(ACCOUNTS)]
+def fund(engine: Engine, settings: Settings) -> list[list[str]]:
+    """Give the traders money; returns their tokens, by pairs."""
     users = [[f"soak-{side}-{number}" for side in ("a", "b")] for number in range(TRADERS)]
     with connect(settings) as connection:
-        directory = load_directory(connection)
-        for symbol, who in ((SYMBOL, names), (REST_SYMBOL, [name for pair in users for name in pair])):
-            row = directory.symbol(symbol)
-            assert row is not None
-            amounts = {row.spec.base: row.spec.base.parse("100000"), row.spec.quote: row.spec.quote.parse("100000000")}
-            fund_accounts(connection, who, amounts, settings.limits.accounts_max)
-    secret = read_secret(engine.data_dir).encode()
-    return names, [[issue_token(secret, name, "user", 400 * 24 * 3600) for name in pair] for pair in users]
+        fund_traders(connection, REST_SYMBOL, [name for pair in users for name in pair], settings.limits.accounts_max)
+    return [[engine.token(name, lifetime_s=400 * 24 * 3600) for name in pair] for pair in users]
 
 
 def judge(soak: Soak, programs: Programs) -> list[str]:
@@ -187,7 +179,7 @@ def judge(soak: Soak, programs: Programs) -> list[str]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = arguments_parser(__doc__)
     parser.add_argument(
         "--hours", type=float, default=0.2, help="how long, from the end of the warm-up; a fraction too"
     )
@@ -200,7 +192,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--warm-up-s", type=float, default=120.0, help="seconds at least before anything is judged")
     parser.add_argument("--store", action="store_true", help="store the figures in perf/results")
     parser.add_argument("--picture", type=Path, help="where the picture goes (SVG)")
-    parser.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="where the data directory is made; a real disk")
     return parser.parse_args()
 
 

@@ -37,11 +37,6 @@ class Program:
         self._thread = Thread(target=self._hear, daemon=True)
         self._thread.start()
 
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        return self._process.pid
-
     def total(self, name: str) -> int:
         """Give a count so far."""
         with self._lock:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from perf.figures import percentile
 from perf.soak_picture import Panel, draw_panels
 from perf.soak_programs import Programs
 from perf.soak_samples import Process, Sample
-from perf.soak_verdict import add_up, growth, percentile
+from perf.soak_verdict import add_up, growth
 
 MINUTE_S: Final = 60.0
 LATENCIES: Final = ("POST", "GET", "DELETE", "PATCH", "stream", "local")

@@ -1,8 +1,8 @@
 """The soak's local client: commands over a ring of its own, fast until everything that fills has filled, then steadily.
 
 Eight of ten commands trade, one rests, one cancels such an order. ``python -m perf.soak_ring '{"data_dir": …,
-"names": […], "rate_per_s": …, "warm_up_commands": …}'`` writes a line of JSON per interval as ``perf.soak_rest`` does,
-``warm`` in it once the warm-up is done, and ends when its input ends, after everything that it sent is settled.
+"rate_per_s": …, "warm_up_commands": …}'`` writes a line of JSON per interval as ``perf.soak_rest`` does, ``warm`` in it
+once the warm-up is done, and ends when its input ends, after everything that it sent is settled.
 """
 
 from __future__ import annotations
@@ -16,18 +16,15 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
-from perf.engine import fund_accounts
-from perf.pipeline import MIDDLE_PRICE, SYMBOL, WINDOW, Load, settle
+from perf.load import WINDOW, Load, owners, settle
 from perf.soak_rest import INTERVAL_S, Tally
-from perf.traffic import CYCLE, Traffic
+from perf.traffic import CYCLE
 
 from tradeengine.cli.database import connect
 from tradeengine.core.records import Reason
 from tradeengine.ipc.client import open_client
 from tradeengine.settings_files import load_settings
-from tradeengine.storage.directory import load_directory
 
-TAKERS: Final = 4
 TURN_S: Final = 0.02
 """Between two batches."""
 BACKLOG_MAX: Final = 20_000
@@ -40,12 +37,7 @@ def main() -> int:
     wanted = json.loads(sys.argv[1])
     settings = load_settings(None, {"engine.data_dir": wanted["data_dir"]})
     with connect(settings) as connection, open_client(Path(wanted["data_dir"])) as wiring:
-        row = load_directory(connection).symbol(SYMBOL)
-        assert row is not None
-        # They exist: nothing is added, the accounts' ids are read.
-        accounts = fund_accounts(connection, wanted["names"], {}, wiring.settings.limits.accounts_max)
-        traffic = Traffic(row.spec, row.spec.parse_price(MIDDLE_PRICE), accounts, wiring.ingress_number, "s", TAKERS)
-        sender = Sender(Load(wiring, traffic, row.spec.shard))
+        sender = Sender(Load.prepared(connection, wiring, owners("soak"), "s"))
         sender.warm_up(wanted["warm_up_commands"])
         sender.send_steadily(wanted["rate_per_s"])
     return 0

@@ -59,10 +59,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at everything.
-
-    disk: bytes by folder. shared_bytes: rings, tables and pages. machine_s: seconds that all cores have worked.
-    """
+    """One look at everything. disk: bytes by folder. shared_bytes: rings, tables and pages."""
 
     at_s: float
     processes: dict[str, Process]
@@ -70,7 +67,6 @@ class Sample:
     database_bytes: int
     metrics: dict[str, float]
     shared_bytes: int
-    machine_s: float
 
 
 class Sampler:
@@ -97,9 +93,8 @@ class Sampler:
             processes,
             {name: _folder_bytes(self._engine.data_dir / name) for name in ("journal", "snapshots", "audit")},
             row[0],
-            watched(metrics) | {"unsettled": metrics.get("tradeengine_settlement_backlog_events", 0)},
+            watched(metrics),
             status["memory_bytes"],
-            _machine_s(),
         )
 
 
@@ -169,10 +164,3 @@ def _folder_bytes(folder: Path) -> int:
         except OSError:
             continue
     return total
-
-
-def _machine_s() -> float:
-    """Give the seconds that all cores together have worked since the machine's start."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().partition("\n")[0].split()[1:]]
-    idle = fields[3] + fields[4]
-    return (sum(fields[:8]) - idle) / _TICKS_PER_S

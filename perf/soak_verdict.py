@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from perf.figures import percentile
 
 GROWTH_MAX: Final = 0.02
 """Of a process's memory, over the time that is judged."""
@@ -80,15 +81,6 @@ def judge_count(times_s: Sequence[float], counts: Sequence[float], what: str) ->
     if found.rise > max(GROWTH_MAX * found.mean, COUNT_FORGIVEN):
         return f"{what} rose by {found.rise:.0f}, from {counts[0]:.0f} to {counts[-1]:.0f}"
     return None
-
-
-def percentile(latencies_ms: Mapping[int, int], percent: float) -> float:
-    """Give a percentile of counted latencies, in milliseconds; 0 when there are none."""
-    if not latencies_ms:
-        return 0.0
-    values = sorted(latencies_ms)
-    reached = np.cumsum([latencies_ms[value] for value in values])
-    return float(values[int(np.searchsorted(reached, percent / 100 * reached[-1]))])
 
 
 def judge_drift(minutes: Sequence[Mapping[int, int]], control: Sequence[Mapping[int, int]]) -> str | None:

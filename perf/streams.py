@@ -28,18 +28,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from perf.engine import DEFAULT_DIR, Engine, filesystem, fund_accounts, machine, running_engine
+from perf.engine import Engine, arguments_parser, filesystem, fund_traders, machine, running_engine
+from perf.figures import percentile
 from perf.picture import draw
 from perf.stream_clients import Client
 from perf.traffic import CYCLE, Traffic
 
-from tradeengine.actors.data_dir import read_secret
 from tradeengine.cli.database import connect
 from tradeengine.ipc.client import ask, open_client
 from tradeengine.ipc.wiring import Wiring
-from tradeengine.settings_files import load_settings
-from tradeengine.storage.directory import load_directory
-from tradeengine.web.auth import issue_token
 
 SYMBOL: Final = "BTC/USDT"
 CHANNELS: Final = [f"book:{SYMBOL}", f"trades:{SYMBOL}"]
@@ -99,17 +96,13 @@ def main() -> int:
 def stage(parent: Path, *, fronts: int) -> Iterator[Stage]:
     """Start an engine with funded accounts."""
     with running_engine(parent, SETTINGS | {"ENGINE_FRONTS": fronts}) as engine:
-        settings = load_settings(None, {"engine.data_dir": str(engine.data_dir)})
+        settings = engine.settings()
         with connect(settings) as connection, open_client(engine.data_dir) as wiring:
-            row = load_directory(connection).symbol(SYMBOL)
-            assert row is not None
-            symbol = row.spec
-            amounts = {symbol.base: symbol.base.parse("100000"), symbol.quote: symbol.quote.parse("100000000")}
             names = [PLACER, *(f"perf-{number}" for number in range(8))]
-            accounts = fund_accounts(connection, names, amounts, settings.limits.accounts_max)[1:]
+            symbol, (_, *accounts) = fund_traders(connection, SYMBOL, names, settings.limits.accounts_max)
             middle_ticks = symbol.parse_price("50000.00")
             traffic = Traffic(symbol, middle_ticks, accounts, wiring.ingress_number, "s", 1)
-            yield Stage(engine, Trader(wiring, traffic), int(engine.url.rpartition(":")[2]))
+            yield Stage(engine, Trader(wiring, traffic), engine.port)
 
 
 class Trader:
@@ -188,13 +181,9 @@ class Counted:
 
     def percentiles(self) -> dict[str, int]:
         """Give the latency's percentiles, in milliseconds."""
-        latencies = sorted(self.latencies_ms)
-        reached = np.cumsum([self.latencies_ms[latency] for latency in latencies])
-        if not latencies:
+        if not self.latencies_ms:
             return {}
-        return {
-            f"p{name:g}": latencies[int(np.searchsorted(reached, name / 100 * reached[-1]))] for name in PERCENTILES
-        }
+        return {f"p{percent:g}": percentile(self.latencies_ms, percent) for percent in PERCENTILES}
 
 
 def fan_out(here: Stage, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -274,9 +263,8 @@ def idle(here: Stage, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def orders(here: Stage, seconds: float) -> dict[str, Any]:
     """Place orders over one connection and count the answers."""
-    token = issue_token(read_secret(here.engine.data_dir).encode(), PLACER, "user", 3600)
     client = Placer(here.port)
-    client.send({"op": "auth", "id": "a", "access_token": token})
+    client.send({"op": "auth", "id": "a", "access_token": here.engine.token(PLACER)})
     client.wait_for(1)
     place = {"op": "place", "symbol": SYMBOL, "side": "buy", "type": "limit", "quantity": "0.001"}
     started_s, sent = time.perf_counter(), 0
@@ -346,8 +334,7 @@ def _memory_kib(pid: int) -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="folder on a real disk for the engine's data")
+    parser = arguments_parser(__doc__)
     parser.add_argument("--parts", default=",".join(PARTS), help="which parts, separated by commas")
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=8.0, help="length of each step")

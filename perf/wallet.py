@@ -13,16 +13,11 @@ The times of transfers are those that the wallet has in its books, on the same c
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
-import os
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,12 +29,21 @@ import numpy as np
 import psycopg
 import trio
 from numpy.typing import NDArray
-from perf.engine import DEFAULT_DIR, Engine, filesystem, fund_accounts, machine, running_engine
+from perf.engine import (
+    Engine,
+    arguments_parser,
+    filesystem,
+    fund_accounts,
+    machine,
+    private_folder,
+    running_engine,
+)
+from perf.figures import goals_met
+from perf.wallet_service import start_service, stop_service
 
 from tradeengine.actors.data_dir import read_secret
 from tradeengine.storage.directory import load_directory
 from tradeengine.storage.embedded import running_embedded
-from tradeengine.web.auth import issue_token
 
 USERS: Final = 16
 PRICE: Final = "50000"
@@ -51,22 +55,14 @@ Floats = NDArray[np.float64]
 
 def main() -> int:
     """Run both phases and print what they say."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = arguments_parser(__doc__)
     parser.add_argument("--trades", type=int, default=1000, help="made while the wallet is away")
     parser.add_argument("--rate", type=float, default=50.0, help="trades a second of the calm phase")
     parser.add_argument("--seconds", type=float, default=20.0, help="length of the calm phase")
-    parser.add_argument("--directory", type=Path, default=DEFAULT_DIR, help="where the data is kept; a real disk")
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="tradeengine-wallet-", dir=arguments.directory))
-    folder.chmod(0o755)
-    try:
+    with private_folder(arguments.dir) as folder:
         figures = measure(folder, arguments.trades, arguments.rate, arguments.seconds)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    goals_met = {
-        name: figures[name] >= goal if name.endswith("per_s") else figures[name] <= goal for name, goal in GOALS.items()
-    }
-    print(json.dumps({**figures, "machine": machine(), "goals_met": goals_met}))
+    print(json.dumps({**figures, "machine": machine(), "goals_met": goals_met(figures, GOALS)}))
     return 0
 
 
@@ -133,19 +129,12 @@ class Service:
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
-        command = [sys.executable, "-m", "tradeengine.cli.app", "wallet", "--port", str(self.port)]
-        self.process = subprocess.Popen(
-            [*command, "--data-dir", str(self.data_dir)], stdout=subprocess.PIPE, text=True, env=os.environ
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line.startswith("ready "), line
+        self.process, _ = start_service(self.data_dir, self.port)
 
     def stop(self) -> None:
         """Stop it, if it runs."""
         if self.process is not None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait(60)
+            stop_service(self.process)
             self.process = None
 
     def made_s(self, ids: list[str]) -> Floats:
@@ -190,16 +179,12 @@ def fund(engine: Engine, service: Service) -> None:
 
 async def trade(engine: Engine, count: int, rate: float | None) -> list[str]:
     """Make trades between pairs of users, at a rate or as fast as it goes; returns their ids."""
-    secret = read_secret(engine.data_dir).encode()
     numbers = iter(range(count))
     ids: list[str] = []
     began_s = trio.current_time()
 
     async def work(pair: int) -> None:
-        headers = [
-            {"Authorization": f"Bearer {issue_token(secret, f'user-{2 * pair + side}', 'user', 3600)}"}
-            for side in range(2)
-        ]
+        headers = [{"Authorization": f"Bearer {engine.token(f'user-{2 * pair + side}')}"} for side in range(2)]
         order = {"symbol": "BTC/USDT", "type": "limit", "quantity": QUANTITY, "price": PRICE}
         async with httpx2.AsyncClient(base_url=f"{engine.url}/api/v1", timeout=30, trust_env=False) as client:
             for number in numbers:

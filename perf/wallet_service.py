@@ -12,14 +12,11 @@ that the engine uses, in this process, with so many transfers of five legs in fl
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +25,8 @@ from typing import Any, Final
 
 import numpy as np
 import trio
-from perf.engine import DEFAULT_DIR, filesystem, machine
+from perf.engine import PROGRAM, arguments_parser, filesystem, machine, private_folder
+from perf.figures import goals_met
 
 from tradeengine.actors.data_dir import read_secret
 from tradeengine.wallet.http import HttpWallet, open_http
@@ -42,24 +40,14 @@ IN_FLIGHT: Final = 10
 
 def main() -> int:
     """Run all phases and print what they say."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = arguments_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each phase")
-    parser.add_argument("--directory", type=Path, default=DEFAULT_DIR, help="where the data is kept; a real disk")
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="tradeengine-wallet-", dir=arguments.directory))
-    # PostgreSQL may run as another user and has to reach its own folder.
-    folder.chmod(0o755)
-    try:
-        with running_service(folder / "data") as (url, secret):
-            print(f"machine    {machine()}")
-            print(f"topology   1 service, embedded PostgreSQL on {filesystem(folder)}; the client in this process")
-            figures = trio.run(measure, url, secret, arguments.seconds)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    goals_met = {
-        name: figures[name] >= goal if name.endswith("per_s") else figures[name] <= goal for name, goal in GOALS.items()
-    }
-    print(json.dumps({**figures, "machine": machine(), "goals_met": goals_met}))
+    with private_folder(arguments.dir) as folder, running_service(folder / "data") as (url, secret):
+        print(f"machine    {machine()}")
+        print(f"topology   1 service, embedded PostgreSQL on {filesystem(folder)}; the client in this process")
+        figures = trio.run(measure, url, secret, arguments.seconds)
+    print(json.dumps({**figures, "machine": machine(), "goals_met": goals_met(figures, GOALS)}))
     return 0
 
 
@@ -128,16 +116,27 @@ async def fund(wallet: HttpWallet) -> None:
 @contextmanager
 def running_service(data_dir: Path) -> Iterator[tuple[str, str]]:
     """Run a service; gives its URL and its secret."""
-    command = [sys.executable, "-m", "tradeengine.cli.app", "wallet", "--port", "0", "--data-dir", str(data_dir)]
+    process, url = start_service(data_dir)
+    try:
+        yield url, read_secret(data_dir / "wallet")
+    finally:
+        stop_service(process)
+
+
+def start_service(data_dir: Path, port: int = 0) -> tuple[subprocess.Popen[str], str]:
+    """Start a service; returns its process, and its URL once it is ready. port: 0 is any free one."""
+    command = [*PROGRAM, "wallet", "--port", str(port), "--data-dir", str(data_dir)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line.startswith("ready "), line
-    try:
-        yield line.split()[1].rstrip(";"), read_secret(data_dir / "wallet")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+    return process, line.split()[1].rstrip(";")
+
+
+def stop_service(process: subprocess.Popen[str]) -> None:
+    """Ask a service to stop, and wait for its end."""
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from perf.figures import percentile
 from perf.soak_picture import Panel, draw_panels, step_of
 from perf.soak_programs import Programs
 from perf.soak_samples import look_at, watched
@@ -21,7 +22,6 @@ from perf.soak_verdict import (
     judge_count,
     judge_drift,
     judge_memory,
-    percentile,
 )
 
 TIMES_S = [5.0 * number for number in range(120)]
