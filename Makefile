@@ -22,9 +22,10 @@ ARGS ?=
 TESTS ?=
 SEEDS ?= 5000
 HOURS ?= 0.2
-# Files of tests that run side by side; many of them run a whole engine.
-WORKERS ?= 2
-IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile
+# Files of tests that run side by side; many of them run a whole engine. They come folder by folder: neighbours share
+# engines, and long files of a few tests do not begin when all others have ended.
+WORKERS ?= 3
+IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Programs that tests need and that are no Python packages: each a command, and the package of Debian that has it.
 PROGRAMS := chromium:chromium promtool:prometheus amtool:prometheus-alertmanager pgbouncer:pgbouncer systemd-analyze:systemd
 
@@ -33,7 +34,9 @@ UNCOMPILED := tests/core $(wildcard tests/storage/test_journal*.py) tests/storag
 	tests/ipc/test_seqlock.py tests/ipc/test_buckets.py tests/ipc/test_replay_guard.py tests/ipc/test_metrics.py \
 	tests/actors/test_matcher_timers.py tests/actors/test_risk.py tests/actors/test_risk_recovery.py
 
-KERNEL_SOURCES := $(shell grep -l njit src/*/*.py) src/kernels.py
+# What machine code is made of: the kernels, and whatever else of ours they call or take constants from.
+KERNEL_SOURCES := src/kernels.py $(wildcard src/core/*.py) src/ipc/segment.py src/storage/journal_format.py \
+	$(filter-out src/core/%,$(shell grep -l njit src/*/*.py))
 
 .PHONY: up test test-long test-alerts faults simulate lint perf perf-check soak install dependency-audit coverage programs clean
 .DELETE_ON_ERROR:
@@ -68,11 +71,11 @@ faults: install
 simulate: install
 	@$(BIN)/python -m tests.simulation --seeds 0..$(SEEDS) --workers $(WORKERS) $(ARGS)
 
-# Twice: as programs run, and then kernels as plain Python, because coverage sees no compiled line. What a random test
-# takes by luck would come and go, so the second time its seeds are fixed.
 soak: install
 	@$(BIN)/python -m perf.soak --hours $(HOURS) --picture docs/soak.svg --store
 
+# Twice: as programs run, and then kernels as plain Python, because coverage sees no compiled line. What a random test
+# takes by luck would come and go, so the second time its seeds are fixed.
 coverage: install programs
 	@rm -rf .coverage-data
 	@NUMBA_JIT_COVERAGE=0 $(BIN)/coverage run -m pytest $(IN_PARALLEL) -m "not long" $(TESTS)

@@ -6,17 +6,20 @@ standard error is shown when it does not behave.
 
 from __future__ import annotations
 
+import atexit
 import os
 import queue
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,12 +27,14 @@ import httpx2
 
 from tradeengine.actors.data_dir import LOCK_NAME, read_secret
 from tradeengine.ipc.client import ask
-from tradeengine.storage.embedded import running_embedded, stop_embedded
+from tradeengine.storage.embedded import DIRECTORY_NAME, open_embedded, running_embedded, stop_embedded
 from tradeengine.web.auth import issue_token
 
 PROGRAM: Final = (sys.executable, "-m", "tradeengine.cli.app")
 READY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 40.0
+COMMAND_TIMEOUT_S: Final = 110.0
+"""A busy machine is slow; a command that hangs is named before the test's own time is over."""
 SMALL: Final[Mapping[str, str]] = {
     "TRADEENGINE_LIMITS_ACCOUNTS_MAX": "4096",
     "TRADEENGINE_LIMITS_CLIENT_IDS_MAX": "65536",
@@ -115,17 +120,22 @@ class Engine:
                     found[name] = int(process.name)
         return found
 
-    def demo_traders(self) -> int:
-        """Process id of the demo traders, 0 when there is none."""
+    def demo_traders(self) -> int | None:
+        """Process id of the demo traders; None: there is none, and no number that a signal could be sent to."""
         for pid in _children_of(self.process.pid):
             with suppress(FileNotFoundError, ProcessLookupError):
                 if b"tradeengine.cli.demo_process" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     return pid
-        return 0
+        return None
 
     def kill_actor(self, name: str) -> None:
         """Kill an actor as the kernel would when memory runs out."""
         os.kill(self.actors()[name], signal.SIGKILL)
+
+    def standing_still(self, *names: str) -> AbstractContextManager[None]:
+        """Let actors stand still while the block runs."""
+        pids = self.actors()
+        return standing_still(*(pids[name] for name in names))
 
     @property
     def dsn(self) -> str:
@@ -176,8 +186,16 @@ def running_engine(
         stop_embedded(data_dir)
 
 
-def start_engine(data_dir: Path, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Engine:
-    """Start an engine without waiting for it."""
+def start_engine(
+    data_dir: Path,
+    arguments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    *,
+    lent: bool = True,
+) -> Engine:
+    """Start an engine without waiting for it. ``lent``: a first start finds a database that is made already."""
+    if lent and "--dsn" not in arguments and "TRADEENGINE_DATABASE_DSN" not in (environment or {}):
+        _lend_database(data_dir)
     process = subprocess.Popen(
         [*PROGRAM, "up", "--port", "0", "--data-dir", str(data_dir), *arguments],
         stdin=subprocess.DEVNULL,
@@ -190,6 +208,22 @@ def start_engine(data_dir: Path, arguments: Sequence[str] = (), environment: Map
     engine.readers.append(threading.Thread(target=_collect, args=(process.stderr, engine.errors), daemon=True))
     engine.readers[-1].start()
     return engine
+
+
+def _lend_database(data_dir: Path) -> None:
+    """Put an empty PostgreSQL into a new data directory: to make one takes each first start a second."""
+    if not data_dir.exists() or not any(data_dir.iterdir()):
+        data_dir.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "--archive", str(_empty_database()), str(data_dir)], check=True)
+
+
+@cache
+def _empty_database() -> Path:
+    """Make one without tables as an engine does, once in this process."""
+    folder = tempfile.TemporaryDirectory(prefix="empty-")
+    atexit.register(folder.cleanup)
+    with open_embedded(Path(folder.name)):
+        return Path(folder.name) / DIRECTORY_NAME
 
 
 def wait_ready(engine: Engine, timeout_s: float = READY_TIMEOUT_S) -> None:
@@ -225,6 +259,18 @@ def wait_restarted(engine: Engine, name: str, first_pid: int) -> None:
     while engine.actors().get(name, first_pid) == first_pid or not _accepts_orders(engine):
         assert time.monotonic() < deadline_s, f"{name} did not come back; the engine said:\n{''.join(engine.errors)}"
         time.sleep(0.02)
+
+
+@contextmanager
+def standing_still(*pids: int) -> Iterator[None]:
+    """Let processes stand still while the block runs, as a debugger or a frozen machine would."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
@@ -269,7 +315,7 @@ def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProc
         [*PROGRAM, *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=COMMAND_TIMEOUT_S,
         env={**os.environ, **SMALL, **environment},
         check=False,
     )

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 REFERENCE = re.compile(r"`([\w/]*test_\w+)::(\w+)`")
 LINK = re.compile(r"\]\(([^)#:]+)\)")
+NAMED_FILE = re.compile(r"`((?:src|config|migrations|packaging|perf|tests|docs)/(?:[\w./-]*\.\w+|[\w/-]*/))`")
 DOCUMENTS = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
 
 
@@ -46,6 +47,13 @@ def test_links_lead_somewhere(document: Path) -> None:
     """Each relative link in a document leads to a file that is there."""
     links = LINK.findall(document.read_text(encoding="utf-8"))
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_named_files_exist(document: Path) -> None:
+    """Each file and folder of the project that a document names in full is there; ``NAME`` stands for any name."""
+    named = NAMED_FILE.findall(document.read_text(encoding="utf-8"))
+    assert [name for name in named if not any(ROOT.glob(name.replace("NAME", "*")))] == []
 
 
 def test_every_decision_is_in_the_index() -> None:

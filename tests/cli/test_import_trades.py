@@ -9,7 +9,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from tests.engines import run_command, running_engine
-from tests.postgres import connection, dsn, make_database, postgres, symbol
 from tests.storage.past import Made, Past, candles_of
 
 from tradeengine.cli.errors import CommandError
@@ -21,8 +20,6 @@ from tradeengine.core.times import format_ms
 from tradeengine.settings_files import load_settings
 from tradeengine.storage.candles import list_candles
 from tradeengine.storage.past_trades import list_past_trades
-
-__all__ = ["connection", "dsn", "make_database", "postgres", "symbol"]
 
 BEGIN_MS = 1_570_752_011_620
 NAME = "BTC/USDT"

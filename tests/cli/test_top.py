@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from tests.cli.terminal import ENTER_PICTURE, LEAVE_PICTURE, SHOW_CURSOR, Termin
 from tests.e2e.users import Json, make_user
 from tests.engines import PROGRAM, Engine, run_command, running_engine
 
+from tradeengine.cli.top import Top
+from tradeengine.cli.top_figures import Figures, Observatory
 from tradeengine.storage.embedded import running_embedded
 
 SORTS = ("load", "behind", "rate", "latency", "name")
@@ -133,6 +135,27 @@ def test_ends_leave_the_terminal_as_it_was(engine: Engine, how: Callable[[Termin
         assert "Traceback" not in terminal.output
 
 
+def test_signal_in_the_middle_of_a_look_ends_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nobody hears an exception, as in a callback, the signal counts all the same; a second one ends at once."""
+    shown = Top(engine.data_dir, 1.0, "name")
+
+    def look(observatory: Observatory) -> Figures:
+        with suppress(BaseException):
+            signal.raise_signal(signal.SIGINT)
+        return figures(observatory)
+
+    figures = Observatory.figures
+    monkeypatch.setattr(Observatory, "figures", look)
+    with pytest.raises(SystemExit) as ended:
+        shown.run()
+    assert ended.value.code == 130
+    with pytest.raises(SystemExit):
+        shown._end(signal.SIGTERM, None)
+    capsys.readouterr()
+
+
 def test_resize(engine: Engine) -> None:
     """After a resize the next picture fits: as wide and high as the terminal, whose first lines stay what they are."""
     with top(engine, columns=132, rows=60) as terminal:
@@ -156,18 +179,14 @@ def test_resize(engine: Engine) -> None:
 def test_who_is_slow_is_marked(engine: Engine) -> None:
     """An actor that stands still while something waits for it is named in the second line and marked; then no more."""
     order: Json = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.01", "price": "1000"}
-    settlement = engine.actors()["settlement"]
     trader = make_user(engine, "trader", {"USDT": "1000"})
     with top(engine, columns=80) as terminal:
         trader.place(**order)
         terminal.picture(shows("nobody is slow"))
-        os.kill(settlement, signal.SIGSTOP)
-        try:
+        with engine.standing_still("settlement"):
             for _ in range(2):
                 trader.place(**order)
             lines = terminal.picture(shows("slow: settlement"))
-        finally:
-            os.kill(settlement, signal.SIGCONT)
         assert "takes nothing, 2 records behind" in lines[1]
         marked = [line.split()[0] for line in actor_lines(lines) if line.rstrip().endswith("◀")]
         assert marked == ["settlement"]

@@ -396,14 +396,16 @@ async def test_stream_outlives_its_front(venue: Engine) -> None:
 
 
 def test_python_of_the_document_runs(venue: Engine) -> None:
-    """The programs in ``docs/clients.md`` do what they are there for: one watches a book, two others trade."""
-    watch, trade, quote = blocks_of_document("python", venue)
+    """The programs in ``docs/clients.md`` do what they are there for: one watches a book, three others trade."""
+    watch, trade, quote, plain = blocks_of_document("python", venue)
     with running([sys.executable, "-u", "-c", watch]) as process:
         assert re.fullmatch(r"-?\d+ .+ .+\n", readable(process).readline().decode())
     with running([sys.executable, "-u", "-c", trade], TOKEN=token(venue, "bob")) as process:
         assert readable(process).read().decode() == "accepted open\ncancelled cancelled\n"
     with running([sys.executable, "-u", "-c", quote], TOKEN=token(venue, "bob")) as process:
         assert readable(process).read().decode() == "open\nopen\n"
+    with running([sys.executable, "-u", "-c", plain], TOKEN=token(venue, "bob")) as process:
+        assert readable(process).read().decode() == "accepted open\ncancelled cancelled\n"
 
 
 def test_shell_of_the_document_runs(venue: Engine) -> None:
@@ -417,22 +419,25 @@ def test_shell_of_the_document_runs(venue: Engine) -> None:
             said += readable(process).read1()  # type: ignore[attr-defined]
 
 
-def test_shell_of_the_document_trades(venue: Engine) -> None:
-    """The lines for a shell in ``docs/clients.md`` place an order and a batch, set the timer, list, and cancel."""
-    trade = blocks_of_document("sh", venue)[3].replace(
-        ".venv/bin/tradeengine token demo-1", f"echo {token(venue, 'bob')}"
-    )
-    with running(["sh", "-ec", trade]) as process:
-        placed, batch, timer, listed, cancelled = (json.loads(line)["data"] for line in readable(process))
+def test_shell_of_the_document_trades(venue: Engine, tmp_path: Path) -> None:
+    """The lines for a shell in ``docs/clients.md`` fund a user, who places orders, sets a timer, lists, and cancels."""
+    program = tmp_path / "tradeengine"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m tradeengine.cli.app "$@"\n')
+    program.chmod(0o755)
+    trade = f"PATH={tmp_path}:$PATH\n" + blocks_of_document("sh", venue)[3].replace("PATH=$PWD/.venv/bin:$PATH\n", "")
+    with running(["sh", "-ec", trade], TRADEENGINE_ENGINE_DATA_DIR=str(venue.data_dir)) as process:
+        lines = readable(process).read().decode().splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["settled", "settled"]
+    placed, batch, timer, listed, cancelled, disarmed = (json.loads(line)["data"] for line in lines[2:])
     assert [each["success"] for each in batch] == [True, True]
-    assert timer["timeout_ms"] == 60_000
+    assert (timer["timeout_ms"], disarmed["timeout_ms"]) == (60_000, 0)
     orders = [placed["order"]["id"], *(each["data"]["order"]["id"] for each in batch)]
     assert {order["id"] for order in listed} == set(orders) == set(cancelled["orders"])
 
 
 def blocks_of_document(language: str, venue: Engine) -> list[str]:
     """Give the blocks of a language in the document, about this engine."""
-    text = DOCUMENT.read_text(encoding="utf-8").replace("http://127.0.0.1:8000", venue.url)
+    text = DOCUMENT.read_text(encoding="utf-8").replace("127.0.0.1:8000", venue.url.removeprefix("http://"))
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 

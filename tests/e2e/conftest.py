@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 from tests.e2e.bank import admin_of
-from tests.e2e.users import NewUser, User, make_user
+from tests.e2e.users import NewUser, User, make_user, users_for_a_test
 from tests.engines import Engine, running_engine
+from tests.sharing import SharedEngines
 
 FUNDS = {
     "USDT": "10000000",
@@ -22,7 +23,7 @@ FUNDS = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def alice(engine: Engine) -> Iterator[User]:
     """Give a rich user."""
     user = make_user(engine, "alice", FUNDS)
@@ -30,7 +31,7 @@ def alice(engine: Engine) -> Iterator[User]:
     user.http.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bob(engine: Engine) -> Iterator[User]:
     """Give another rich user."""
     user = make_user(engine, "bob", FUNDS)
@@ -38,19 +39,18 @@ def bob(engine: Engine) -> Iterator[User]:
     user.http.close()
 
 
-@pytest.fixture(scope="session")
-def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+@pytest.fixture(scope="module")
+def venue(shared_engines: SharedEngines, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """Run an engine for stories about streams: two fronts, and who asks which is left to chance; tokens end in time."""
-    environment = {"TRADEENGINE_AUTH_LEEWAY_S": "0"}
-    with running_engine(tmp_path_factory.mktemp("venue"), ["--fronts", "2"], environment) as running:
-        yield running
+    two_fronts, at_once = ["--fronts", "2"], {"TRADEENGINE_AUTH_LEEWAY_S": "0"}
+    return shared_engines.want("venue", lambda: running_engine(tmp_path_factory.mktemp("venue"), two_fronts, at_once))
 
 
-@pytest.fixture(scope="session")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+@pytest.fixture(scope="module")
+def bank(shared_engines: SharedEngines, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """Run an engine of two fronts and two shards for stories about accounts and money."""
-    with running_engine(tmp_path_factory.mktemp("bank"), ["--fronts", "2", "--shards", "2"]) as running:
-        yield running
+    two_of_both = ["--fronts", "2", "--shards", "2"]
+    return shared_engines.want("bank", lambda: running_engine(tmp_path_factory.mktemp("bank"), two_of_both))
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +64,7 @@ def root(bank: Engine) -> Iterator[User]:
 @pytest.fixture
 def new_user(engine: Engine) -> Iterator[NewUser]:
     """Give a maker of users that are the test's own: ``new_user("carol", BTC="2")``."""
-    made: list[User] = []
-
-    def make(prefix: str, **funds: str) -> User:
-        made.append(make_user(engine, prefix, funds))
-        return made[-1]
-
-    yield make
-    for user in made:
-        user.http.close()
+    yield from users_for_a_test(engine)
 
 
 @pytest.fixture

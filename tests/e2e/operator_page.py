@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import httpx2
@@ -131,19 +129,6 @@ async def recorded(root: httpx2.Client, count: int, is_there: Callable[[list[Any
             if len(rows) == count and is_there(rows):
                 return rows
             await trio.sleep(0.05)
-
-
-@contextmanager
-def standing_still(engine: Engine, *names: str) -> Iterator[None]:
-    """Let actors hang while the block runs."""
-    pids = [engine.actors()[name] for name in names]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def some_topology(shards: int, fronts: int, wallet: str) -> tuple[list[dict[str, Any]], list[str]]:

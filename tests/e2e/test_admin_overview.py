@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import trio
 from tests.e2e.bank import admin_of, fresh
-from tests.e2e.users import Json, User, make_user
+from tests.e2e.users import Json, User, user_for_a_test
 from tests.e2e.watched import token_of
 from tests.engines import Engine
 from tests.web.raw_websocket import connected
@@ -50,19 +50,13 @@ def admin(bank: Engine) -> Iterator[User]:
 @pytest.fixture
 def trader(bank: Engine) -> Iterator[User]:
     """Give a rich user, whose orders are cancelled at the end."""
-    user = make_user(bank, "trader", {"USDT": "1000000", "ADA": "10000", "XRP": "10000"})
-    yield user
-    user.call("DELETE", "/orders")
-    user.http.close()
+    yield from user_for_a_test(bank, "trader", {"USDT": "1000000", "ADA": "10000", "XRP": "10000"})
 
 
 @pytest.fixture
 def other(bank: Engine) -> Iterator[User]:
     """Give another."""
-    user = make_user(bank, "other", {"USDT": "1000000", "ADA": "10000", "XRP": "10000"})
-    yield user
-    user.call("DELETE", "/orders")
-    user.http.close()
+    yield from user_for_a_test(bank, "other", {"USDT": "1000000", "ADA": "10000", "XRP": "10000"})
 
 
 def by_name(rows: list[Json], name: str = "name") -> dict[str, Json]:

@@ -22,11 +22,10 @@ from tests.e2e.operator_page import (
     shows,
     sign_in,
     some_topology,
-    standing_still,
     token_of,
     visiting,
 )
-from tests.e2e.users import Json, User, make_user
+from tests.e2e.users import Json, User, user_for_a_test
 from tests.engines import Engine, running_engine, wait_restarted
 
 pytestmark = needs_chromium
@@ -67,10 +66,7 @@ def devtools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def trader(watched: Engine) -> Iterator[User]:
     """Give somebody who trades."""
-    user = make_user(watched, "trader", {"USDT": "100000", "DOGE": "100000"})
-    yield user
-    user.call("DELETE", "/orders")
-    user.http.close()
+    yield from user_for_a_test(watched, "trader", {"USDT": "100000", "DOGE": "100000"})
 
 
 @pytest.fixture(scope="module")
@@ -163,10 +159,11 @@ async def trade_on(trader: User) -> None:
         await trio.sleep(0.05)
 
 
+@pytest.mark.long
 async def test_actor_that_hangs_or_died_leaps_to_the_eye(devtools: str, watched: Engine) -> None:
     """A hanging actor is named above every view, and marked on its card in words; a killed one's restart is counted."""
     async with desk(devtools, watched) as page:
-        with standing_still(watched, "matcher-1"):
+        with watched.standing_still("matcher-1"):
             await shows(page, ".attention", "matcher-1 is silent", "no heartbeat for")
             await shows(page, "[data-actor=matcher-1]", "silent", "no heartbeat for")
             assert await page.evaluate("document.querySelector('[data-actor=matcher-1]').dataset.tone") == "warn"
@@ -181,17 +178,19 @@ async def test_actor_that_hangs_or_died_leaps_to_the_eye(devtools: str, watched:
         await shows(page, "[data-actor=matcher-0]", "ready", "1 restart")
 
 
+@pytest.mark.long
 async def test_old_picture_is_marked_old(devtools: str, watched: Engine) -> None:
     """When no front answers the page says how old its picture is and greys it; when one does it is live again."""
     async with desk(devtools, watched) as page:
         await shows(page, ".age", "live")
-        with standing_still(watched, "front-0", "front-1"):
+        with watched.standing_still("front-0", "front-1"):
             await page.wait_until("document.querySelector('.desk[data-stale]')")
             await shows(page, ".age", "as of", "ago")
         await page.wait_until("!document.querySelector('.desk[data-stale]')")
         await shows(page, ".age", "live")
 
 
+@pytest.mark.long
 async def test_page_that_nobody_sees_asks_nothing(devtools: str, watched: Engine) -> None:
     """While the page is hidden it makes no call; shown again it asks at once."""
     counted = "calls = 0; ask = fetch; fetch = (...all) => { calls += 1; return ask(...all); }; "

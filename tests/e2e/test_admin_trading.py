@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.bank import ask_everyone, fresh
-from tests.e2e.users import Json, User, connect_database, make_user
+from tests.e2e.users import Json, User, connect_database, make_user, user_for_a_test
 from tests.engines import Engine
 from tests.web.raw_websocket import connected
 
@@ -27,19 +27,13 @@ CLOSED = pytest.mark.parametrize(
 @pytest.fixture
 def alice(bank: Engine) -> Iterator[User]:
     """Give a new user with money; what they leave in the books goes with them."""
-    user = make_user(bank, "alice", FUNDS)
-    yield user
-    user.call("DELETE", "/orders")
-    user.http.close()
+    yield from user_for_a_test(bank, "alice", FUNDS)
 
 
 @pytest.fixture
 def bob(bank: Engine) -> Iterator[User]:
     """Give another one."""
-    user = make_user(bank, "bob", FUNDS)
-    yield user
-    user.call("DELETE", "/orders")
-    user.http.close()
+    yield from user_for_a_test(bank, "bob", FUNDS)
 
 
 @pytest.fixture(autouse=True)

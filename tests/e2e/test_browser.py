@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 from tests.e2e.browser import Page, needs_chromium, open_page, running_browser
-from tests.e2e.users import Json, User, make_user
+from tests.e2e.users import Json, User, user_for_a_test
 from tests.engines import Engine, running_engine, wait_restarted
 
 pytestmark = needs_chromium
@@ -95,10 +95,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def trader(visited: Engine) -> Iterator[User]:
     """Give somebody who moves the book."""
-    user = make_user(visited, "trader", {"USDT": "10000000", "BTC": "100"})
-    yield user
-    user.call("DELETE", "/orders")
-    user.http.close()
+    yield from user_for_a_test(visited, "trader", {"USDT": "10000000", "BTC": "100"})
 
 
 async def test_book_in_a_browser_moves(browser: str, website: Website, trader: User) -> None:
@@ -114,6 +111,7 @@ async def test_book_in_a_browser_moves(browser: str, website: Website, trader: U
         await shows_book(page, trader, cancelled)
 
 
+@pytest.mark.long
 async def test_page_recovers(browser: str, website: Website, visited: Engine, trader: User) -> None:
     """After lost messages the documented page asks for a snapshot, after a lost connection for another connection."""
     async with open_page(browser, website.origin()) as page:
@@ -127,6 +125,7 @@ async def test_page_recovers(browser: str, website: Website, visited: Engine, tr
         await shows_book(page, trader, place(trader, "buy", "49002.00"))
 
 
+@pytest.mark.long
 async def test_page_that_is_refused_asks_again(browser: str, website: Website, visited: Engine, trader: User) -> None:
     """The documented page shows the book when streams cannot be served at first."""
     publisher = visited.actors()["publisher"]

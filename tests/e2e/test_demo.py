@@ -23,7 +23,7 @@ from tradeengine.web.auth import issue_token
 TRADERS = [f"demo-{number}" for number in range(1, 5)]
 OFTEN = {"TRADEENGINE_DEMO_ORDERS_PER_S": "300"}
 TIMEOUT_S = 60.0
-TOKEN_BEGINS = "eyJ"
+TOKEN_BEGINS = "eyJhbGciOiJIUzI1NiI"
 """As every token does."""
 
 
@@ -112,11 +112,14 @@ def test_a_killed_front_does_not_end_it(demo: Engine) -> None:
     assert demo.demo_traders() == traders
 
 
+@pytest.mark.long
 def test_killed_traders_are_replaced(demo: Engine) -> None:
     """When the traders die, others take their place, and the engine does not care."""
+    trade_on(demo)
     traders, actors = demo.demo_traders(), demo.actors()
+    assert traders is not None
     os.kill(traders, signal.SIGKILL)
-    wait_until(demo, lambda: demo.demo_traders() not in {0, traders})
+    wait_until(demo, lambda: demo.demo_traders() not in {None, traders})
     trade_on(demo)
     assert demo.actors() == actors
 
@@ -127,6 +130,7 @@ def test_they_end_with_the_engine(data_dir: Path) -> None:
     with running_engine(data_dir, ["--demo"], OFTEN) as engine:
         trade_on(engine)
         traders = engine.demo_traders()
+        assert traders is not None
         assert engine.stop() == 0
         assert not is_alive(traders)
         assert not [line for line in engine.errors if "Traceback" in line or "[warning" in line or "[error" in line]
@@ -146,6 +150,7 @@ def test_they_end_with_a_killed_supervisor(data_dir: Path, tmp_path: Path) -> No
         wait_until(engine, lambda: sum("connected again" in line for line in engine.errors) >= len(TRADERS))
         trade_on(engine)
         traders = engine.demo_traders()
+        assert traders is not None
         engine.process.kill()
         engine.wait()
         wait_until(engine, lambda: not is_alive(traders))

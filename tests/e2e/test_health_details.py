@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +13,7 @@ from typing import Final
 import httpx2
 import pytest
 from tests.e2e.users import Json
-from tests.engines import Engine, database_away, running_engine
+from tests.engines import Engine, database_away, running_engine, standing_still
 from tests.wallet.service import free_port
 
 from tradeengine.storage.embedded import running_embedded
@@ -78,16 +76,10 @@ def is_unhealthy(name: str, words: str = "") -> Callable[[Json], bool]:
     return condition
 
 
-@contextmanager
-def stopped(*pids: int) -> Iterator[None]:
-    """Let processes stand still while the block runs."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+def waits_for_the_database(health: Json) -> bool:
+    """Whether settlement says that it does."""
+    state: str = health["components"]["settlement"]["details"]["state"]
+    return state.startswith("database_unavailable")
 
 
 def family_of(pid: int) -> list[int]:
@@ -101,7 +93,7 @@ def test_database_that_hangs(ward: Engine, admin: httpx2.Client) -> None:
     until(admin, is_healthy("database", "settlement"))
     server = running_embedded(ward.data_dir)
     assert server is not None
-    with stopped(*family_of(server.pid)):
+    with standing_still(*family_of(server.pid)):
         for _ in range(3):
             health = look(admin)
             assert is_unhealthy("database", "did not answer within")(health)
@@ -116,9 +108,9 @@ def test_database_that_hangs(ward: Engine, admin: httpx2.Client) -> None:
 def test_database_that_is_gone(ward: Engine, admin: httpx2.Client) -> None:
     """Without a database it and settlement are unhealthy, the engine is degraded, and books lack their orders alone."""
     with database_away(ward):
-        health = until(admin, lambda health: is_unhealthy("database")(health) and is_unhealthy("settlement")(health))
+        health = until(admin, lambda health: is_unhealthy("database")(health) and waits_for_the_database(health))
         assert health["status"] == "degraded"
-        assert health["components"]["settlement"]["details"]["state"].startswith("database_unavailable")
+        assert is_unhealthy("settlement")(health)
         queue = admin.get("/admin/settlement/queue").json()["data"]
         assert (queue["state"], queue["errors"] > 0) == ("blocked", True)
         assert "database_unavailable" in queue["message"]
@@ -133,7 +125,7 @@ def test_settlement_that_stands_still(ward: Engine, admin: httpx2.Client) -> Non
     """What settlement does not take is counted in its queue, its age grows, and its silence makes it unhealthy."""
     until(admin, is_healthy("settlement"))
     before = admin.get("/admin/settlement/queue").json()["data"]
-    with stopped(ward.actors()["settlement"]):
+    with ward.standing_still("settlement"):
         for _ in range(3):
             again = admin.post("/admin/trading/resume/BTC-USDT", json={"reason": "an event of the shard"})
             assert again.status_code == 200

@@ -137,9 +137,10 @@ def test_port_in_use_is_refused(data_dir: Path) -> None:
     assert not (data_dir / "postgres").exists()
 
 
+@pytest.mark.long
 def test_stop_during_the_start_is_clean(data_dir: Path) -> None:
     """An engine that is asked to stop while it starts stops, and the next start is a good one."""
-    engine = start_engine(data_dir)
+    engine = start_engine(data_dir, lent=False)
     engine.wait_for_file(data_dir / "postgres" / "postmaster.pid")
     children = engine.actors()
     assert engine.stop() == 0
@@ -150,6 +151,7 @@ def test_stop_during_the_start_is_clean(data_dir: Path) -> None:
     assert again.stop() == 0
 
 
+@pytest.mark.long
 def test_closed_terminal_stops_the_engine(data_dir: Path) -> None:
     """When the terminal is closed the engine stops in order, as it does at Ctrl-C."""
     with running_engine(data_dir) as engine:

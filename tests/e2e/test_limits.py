@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 from tests.e2e.bank import ask_everyone, at_once, fresh
-from tests.e2e.users import Json, User, make_user
+from tests.e2e.users import Json, User, make_user, user_for_a_test
 from tests.e2e.watched import token_of
 from tests.engines import Engine
 from tests.web.raw_websocket import connected
@@ -26,10 +26,7 @@ UNIT = Decimal("0.00000001")
 @pytest.fixture
 def alice(bank: Engine) -> Iterator[User]:
     """Give a new user with money; what they leave in the books goes with them."""
-    user = make_user(bank, "alice", FUNDS)
-    yield user
-    user.call("DELETE", "/orders")
-    user.http.close()
+    yield from user_for_a_test(bank, "alice", FUNDS)
 
 
 @pytest.fixture

@@ -275,15 +275,11 @@ def test_no_client_makes_a_label(counted: Engine) -> None:
 
 def test_settlement_that_stands_still_is_told(counted: Engine, alice: User) -> None:
     """How long settlement is behind is right also while it does nothing at all: its own page says nothing then."""
-    pid = counted.actors()["settlement"]
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with counted.standing_still("settlement"):
         order = alice.place(symbol=ETH, quantity="1", price="100")["order"]
         first = scrape(counted).sum("tradeengine_settlement_lag_seconds")
         assert 0 < first < scrape(counted).sum("tradeengine_settlement_lag_seconds")
         assert scrape(counted).sum("tradeengine_ring_lag_records", reader="settlement") > 0
-    finally:
-        os.kill(pid, signal.SIGCONT)
     alice.call("DELETE", f"/orders/{order['id']}")
     before = Scrape({})
     expect_growth(counted, before, {"tradeengine_settlement_lag_seconds": 0, "tradeengine_ring_lag_records": 0})

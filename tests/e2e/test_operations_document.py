@@ -17,6 +17,9 @@ from tests.wallet.service import free_port
 DOCUMENTS = Path(__file__).parents[2] / "docs"
 ADDRESS = "http://127.0.0.1:8000"
 
+# Each page is a dozen commands and more, and each of these a program that starts.
+pytestmark = pytest.mark.timeout(300)
+
 
 def test_followed_to_the_letter(bank: Engine, tmp_path: Path) -> None:
     """Money in and out, limits, suspended and resumed, a statement as CSV, no difference: all as the page has it."""
@@ -65,6 +68,16 @@ def test_symbols_and_halts(bank: Engine, tmp_path: Path) -> None:
     assert [cancel["dry_run"] for cancel in cancels] == [True, False]
 
 
+def test_recordings(bank: Engine, tmp_path: Path) -> None:
+    """Trades of the past are in the candles, and a replayed recording leaves the book that it says."""
+    imported, *_ = lines = typed(bank, "recorded.md", tmp_path).splitlines()
+    candles, book = answers_in(lines)
+    assert imported.endswith("3 rows read, 3 added, 0 known already, 0 bad")
+    assert [candle["volume"] for candle in candles] == ["0.70000", "0.10000"]
+    assert (book["bids"], book["asks"]) == ([], [["585.72", "150"]])
+
+
+@pytest.mark.long
 def test_backed_up_and_restored(bank: Engine, tmp_path: Path) -> None:
     """A backup, one upon it, verified, and restored into another directory."""
     said = typed(bank, "operations/backup.md", tmp_path)
@@ -73,7 +86,6 @@ def test_backed_up_and_restored(bank: Engine, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_started_stopped_upgraded_and_taken_back(tmp_path: Path) -> None:
     """An engine by hand: started, stopped, backed up before an upgrade, and restored after it, without a difference."""
     said = typed(None, "operations/running.md", tmp_path)
@@ -82,7 +94,6 @@ def test_started_stopped_upgraded_and_taken_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_mended(tmp_path: Path) -> None:
     """A lost database and a lost data directory come back, and each look at what is wrong ends well on what is well."""
     said = typed(None, "operations/trouble.md", tmp_path)

@@ -20,9 +20,6 @@ from psycopg.rows import dict_row
 from tests.e2e.users import User
 from tests.engines import Engine, run_command, running_engine, wait_restarted
 from tests.pgbouncer import PgBouncer, needs_pgbouncer, running_pgbouncer
-from tests.postgres import make_database, postgres
-
-__all__ = ["make_database", "postgres"]
 
 pytestmark = needs_pgbouncer
 

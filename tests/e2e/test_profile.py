@@ -11,14 +11,15 @@ from tests.engines import run_command, running_engine
 ORDER = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.5", "price": "40000.00"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("actor", "duty"),
     [
         ("risk", "main"),
-        pytest.param("front-0", "place_order", marks=pytest.mark.long),
-        pytest.param("matcher-0", "main", marks=pytest.mark.long),
-        pytest.param("settlement", "main", marks=pytest.mark.long),
-        pytest.param("publisher", "main", marks=pytest.mark.long),
+        ("front-0", "place_order"),
+        ("matcher-0", "main"),
+        ("settlement", "main"),
+        ("publisher", "main"),
     ],
 )
 def test_profile_says_where_an_actors_time_went(tmp_path: Path, actor: str, duty: str) -> None:

@@ -268,9 +268,7 @@ def test_those_who_ask_at_once_share_an_answer(venue: Engine) -> None:
 
 def test_keeper_that_does_not_answer_is_told(venue: Engine) -> None:
     """While the keeper stands still the command ends with 2 and says so; what was asked is answered later."""
-    keeper = venue.actors()["keeper"]
-    os.kill(keeper, signal.SIGSTOP)
-    try:
+    with venue.standing_still("keeper"):
         silent = run_command(
             *("reconcile", "--data-dir", str(venue.data_dir)),
             TRADEENGINE_KEEPER_RECONCILE_TIMEOUT_S=NO_KEEPER_S,
@@ -280,8 +278,6 @@ def test_keeper_that_does_not_answer_is_told(venue: Engine) -> None:
         with connect_database(venue) as connection:
             number = request_reconciliation(connection, "someone patient")
             assert find_reconciliation(connection, number) is not None
-    finally:
-        os.kill(keeper, signal.SIGCONT)
     with connect_database(venue) as connection:
         assert wait_reconciliation(connection, number, timeout_s=30).difference_count == 0
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
 import httpx2
 import pytest
-from tests.e2e.users import NewUser, User, connect_database, make_user
+from tests.e2e.users import NewUser, User, connect_database, users_for_a_test
 from tests.engines import Engine, is_alive, running_engine
 
 IMPATIENT = {"TRADEENGINE_HTTP_COMMAND_TIMEOUT_MS": "400", "TRADEENGINE_HTTP_BARRIER_TIMEOUT_MS": "300"}
@@ -28,26 +27,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 @pytest.fixture
 def rich(wide: Engine) -> Iterator[NewUser]:
     """Give a maker of users of the wide engine."""
-    made: list[User] = []
-
-    def make(prefix: str, **funds: str) -> User:
-        made.append(make_user(wide, prefix, funds))
-        return made[-1]
-
-    yield make
-    for user in made:
-        user.http.close()
-
-
-@contextmanager
-def standing_still(engine: Engine, actor: str) -> Iterator[None]:
-    """Stop an actor's process while the block runs."""
-    pid = engine.actors()[actor]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
+    yield from users_for_a_test(wide)
 
 
 def fresh(user: User) -> httpx2.Client:
@@ -95,7 +75,7 @@ def test_repeat_through_another_front_is_the_same_order(rich: NewUser) -> None:
 def test_orders_pass_while_settlement_stands_still(wide: Engine, rich: NewUser) -> None:
     """Without settlement orders are accepted and balances told; history says that it is behind, and then has all."""
     user = rich("patient", USDT="100000")
-    with standing_still(wide, "settlement"):
+    with wide.standing_still("settlement"):
         order = user.place(symbol="BTC/USDT", quantity="1", price="100")["order"]
         assert user.balances()["USDT"][2] == Decimal("100.1")
         error = user.call("GET", f"/orders/{order['id']}", status=503)
@@ -108,7 +88,7 @@ def test_unknown_outcome_is_settled_by_repeating(wide: Engine, rich: NewUser) ->
     """While risk stands still the outcome is unknown; the same request afterwards gives exactly one order."""
     user = rich("persistent", USDT="100000")
     order: dict[str, Any] = {"symbol": "ETH/USDT", "quantity": "1", "price": "100"}
-    with standing_still(wide, "risk"):
+    with wide.standing_still("risk"):
         error = user.place(status=504, **order)
         assert error["code"] == "OUTCOME_UNKNOWN"
     made = error["details"]["client_order_id"]
@@ -123,7 +103,7 @@ def test_unknown_outcome_is_settled_by_repeating(wide: Engine, rich: NewUser) ->
 def test_command_beyond_its_deadline_is_not_carried_out(wide: Engine, rich: NewUser) -> None:
     """What risk sees too late is dropped: after the pause there is no order and no hold."""
     user = rich("late", USDT="100000")
-    with standing_still(wide, "risk"):
+    with wide.standing_still("risk"):
         assert user.place(status=504, symbol="ETH/USDT", quantity="1", price="100")["code"] == "OUTCOME_UNKNOWN"
     assert user.call("GET", "/orders") == []
     assert user.balances()["USDT"][2] == 0

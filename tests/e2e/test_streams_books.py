@@ -196,8 +196,8 @@ async def place_all(socket: RawSocket, symbol: str, side: str, prices: Iterable[
     order: Json = {"symbol": symbol, "side": side, "type": "limit", "quantity": "1"}
     texts = [f"{Decimal(price).scaleb(-3):.3f}" for price in prices]
     placed: list[Json] = []
-    for start in range(0, len(texts), 200):
-        sent = [await socket.request("place", **order, price=text) for text in texts[start : start + 200]]
+    for start in range(0, len(texts), 50):  # of many more some would be refused
+        sent = [await socket.request("place", **order, price=text) for text in texts[start : start + 50]]
         placed += [(await socket.answer(number))["data"]["order"] for number in sent]
     return placed
 

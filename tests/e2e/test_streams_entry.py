@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.e2e.users import Json, User, make_user
+from tests.e2e.users import Json, User, user_for_a_test
 from tests.e2e.watched import token_of
 from tests.engines import Engine
 from tests.web.raw_websocket import TEXT, RawSocket, connected, frame
@@ -22,19 +22,13 @@ ONLY_HERE = frozenset({"order_id", "client_order_id"})
 @pytest.fixture
 def alice(venue: Engine) -> Iterator[User]:
     """Give a new rich user, whose orders are cancelled at the end."""
-    user = make_user(venue, "alice", FUNDS)
-    yield user
-    user.call("DELETE", "/orders")
-    user.http.close()
+    yield from user_for_a_test(venue, "alice", FUNDS)
 
 
 @pytest.fixture
 def bob(venue: Engine) -> Iterator[User]:
     """Give another."""
-    user = make_user(venue, "bob", FUNDS)
-    yield user
-    user.call("DELETE", "/orders")
-    user.http.close()
+    yield from user_for_a_test(venue, "bob", FUNDS)
 
 
 def as_sent(error: Json) -> tuple[str, str, Json]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import trio
-from tests.e2e.users import Json, User, make_user
+from tests.e2e.users import Json, User, user_for_a_test
 from tests.engines import Engine, running_engine
 
 from tradeengine.actors.data_dir import read_secret
@@ -35,10 +35,7 @@ def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 @pytest.fixture
 def alice(venue: Engine) -> Iterator[User]:
     """Give a user with money."""
-    user = make_user(venue, "alice", {"USDT": "1000000"})
-    yield user
-    user.call("DELETE", "/orders")
-    user.http.close()
+    yield from user_for_a_test(venue, "alice", {"USDT": "1000000"})
 
 
 async def place_many(stream: Stream) -> None:
@@ -51,6 +48,7 @@ async def place_many(stream: Stream) -> None:
                 await stream.ping()
 
 
+@pytest.mark.long
 async def test_all_open_orders_come_though_they_are_more_than_may_wait(venue: Engine, alice: User) -> None:
     """With hundreds of open orders a resync has the first of them, the others follow, and then it is complete."""
     access = issue_token(read_secret(venue.data_dir).encode(), alice.name, "user", 3600)

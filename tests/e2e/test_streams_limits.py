@@ -54,22 +54,25 @@ async def connect_when_let_in(venue: Engine, address: str) -> RawSocket:
             await trio.sleep(0.01)
 
 
-async def test_connections_of_an_address_are_bounded(venue: Engine) -> None:
-    """One address may have so many connections; the next is 429 and says when to come again; others are let in."""
+@pytest.mark.parametrize(
+    ("network", "other"), [("192.0.2.1", "192.0.2.2"), ("2001:db8:0:1::{}", "2001:db8:0:2::")], ids=["IPv4", "IPv6"]
+)
+async def test_connections_of_an_address_are_bounded(venue: Engine, network: str, other: str) -> None:
+    """One address, or network of IPv6, may have so many connections; the next is 429, which ends; others are let in."""
     async with AsyncExitStack() as stack:
         held = [
-            await stack.enter_async_context(connected(venue.url, headers=coming_from("192.0.2.1")))
-            for _ in range(PER_ADDRESS)
+            await stack.enter_async_context(connected(venue.url, headers=coming_from(network.format(number))))
+            for number in range(PER_ADDRESS)
         ]
         with pytest.raises(Refused) as refused:
-            await connect(venue.url, headers=coming_from("192.0.2.1"))
+            await connect(venue.url, headers=coming_from(network.format("ffff")))
         assert (refused.value.status, refused.value.code) == (429, "RATE_LIMITED")
         details = refused.value.body["error"]["details"]
         assert details == {"field": "connections_per_address_max", "maximum": PER_ADDRESS}
         assert int(refused.value.headers["retry-after"]) > 0
-        await stack.enter_async_context(connected(venue.url, headers=coming_from("192.0.2.2")))
+        await stack.enter_async_context(connected(venue.url, headers=coming_from(other)))
         await trio.aclose_forcefully(held[0].stream)
-        again = await connect_when_let_in(venue, "192.0.2.1")
+        again = await connect_when_let_in(venue, network.format("fffe"))
         await again.ask("ping")
         await trio.aclose_forcefully(again.stream)
 
@@ -136,6 +139,7 @@ async def test_subscriptions_of_a_connection_are_bounded(venue: Engine) -> None:
         await socket.ask("subscribe", channels=channels[-1:])
 
 
+@pytest.mark.long
 async def test_thousands_idle_and_orders_are_answered(venue: Engine, alice: User) -> None:
     """With two thousand connections that only listen, orders are answered, and a trade reaches every listener."""
     async with AsyncExitStack() as stack:

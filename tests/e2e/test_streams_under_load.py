@@ -50,6 +50,7 @@ async def trade_much(socket: RawSocket, count: int) -> None:
         assert (await socket.answer(number))["type"] == "ack"
 
 
+@pytest.mark.long
 async def test_reader_who_never_reads_is_closed_and_costs_nobody(venue: Engine) -> None:
     """A client that subscribes and reads nothing is bounded and closed; who trades and who reads sees nothing of it."""
     alice, bob = make_user(venue, "alice", FUNDS), make_user(venue, "bob", FUNDS)

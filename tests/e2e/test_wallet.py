@@ -14,11 +14,8 @@ import pytest
 from tests.e2e.users import User
 from tests.e2e.wallet_venue import QUICK, WalletVenue, wallet_venue
 from tests.engines import running_engine, wait_restarted
-from tests.postgres import make_database, postgres
 
 from tradeengine.storage.embedded import Embedded
-
-__all__ = ["make_database", "postgres"]
 
 FUNDS = {"USDT": "1000000", "BTC": "10"}
 
@@ -110,6 +107,7 @@ def test_killed_wallet_actor_is_replaced(venue: WalletVenue, alice: User, bob: U
     assert all(venue.service.entry_count(trade_id) == 1 for trade_id in ids)
 
 
+@pytest.mark.long
 def test_withdrawals_race_orders_and_an_outage(venue: WalletVenue, alice: User, bob: User, root: User) -> None:
     """Proceeds that the wallet has not confirmed can be traded, not taken out; what was there before can."""
     venue.service.stop()

@@ -11,11 +11,8 @@ import psycopg
 import pytest
 from tests.e2e.users import User, connect_database
 from tests.e2e.wallet_venue import wallet_venue
-from tests.postgres import make_database, postgres
 
 from tradeengine.storage.embedded import Embedded
-
-__all__ = ["make_database", "postgres"]
 
 PRICES = {"BTC": Decimal(50000), "ETH": Decimal(3000)}
 LOTS = {"BTC": Decimal("0.00001"), "ETH": Decimal("0.0001")}

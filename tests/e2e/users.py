@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -95,6 +95,27 @@ def make_user(engine: Engine, prefix: str, funds: Mapping[str, str] | None = Non
     name = f"{prefix}-{os.getpid()}-{next(_numbers)}"
     deposit_all(engine, name, funds or {})
     return sign_in(engine, name)
+
+
+def user_for_a_test(engine: Engine, prefix: str, funds: Mapping[str, str]) -> Iterator[User]:
+    """Be a fixture: a new user, whose orders are cancelled at the end."""
+    user = make_user(engine, prefix, funds)
+    yield user
+    user.call("DELETE", "/orders")
+    user.http.close()
+
+
+def users_for_a_test(engine: Engine) -> Iterator[NewUser]:
+    """Be a fixture: a maker of users that are the test's own, ``new_user("carol", BTC="2")``."""
+    made: list[User] = []
+
+    def make(prefix: str, **funds: str) -> User:
+        made.append(make_user(engine, prefix, funds))
+        return made[-1]
+
+    yield make
+    for user in made:
+        user.http.close()
 
 
 def sign_in(engine: Engine, name: str) -> User:

@@ -7,6 +7,7 @@ so that books stay small and move at every command. What is refused stays refuse
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -161,6 +162,19 @@ class Storm:
         command["self_trade_prevention"] = SelfTradePrevention.CANCEL_MAKER
         command["price_ticks"] = middle + self._random.randint(-SPREAD_TICKS, SPREAD_TICKS)
         command["quantity_lots"] = 10_000 * self._random.randint(1, 20)
+
+
+@contextmanager
+def blowing(storm: Storm, *symbols: str) -> Iterator[None]:
+    """Let a storm blow for these symbols while the block runs."""
+    over = threading.Event()
+    wind = threading.Thread(target=storm.run_until, args=(over.is_set, *symbols))
+    wind.start()
+    try:
+        yield
+    finally:
+        over.set()
+        wind.join()
 
 
 @contextmanager

@@ -5,8 +5,6 @@ The rings are small, so that minutes of refusals pass in a second.
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -56,17 +54,6 @@ def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with running_engine(tmp_path_factory.mktemp("venue") / "data", environment=SETTINGS) as running:
         deposit_all(running, FLOODER, FUNDS)
         yield running
-
-
-@contextmanager
-def settlement_stopped(engine: Engine) -> Iterator[None]:
-    """Let settlement stand still while the block runs."""
-    pid = engine.actors()["settlement"]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 class Flood:
@@ -146,6 +133,7 @@ def assert_whole(engine: Engine, user: User) -> None:
             assert connection.execute(query).fetchall() == [], claim
 
 
+@pytest.mark.long
 def test_cancels_and_halts_pass_however_much_is_refused(venue: Engine) -> None:
     """Twenty rings full of refusals later, live orders are cancelled and symbols halted; then all of it is settled."""
     user, root = make_user(venue, "user", FUNDS), admin_of(venue)
@@ -153,7 +141,7 @@ def test_cancels_and_halts_pass_however_much_is_refused(venue: Engine) -> None:
     live = [user.place(**ORDER)["order"]["id"] for _ in range(5)]
     wait_settled(user)
     with open_flood(venue) as flood:
-        with settlement_stopped(venue):
+        with venue.standing_still("settlement"):
             flood.until(Reason.SETTLEMENT_BACKLOG, 20 * SLOTS)
             assert user.call("POST", "/orders", 503, json={"side": "buy", "type": "limit", **ORDER})["code"] == (
                 "SETTLEMENT_BACKLOG"
@@ -176,7 +164,7 @@ def test_refused_order_is_not_placed_after_risk_died(venue: Engine) -> None:
     user = make_user(venue, "user", FUNDS)
     before = placed(venue)
     with open_flood(venue) as flood:
-        with settlement_stopped(venue):
+        with venue.standing_still("settlement"):
             flood.until(Reason.SETTLEMENT_BACKLOG, BATCH)
             for _ in range(3):
                 pid = venue.actors()["risk"]

@@ -18,7 +18,7 @@ from tests.engines import READY_TIMEOUT_S, run_command, running_engine
 from tests.faults.cutting_proxy import Cut, CuttingProxy, cutting_proxy
 from tests.faults.load import Trader, audit
 from tests.faults.test_kill_under_load import ACKNOWLEDGED_AFTER, FUNDS, TRADERS, run_until
-from tests.postgres import btc_usdt, make_database, postgres
+from tests.postgres import btc_usdt
 from tests.storage.events import ALICE, BOB, Events, Market
 
 from tradeengine.actors import settlement
@@ -28,8 +28,6 @@ from tradeengine.core.symbols import SymbolSpec
 from tradeengine.storage.directory import add_asset, add_symbol
 from tradeengine.storage.embedded import open_embedded
 from tradeengine.storage.settle import RISK_SHARD
-
-__all__ = ["make_database", "postgres"]  # fixtures
 
 TABLES = ("orders", "trades", "postings", "balances", "candles_1m", "candles_1h", "settlement_cursors")
 LOSSES = (Cut.BEFORE, Cut.AFTER)

@@ -13,9 +13,6 @@ import pytest
 from tests.engines import Engine, run_command, running_engine, start_engine, wait_ready
 from tests.faults.load import LEDGER_CLAIMS
 from tests.faults.test_kill_under_load import kill_everything
-from tests.postgres import make_database, postgres
-
-__all__ = ["make_database", "postgres"]  # fixtures
 
 ORDER = {"symbol": "SOL/USDT", "side": "buy", "type": "limit", "quantity": "1", "price": "90.00"}
 

@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.users import Json, User, make_user, sign_in
 from tests.engines import READY_TIMEOUT_S, Engine, running_engine
 from tests.faults.test_kill_under_load import kill_everything
+from tests.verified import assert_verified
 
 from tradeengine.ipc.client import ask
 from tradeengine.storage.journal_format import GROUP_HEADER_BYTES, SEGMENT_HEADER_BYTES
@@ -107,6 +108,19 @@ def check_fence(user: User, open_order: Json, fenced_order: Json) -> None:
     assert OPEN not in all_cancelled["pending"]
 
 
+@contextmanager
+def mended(data_dir: Path, name: str) -> Iterator[tuple[Engine, User]]:
+    """Put the fenced shard's own journal back, and start the engine; gives it and the user."""
+    journal = data_dir / "journal" / "shard-1"
+    shutil.rmtree(journal)
+    (data_dir / "kept").rename(journal)
+    with running_engine(data_dir, TWO_SHARDS) as engine, ExitStack() as stack:
+        user = sign_in(engine, name)
+        stack.enter_context(user.http)
+        yield engine, user
+
+
+@pytest.mark.long
 def test_damaged_shard_is_fenced_at_the_start_and_the_others_trade(data_dir: Path) -> None:
     """An engine of two shards starts with one journal damaged; repaired, the shard is back with all its orders."""
     with story(data_dir) as (user, open_order, fenced_order):
@@ -122,16 +136,41 @@ def test_damaged_shard_is_fenced_at_the_start_and_the_others_trade(data_dir: Pat
             user = sign_in(engine, user.name)
             stack.enter_context(user.http)
             check_fence(user, open_order, fenced_order)
-        shutil.rmtree(journal)
-        (data_dir / "kept").rename(journal)
-        with running_engine(data_dir, TWO_SHARDS) as engine, ExitStack() as stack:
-            user = sign_in(engine, user.name)
-            stack.enter_context(user.http)
+        with mended(data_dir, user.name) as (engine, user):
             assert readiness(engine)[1]["status"] == "ready"
             assert user.order(fenced_order["id"])["status"] == "open"
             assert len(user.call("GET", f"/orderbook/{FENCED}")["bids"]) == 1
             assert user.call("DELETE", "/orders")["cancelled"] == 2
             assert engine.command("reconcile").returncode == 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_another_engines_journal_is_fenced_at_the_start(data_dir: Path, tmp_path: Path) -> None:
+    """A whole journal of another engine, longer than what is settled here, fences its shard; nothing of it is settled.
+
+    With its own one back the shard has its orders, and everything agrees.
+    """
+    with running_engine(tmp_path / "other", TWO_SHARDS) as engine:
+        stranger = make_user(engine, "stranger", FUNDS)
+        with stranger.http:
+            for _ in range(9):
+                stranger.place(**bid(FENCED))
+    with story(data_dir) as (user, open_order, fenced_order):
+        journal = data_dir / "journal" / "shard-1"
+        journal.rename(data_dir / "kept")
+        shutil.copytree(tmp_path / "other" / "journal" / "shard-1", journal)
+        with running_engine(data_dir, TWO_SHARDS) as engine, ExitStack() as stack:
+            said = wait_fenced(engine)
+            assert f"{journal}/" in said
+            assert "a segment of another engine" in said
+            user = sign_in(engine, user.name)
+            stack.enter_context(user.http)
+            check_fence(user, open_order, fenced_order)
+        with mended(data_dir, user.name) as (engine, user):
+            assert user.order(fenced_order["id"])["status"] == "open"
+            assert engine.command("reconcile").returncode == 0
+            assert_verified(engine, {})
 
 
 def test_matcher_given_up_is_fenced_and_its_full_ring_stops_nobody(data_dir: Path) -> None:

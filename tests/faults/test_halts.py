@@ -67,6 +67,7 @@ def set_state(root: User, change: str, status: int = 200) -> Json:
     return told
 
 
+@pytest.mark.long
 def test_halt_survives_its_matcher(venue: Engine, root: User, trader: User) -> None:
     """A symbol that was halted is halted when its killed matcher is back, and the other shard trades all the while."""
     set_state(root, "halt/SOL-USDT")
@@ -147,9 +148,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 def test_halt_passes_when_nothing_else_does(venue: Engine, root: User, trader: User) -> None:
     """While settlement stands still and everything else is refused or waits, a halt and a mass cancel pass."""
-    settlement = venue.actors()["settlement"]
-    os.kill(settlement, signal.SIGSTOP)
-    try:
+    with venue.standing_still("settlement"):
         flood(venue, f"events.{SOL_SHARD}", lambda ring: ring.capacity * 7 // 8 + 1)
         for method in ("POST", "DELETE"):
             refused = trader.http.request(method, "/orders", json=buy(SOL) if method == "POST" else None)
@@ -157,8 +156,6 @@ def test_halt_passes_when_nothing_else_does(venue: Engine, root: User, trader: U
         assert set_state(root, "halt/SOL-USDT")["status"] == "halted"
         assert set_state(root, "resume/SOL-USDT")["status"] == "open"
         assert root.call("POST", "/admin/orders/cancel-symbol/SOL-USDT", json=WHY)["dry_run"] is False
-    finally:
-        os.kill(settlement, signal.SIGCONT)
     wait_settled(trader)
 
 

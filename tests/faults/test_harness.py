@@ -65,6 +65,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         yield Story(result, settings, connection)
 
 
+@pytest.mark.long
 def test_nothing_is_wrong_when_nothing_is(story: Story) -> None:
     """After a round without faults nothing differs, though every kind of thing happened."""
     assert story.found() == []
@@ -147,6 +148,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_in_the_database_is_found(story: Story, damage: str) -> None:
     """Whatever a broken engine could have written, or not, is found and named."""
@@ -192,6 +194,7 @@ LIES: dict[str, tuple[Callable[[Note], None], str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lie", LIES)
 def test_answer_that_is_not_so_is_found(story: Story, lie: str) -> None:
     """Where a client was answered anything else than what is, it is found and named."""
@@ -213,6 +216,7 @@ def test_command_that_was_carried_out_twice_is_found() -> None:
     assert twice(commands) == ["command (0, 5) of ring and number was carried out 2 times"]
 
 
+@pytest.mark.long
 def test_answer_by_answer(story: Story) -> None:
     """What is unknown stays so until the engine has said what became of it: a moment's refusal does not say that."""
     (note, *_) = [note for note in story.result.notes if note.intent.kind is Kind.PLACE]
@@ -231,6 +235,7 @@ def test_answer_by_answer(story: Story) -> None:
         assert part.outcome is outcome, answers
 
 
+@pytest.mark.long
 def test_orders_are_put_together_with_their_changes(story: Story) -> None:
     """Every order that a lane wanted is known by its name, with all that was shown of it."""
     told = told_orders(story.result.notes)

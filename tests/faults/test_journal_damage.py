@@ -40,6 +40,8 @@ PORTION: Final = 20
 DAMAGES_SHORT: Final = 300
 DAMAGES_LONG: Final = 6000
 LAST_GROUP_COMMANDS: Final = 3
+OWN_MARK: Final = 0xA0000001
+OTHER_MARK: Final = 0xB0000002
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def test_undamaged_shard_comes_back(story: Story, tmp_path: Path) -> None:
         assert outcome(story, story.copy_to(tmp_path / str(number)), settled) == "same"
 
 
-@pytest.mark.parametrize("how", ["truncated", "zeroed"])
+@pytest.mark.parametrize("how", ["truncated", pytest.param("zeroed", marks=pytest.mark.long)])
 def test_tear_at_every_byte_of_the_last_group_costs_only_that_group(story: Story, tmp_path: Path, how: str) -> None:
     """However little of the last group reached the disk, all that was acknowledged before it is there.
 
@@ -269,6 +271,83 @@ def test_misplaced_files_refuse_or_do_not_matter(story: Story, other: Story, tmp
         MISPLACED[what](folder, other.folder)
         words = outcome(story, folder, settled)
         assert words != "same" or what == "the first segment removed", settled
+
+
+def run_marked(folder: Path, seed: int, count: int, engine_mark: int, settled: int | None = None) -> Shard:
+    """Start the shard of an engine with this mark, new or as after the loss of all memory, and run a flow if new."""
+    if settled is not None:
+        end = journal_end(folder / "journal")
+        bench = Bench(folder, settled=settled, first_ring_sequence=end.next_ring_sequence, engine_mark=engine_mark)
+        return start(bench)
+    shard = start(Bench(folder, engine_mark=engine_mark))
+    run_all(shard, flow(seed, count))
+    return shard
+
+
+@pytest.mark.parametrize("settled", ["all", "some", "none"])
+@pytest.mark.parametrize("with_snapshot", [False, True])
+def test_whole_foreign_journal_is_refused(tmp_path: Path, settled: str, *, with_snapshot: bool) -> None:
+    """One segment of another engine, longer than what PostgreSQL has settled, breaks no chain: its mark tells it.
+
+    With the engine's own journal back in its place the same start succeeds.
+    """
+    own = run_marked(tmp_path / "own", 31, 40, OWN_MARK)
+    if with_snapshot:
+        own.snapshot()
+    end = own.bench.events.head
+    own.die()
+    run_marked(tmp_path / "other", 32, 90, OTHER_MARK).die()
+    (path,) = segments_of(tmp_path / "own")
+    (foreign,) = segments_of(tmp_path / "other")
+    at = {"all": end, "some": end // 2, "none": 0}[settled]
+    kept = shutil.copy(path, tmp_path / "kept")
+    shutil.copy(foreign, path)
+    with pytest.raises(JournalDamaged, match="a segment of another engine") as refusal:
+        run_marked(tmp_path / "own", 0, 0, OWN_MARK, at)
+    assert refusal.value.file == path
+    assert "put this engine's own journal and snapshots there" in refusal.value.remedy
+    assert path.read_bytes() == foreign.read_bytes()
+    shutil.copy(kept, path)
+    back = run_marked(tmp_path / "own", 0, 0, OWN_MARK, at)
+    assert back.recovered.matching.event_sequence == end
+    back.die()
+
+
+def test_another_engines_snapshots_are_passed_over(tmp_path: Path) -> None:
+    """A foreign snapshot from the middle of a segment, whole and of a fitting place, is not believed, and named."""
+    own = run_marked(tmp_path / "own", 31, 40, OWN_MARK)
+    end, book_hash = own.bench.events.head, int(state_hash(own.recovered.matching.book))
+    own.die()
+    other = run_marked(tmp_path / "other", 32, 30, OTHER_MARK)
+    other.snapshot()
+    assert other.bench.events.head < end
+    other.die()
+    (foreign,) = [path for path, *_ in list_snapshots(tmp_path / "other" / "snapshots")]
+    (tmp_path / "own" / "snapshots").mkdir(exist_ok=True)
+    shutil.copy(foreign, tmp_path / "own" / "snapshots")
+    back = run_marked(tmp_path / "own", 0, 0, OWN_MARK, end)
+    (skip,) = back.recovered.skipped
+    assert (skip.path.name, skip.reason) == (foreign.name, "it is another engine's")
+    assert int(state_hash(back.recovered.matching.book)) == book_hash
+    back.snapshot()
+    back.die()
+    again = run_marked(tmp_path / "own", 0, 0, OWN_MARK, end)
+    assert (again.recovered.from_event_sequence, again.recovered.skipped) == (end, [])
+    again.die()
+
+
+def test_journal_of_an_earlier_version_is_gone_on_with(story: Story, tmp_path: Path) -> None:
+    """Segments without a mark come back as they were, and what follows them has the engine's."""
+    folder = story.copy_to(tmp_path / "earlier")
+    shard = run_marked(folder, 0, 0, OWN_MARK, story.settled)
+    assert shard.bench.take().tobytes() == story.events[story.settled :].tobytes()
+    shard.duty._roll()
+    shard.die()
+    marks = [segment.header.engine_mark for segment in list_segments(folder / "journal", OWN_MARK)]
+    assert marks == [0] * (len(marks) - 1) + [OWN_MARK]
+    again = run_marked(folder, 0, 0, OWN_MARK, len(story.events))
+    assert int(state_hash(again.recovered.matching.book)) == story.book_hash
+    again.die()
 
 
 def test_segments_of_two_shards_exchanged_refuse(story: Story, tmp_path: Path) -> None:

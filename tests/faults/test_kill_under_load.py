@@ -31,19 +31,14 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         yield engine
 
 
-@pytest.mark.parametrize("name", ["matcher-0", "risk", "settlement", "publisher"])
+@pytest.mark.parametrize(
+    "name", ["matcher-0", "risk", *(pytest.param(name, marks=pytest.mark.long) for name in ("settlement", "publisher"))]
+)
 def test_killed_actor_loses_nothing_that_was_acknowledged(victim: Engine, name: str) -> None:
     """An actor killed under load leaves every acknowledged order in place, once, and the ledger whole."""
     traders = [Trader(make_user(victim, f"{name}-{number}", FUNDS), seed=number) for number in range(TRADERS)]
     trade_around(victim, traders, name)
-    for trader in traders:
-        trader.settle_unknown()
-        assert trader.refused == []
-        assert_balances_agree(victim, trader)
-    with connect_database(victim) as connection:
-        audit(connection, traders)
-    for trader in traders:
-        trader.user.http.close()
+    assert_nothing_lost(victim, traders)
 
 
 def test_killed_database_is_started_again_and_misses_nothing(victim: Engine) -> None:
@@ -53,14 +48,7 @@ def test_killed_database_is_started_again_and_misses_nothing(victim: Engine) -> 
     assert server is not None
     run_until(victim, traders, lambda: os.kill(server.pid, signal.SIGKILL), acknowledged_after=ACKNOWLEDGED_AFTER)
     wait_database_restarted(victim, server.pid)
-    for trader in traders:
-        trader.settle_unknown()
-        assert trader.refused == []
-        assert_balances_agree(victim, trader)
-    with connect_database(victim) as connection:
-        audit(connection, traders)
-    for trader in traders:
-        trader.user.http.close()
+    assert_nothing_lost(victim, traders)
 
 
 def test_deposit_waits_for_a_database_that_is_started_again(victim: Engine) -> None:
@@ -133,6 +121,18 @@ def await_progress(engine: Engine, progress: threading.Semaphore, count: int) ->
     """Wait until so many more orders were acknowledged."""
     for _ in range(count):
         assert progress.acquire(timeout=WAIT_S), f"trading stands still; the engine said:\n{''.join(engine.errors)}"
+
+
+def assert_nothing_lost(engine: Engine, traders: list[Trader]) -> None:
+    """Every order is there as it was answered, none was refused, the ledger is whole; with that traders are done."""
+    for trader in traders:
+        trader.settle_unknown()
+        assert trader.refused == []
+        assert_balances_agree(engine, trader)
+    with connect_database(engine) as connection:
+        audit(connection, traders)
+    for trader in traders:
+        trader.user.http.close()
 
 
 def assert_balances_agree(engine: Engine, trader: Trader) -> None:

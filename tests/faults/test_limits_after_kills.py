@@ -53,6 +53,7 @@ def check(alice: User, used: Decimal) -> None:
     alice.call("DELETE", f"/orders/{last}")
 
 
+@pytest.mark.long
 def test_limits_are_as_used_after_each_kill(venue: Engine, folder: Path) -> None:
     """After a kill of risk, of a matcher, of settlement, and of everything at once, the same is left of the volume."""
     alice, bob = (make_user(venue, name, {"USDT": "10000", "BTC": "10", "ETH": "10"}) for name in ("alice", "bob"))

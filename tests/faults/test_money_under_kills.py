@@ -79,7 +79,9 @@ class Mover:
                 continue
 
 
-@pytest.mark.parametrize("name", ["risk", "settlement", "front-0", "matcher-0"])
+@pytest.mark.parametrize(
+    "name", ["risk", *(pytest.param(name, marks=pytest.mark.long) for name in ("settlement", "front-0", "matcher-0"))]
+)
 def test_each_movement_is_made_once_whatever_dies(victim: Engine, name: str) -> None:
     """Money moves under load while an actor is killed: each reference is done once, and every unit is there."""
     admin = admin_of(victim)
@@ -137,17 +139,13 @@ def test_suspension_outlives_who_carries_it(victim: Engine, name: str) -> None:
         one.http.close()
 
 
-@pytest.mark.parametrize("name", ["risk", "settlement"])
+@pytest.mark.parametrize("name", [pytest.param("risk", marks=pytest.mark.long), "settlement"])
 def test_change_that_nobody_can_carry_out_yet(victim: Engine, name: str) -> None:
     """Asked for while risk or settlement stands still, a suspension is answered 503, and comes into force by itself."""
     admin, user = admin_of(victim), make_user(victim, f"later-{name}", {"USDT": "1000"})
-    pid = victim.actors()[name]
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with victim.standing_still(name):
         error = admin.call("POST", f"/admin/users/{user.name}/suspend", 503, json={"reason": "x"})
         assert error["code"] == "NOT_READY"
-    finally:
-        os.kill(pid, signal.SIGCONT)
     # The same again: it has become so meanwhile, or becomes so now.
     for _ in range(TRIES_MAX):
         answer = admin.http.post(f"/admin/users/{user.name}/suspend", json={"reason": "x"})

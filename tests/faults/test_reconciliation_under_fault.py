@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
 from tests.e2e.users import connect_database
 from tests.engines import Engine, running_engine, wait_restarted
-from tests.faults.storm import Storm, open_storm
+from tests.faults.storm import blowing, open_storm
 
 from tradeengine.storage.reconciliations import Reconciliation, request_reconciliation, wait_reconciliation
 
@@ -27,19 +25,6 @@ def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     environment = {"TRADEENGINE_KEEPER_RECONCILE_INTERVAL_S": "0.2"}
     with running_engine(tmp_path_factory.mktemp("reconciled"), ["--shards", "2"], environment) as engine:
         yield engine
-
-
-@contextmanager
-def blowing(storm: Storm) -> Iterator[None]:
-    """Let a storm blow while the block runs."""
-    over = threading.Event()
-    wind = threading.Thread(target=storm.run_until, args=(over.is_set, *SYMBOLS))
-    wind.start()
-    try:
-        yield
-    finally:
-        over.set()
-        wind.join()
 
 
 def reconcile(connection: psycopg.Connection[Any]) -> Reconciliation:
@@ -57,9 +42,10 @@ def ahead(found: Reconciliation) -> int:
     return sum(max(cursor["risk"], cursor["matcher"]) - cursor["settled"] for cursor in cursors)
 
 
+@pytest.mark.long
 def test_nothing_differs_while_a_storm_blows(venue: Engine) -> None:
     """Asked again and again in the midst of trading, with events and commands on their way, there is no difference."""
-    with open_storm(venue, seed=11) as storm, connect_database(venue) as connection, blowing(storm):
+    with open_storm(venue, seed=11) as storm, connect_database(venue) as connection, blowing(storm, *SYMBOLS):
         found = [reconcile(connection) for _ in range(ROUNDS)]
         while not any(map(ahead, found)):
             found.append(reconcile(connection))
@@ -68,10 +54,18 @@ def test_nothing_differs_while_a_storm_blows(venue: Engine) -> None:
     assert traded[-1] > traded[0]
 
 
-@pytest.mark.parametrize("name", ["risk", "matcher-0", "settlement", "keeper", "publisher"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "risk",
+        "matcher-0",
+        "settlement",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("keeper", "publisher")),
+    ],
+)
 def test_nothing_differs_around_a_kill(venue: Engine, name: str) -> None:
     """An actor killed in the midst of trading and of a comparison leaves no difference, then and afterwards."""
-    with open_storm(venue, seed=12) as storm, connect_database(venue) as connection, blowing(storm):
+    with open_storm(venue, seed=12) as storm, connect_database(venue) as connection, blowing(storm, *SYMBOLS):
         reconcile(connection)
         pid = venue.actors()[name]
         number = request_reconciliation(connection, "a test")
@@ -83,6 +77,7 @@ def test_nothing_differs_around_a_kill(venue: Engine, name: str) -> None:
             reconcile(connection)
 
 
+@pytest.mark.long
 def test_keeper_asks_by_itself(venue: Engine) -> None:
     """Left alone the keeper compares again and again, and finds nothing, however the engine was treated meanwhile."""
     query = "SELECT count(*), max(id) FROM reconciliations WHERE requested_by = '*keeper*' AND finished_at IS NOT NULL"

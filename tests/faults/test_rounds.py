@@ -15,7 +15,7 @@ from tests.faults.harness.venue import Venue
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("seed", "faults"), [(3, "together"), (6, "crash")])
+@pytest.mark.parametrize(("seed", "faults"), [pytest.param(3, "together", marks=pytest.mark.long), (6, "crash")])
 def test_no_promise_is_broken(tmp_path: Path, seed: int, faults: str) -> None:
     """Killed several at once, or at named points, an engine keeps what it acknowledged, and settles each fill once."""
     run(tmp_path, seed, faults, 4)

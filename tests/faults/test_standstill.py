@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
@@ -29,21 +26,10 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         yield engine
 
 
-@contextmanager
-def standing_still(engine: Engine, name: str) -> Iterator[None]:
-    """Stop an actor's process, as a frozen machine would, while the block runs."""
-    pid = engine.actors()[name]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 @pytest.mark.parametrize("name", ["risk", "matcher-0"])
 def test_engine_is_not_ready_while_orders_stand_still(patient: Engine, name: str) -> None:
     """While risk or the only matcher stands still, /ready says so and names it; and is ready again when it goes on."""
-    with standing_still(patient, name):
+    with patient.standing_still(name):
         error = wait_ready_is(patient, 503)["error"]
         assert error["code"] == "NOT_READY"
         assert any(f"{name} has been silent" in trouble for trouble in error["details"]["degraded"])
@@ -58,7 +44,7 @@ def test_one_id_posted_many_times_at_once_places_one_order(patient: Engine) -> N
     threads = [Thread(target=lambda user=user: answers.append(user.http.post("/orders", json=order))) for user in users]
     sent = orders_sent(patient)
     # Risk sees all of them before the matcher has the first one.
-    with standing_still(patient, "matcher-0"):
+    with patient.standing_still("matcher-0"):
         for thread in threads:
             thread.start()
         wait_until(lambda: orders_sent(patient) == sent + len(users))
@@ -74,7 +60,7 @@ def test_repeat_of_an_order_that_stands_still_is_unknown_and_then_answered(patie
     """While the matcher stands still the outcome is unknown however often it is asked for; then it is the original."""
     user = sign_in(patient, "demo-1")
     order = ORDER | {"client_order_id": "patience"}
-    with standing_still(patient, "matcher-0"):
+    with patient.standing_still("matcher-0"):
         for _ in range(2):
             error = user.call("POST", "/orders", 504, json=order)
             assert (error["code"], error["details"]) == ("OUTCOME_UNKNOWN", {"client_order_id": "patience"})

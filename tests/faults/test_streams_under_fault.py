@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -30,7 +29,7 @@ from tests.faults.book_clients import (
     following,
 )
 from tests.faults.own_orders import OwnOrders, agree, following_orders
-from tests.faults.storm import OWNER, Storm, open_storm
+from tests.faults.storm import OWNER, Storm, blowing, open_storm
 
 from tradeengine.client import BookView, LocalBook, Stream
 from tradeengine.client.messages import OrderbookSnapshot, OrderbookUpdate, Reconnected
@@ -64,7 +63,7 @@ def lap_front(engine: Engine, storm: Storm) -> None:
     busy = storm.spec(BUSY).symbol_id
     # Each time that the row is written its version goes up by two, and a change goes out.
     end = depth.version(busy) + 2 * 2 * int(SETTINGS["TRADEENGINE_RINGS_FEED_SLOTS"])
-    with standing_still(engine, "front-0"):
+    with engine.standing_still("front-0"):
         storm.run_until(lambda: depth.version(busy) >= end, BUSY, OTHER)
 
 
@@ -72,35 +71,18 @@ def lap_publisher(engine: Engine, storm: Storm) -> None:
     """Stop the publisher until the events are two laps ahead of it."""
     ring = storm.client.wiring.ring("events.0")
     end = ring.head + 2 * ring.capacity
-    with standing_still(engine, "publisher"):
+    with engine.standing_still("publisher"):
         storm.run_until(lambda: ring.head >= end, BUSY, OTHER)
-
-
-@contextmanager
-def standing_still(engine: Engine, name: str) -> Iterator[None]:
-    """Stop an actor while the block runs."""
-    pid = engine.actors()[name]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def kill(name: str) -> Callable[[Engine, Storm], None]:
     """Make a fault: an actor is killed in the middle of a storm that goes on until it is back."""
 
     def cause(engine: Engine, storm: Storm) -> None:
-        back = threading.Event()
-        blowing = threading.Thread(target=storm.run_until, args=(back.is_set, BUSY, OTHER))
-        blowing.start()
-        try:
+        with blowing(storm, BUSY, OTHER):
             pid = engine.actors()[name]
             os.kill(pid, signal.SIGKILL)
             wait_restarted(engine, name, pid)
-        finally:
-            back.set()
-            blowing.join()
 
     return cause
 
@@ -115,11 +97,15 @@ FAULTS = {
 }
 LOSING = ("front lapped", "publisher lapped", "publisher killed")
 """Faults after which some updates are gone."""
+STOOD_FOR = ("front lapped", "front killed", "publisher killed")
+"""Faults whose kind another one stands for where time is short."""
 LAPPED = {"front lapped": "front_stream_lapped", "publisher lapped": "publisher_lapped"}
 """Faults that a metric has to show."""
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=pytest.mark.long) if fault in STOOD_FOR else fault for fault in FAULTS]
+)
 async def test_nothing_is_lost_silently_and_all_ends_right(harmed: Engine, fault: str) -> None:
     """Under a storm and each fault nothing is missing silently, and books and own orders end as the engine's."""
     books = [
@@ -157,7 +143,14 @@ async def test_nothing_is_lost_silently_and_all_ends_right(harmed: Engine, fault
     assert len(orders.model.resyncs) > (fault in LOSING)
 
 
-@pytest.mark.parametrize("fault", ["front lapped", "publisher lapped", "publisher killed", "matcher killed"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "front lapped",
+        "matcher killed",
+        *(pytest.param(fault, marks=pytest.mark.long) for fault in ("publisher lapped", "publisher killed")),
+    ],
+)
 async def test_book_that_changed_during_a_fault_and_then_stands_still(harmed: Engine, fault: str) -> None:
     """A book that changes only while messages are lost is right soon after, though nothing more happens to it."""
     books, trades = [RawBook(harmed.url, OTHER), RawBook(harmed.url, BUSY)], RawTrades(harmed.url, OTHER)

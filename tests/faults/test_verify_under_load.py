@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
 from tests.e2e.users import connect_database
 from tests.engines import Engine, running_engine, wait_restarted
-from tests.faults.storm import Storm, open_storm
+from tests.faults.storm import blowing, open_storm
 from tests.verified import assert_verified
 
 SYMBOLS = ("SOL/USDT", "LTC/USDT", "XRP/USDT")
@@ -29,28 +27,16 @@ def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         yield engine
 
 
-@contextmanager
-def blowing(storm: Storm) -> Iterator[None]:
-    """Let a storm blow while the block runs."""
-    over = threading.Event()
-    wind = threading.Thread(target=storm.run_until, args=(over.is_set, *SYMBOLS))
-    wind.start()
-    try:
-        yield
-    finally:
-        over.set()
-        wind.join()
-
-
 def settled(connection: psycopg.Connection[Any]) -> int:
     """Count the events that both shards have settled."""
     ((count,),) = connection.execute("SELECT sum(sequence)::bigint FROM settlement_cursors WHERE shard >= 0").fetchall()
     return int(count)
 
 
+@pytest.mark.long
 def test_nothing_differs_beside_a_storm(venue: Engine) -> None:
     """Again and again in the midst of trading, all that was settled by then agrees with the journals, no less."""
-    with open_storm(venue, seed=21) as storm, connect_database(venue) as connection, blowing(storm):
+    with open_storm(venue, seed=21) as storm, connect_database(venue) as connection, blowing(storm, *SYMBOLS):
         trades = rounds = segments = 0
         while rounds < ROUNDS or segments < 2:
             rounds += 1
@@ -71,7 +57,7 @@ def test_nothing_differs_beside_kills(venue: Engine) -> None:
     with open_storm(venue, seed=22) as storm, connect_database(venue) as connection:
         for number in range(ROUNDS_LONG):
             name = KILLED[number % len(KILLED)]
-            with blowing(storm):
+            with blowing(storm, *SYMBOLS):
                 pid = venue.actors()[name]
                 venue.kill_actor(name)
                 assert_verified(venue, SEGMENT_BYTES)

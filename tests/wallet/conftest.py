@@ -6,14 +6,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import psycopg
 import pytest
-from tests.postgres import make_database, postgres
 from tests.wallet.faulty import FaultyWallet, faulty_wallet
 from tests.wallet.service import Service, free_port, running_service
 
 from tradeengine.storage.embedded import Embedded
 from tradeengine.wallet.http import HttpWallet, open_http
-
-__all__ = ["make_database", "postgres"]
 
 
 @pytest.fixture(scope="session")

@@ -88,6 +88,7 @@ async def arrive(service: Service, user: str, asset: str, amount: str) -> None:
         await wallet.deposit(uuid.uuid4().hex, user, asset, amount)
 
 
+@pytest.mark.long
 def test_wallet_is_compared(venue: Venue) -> None:
     """A wallet that was told of everything has what the ledger has; a unit more or less is named, and so is silence."""
     for _ in range(3):
@@ -123,6 +124,7 @@ def test_wallet_is_compared(venue: Venue) -> None:
     assert venue.reconcile().differences == []
 
 
+@pytest.mark.long
 def test_nothing_differs_while_who_delivers_is_killed(venue: Venue) -> None:
     """Trades whose transfers are on their way, made, or lost with their answer are no difference at any moment."""
     over = threading.Event()

@@ -293,6 +293,7 @@ async def test_books_equal_a_plain_model(seed: int, wallet: HttpWallet, service:
     service.check_books()
 
 
+@pytest.mark.long
 async def test_killed_service_loses_nothing_that_it_answered(
     dsn: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -362,6 +363,7 @@ def test_stops_when_asked(dsn: str, tmp_path_factory: pytest.TempPathFactory) ->
         assert own.stop() == 0
 
 
+@pytest.mark.long
 def test_runs_without_a_database_of_ones_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Without --dsn it brings its own database, and finds its books there when it is started again after a kill."""
     own = Service(tmp_path_factory.mktemp("alone"), "")

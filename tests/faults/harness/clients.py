@@ -130,7 +130,7 @@ class StreamWay:
         if self._socket is None:
             try:
                 self._socket = await connect(self._url, token=self._token)
-            except (OSError, Refused, Closed, trio.TooSlowError):
+            except (OSError, trio.BrokenResourceError, Refused, Closed, trio.TooSlowError):
                 return None
         fields = intent.body | ({"order_id": order_id} if order_id else {})
         try:
@@ -171,8 +171,10 @@ async def trade(venue: Venue, lane: Lane, notebook: Notebook, stop: trio.Event) 
     trader = Trader(lane, venue.plan.seed, notebook)
     if lane.way is Way.STREAM:
         way = StreamWay(venue, lane.user)
-        await trader.run(way.send, stop)
-        await way.close()
+        try:
+            await trader.run(way.send, stop)
+        finally:
+            await way.close()
         return
     name, role = ("root", "admin") if lane.way is Way.BANK else (lane.user, "user")
     async with http_way(venue, name, role) as http:
