@@ -27,6 +27,7 @@ from tradeengine.core.records import (
 from tradeengine.core.trading import Trading, previous_state, state_command, trading_after
 from tradeengine.web.errors import ApiError, reason_error
 from tradeengine.web.gateway import Records
+from tradeengine.web.trading_states import wait_told
 
 if TYPE_CHECKING:
     from tradeengine.core.symbols import SymbolSpec
@@ -48,10 +49,15 @@ class Changed:
 
 
 async def set_state(front: Front, spec: SymbolSpec | None, state: TradingState, reason: str) -> list[Changed]:
-    """Set the trading state of a symbol, or of all (None), and return what became of each. Raises ApiError."""
+    """Set the trading state of a symbol, or of all (None), and return what became of each. Raises ApiError.
+
+    Whoever looks from then on finds the reason with the state, unless the publisher is away.
+    """
     command = state_command(SYMBOL_ID_ALL if spec is None else spec.symbol_id, state, reason).view(command_dtype)
     events = await carry_out(front, command, spec)
-    return [_changed(event) for event in events[events["kind"] == EventKind.TRADING_STATE_SET]]
+    changes = [_changed(event) for event in events[events["kind"] == EventKind.TRADING_STATE_SET]]
+    await wait_told(front.pages, {change.symbol_id: change.sequence for change in changes if change.trading})
+    return changes
 
 
 async def carry_out(front: Front, command: Records, spec: SymbolSpec | None) -> Records:

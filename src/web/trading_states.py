@@ -1,15 +1,46 @@
-"""In which state symbols are, and why: two tables, by matcher and publisher, read as one."""
+"""In which state symbols are, and why: two tables, by matcher and publisher, read as one.
+
+The matcher shows a new state before anyone hears of it, the publisher the reason when the event passes. Whoever changed
+a state waits for both, so that nobody who looks after the answer sees the state alone.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import trio
 
 from tradeengine.core.records import TradingState
 from tradeengine.core.trading import Trading
 from tradeengine.ipc.seqlock import SeqlockBusy
+from tradeengine.web.admission import pause
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tradeengine.web.front import Pages
+
+PATIENCE_S: Final = 0.5
+"""A publisher that is away keeps nobody longer: the state itself is so without it."""
+_PAUSE_S: Final = 0.001
+_PAUSE_S_MAX: Final = 0.02
+
+
+async def wait_told(pages: Pages, sequences: Mapping[int, int]) -> None:
+    """Return when the reasons of changes can be read, or are late. sequences: of their events, by symbol id."""
+    pause_s = _PAUSE_S
+    with trio.move_on_after(PATIENCE_S):
+        while not all(_is_told(pages, symbol_id, sequence) for symbol_id, sequence in sequences.items()):
+            await pause(pause_s)
+            pause_s = min(pause_s * 2, _PAUSE_S_MAX)
+
+
+def _is_told(pages: Pages, symbol_id: int, sequence: int) -> bool:
+    with suppress(SeqlockBusy):
+        row = pages.trading_states.read(symbol_id)
+        return bool(row["state"]) and int(row["sequence"]) >= sequence
+    return False
 
 
 def trading_of(pages: Pages, symbol_id: int) -> Trading | None:

@@ -15,6 +15,8 @@ from tests.e2e.users import Json, User, connect_database, make_user, user_for_a_
 from tests.engines import Engine
 from tests.web.raw_websocket import connected
 
+from tradeengine.web.trading_states import PATIENCE_S
+
 FUNDS = {"USDT": "1000000", "ADA": "100000", "DOGE": "1000000", "XRP": "10000"}
 ADA, DOGE, XRP = "ADA/USDT", "DOGE/USDT", "XRP/USDT"
 SYMBOL = XRP
@@ -173,6 +175,22 @@ def test_resume_all_undoes_halt_all_and_no_more(root: User, bob: User) -> None:
     assert (after[ADA]["status"], after[ADA]["reason"]) == ("halted", "its own")
     assert (after[DOGE]["status"], after[SYMBOL]["status"]) == ("cancel_only", "open")
     assert root.call("POST", "/admin/trading/resume-all", json={"reason": "again"})["count"] == 0
+
+
+def test_halt_waits_for_its_reason_and_not_for_ever(bank: Engine, root: User) -> None:
+    """A publisher that stands still delays the answer a little; who halted what is not guessed until it goes on."""
+    with bank.standing_still("publisher"):
+        began_s = time.monotonic()
+        halted = root.call("POST", "/admin/trading/halt-all", json=WHY)
+        assert time.monotonic() - began_s >= PATIENCE_S
+        row = status_of(root)
+        assert (row["status"], row["reason"]) == ("halted", None)
+        error = root.call("POST", "/admin/trading/resume-all", 503, json=WHY)
+        assert error["code"] == "NOT_READY"
+        assert set(error["details"]["symbols"]) == {change["symbol"] for change in halted["symbols"]}
+        assert status_of(root)["status"] == "halted"
+    wait_until(lambda: {row["reason"] for row in root.call("GET", "/admin/symbols")} == {WHY["reason"]})
+    assert root.call("POST", "/admin/trading/resume-all", json=WHY)["count"] == halted["count"]
 
 
 def test_no_fill_after_a_halt_under_load(bank: Engine, root: User) -> None:

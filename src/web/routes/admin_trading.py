@@ -7,7 +7,7 @@ while others are refused. ``commanding`` says how a command can end.
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import structlog
@@ -32,6 +32,11 @@ from tradeengine.web.reasons import checked_reason
 from tradeengine.web.routes.admin_users import known_account
 from tradeengine.web.schemas import LISTED_MAX
 from tradeengine.web.trading_states import trading_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tradeengine.core.trading import Trading
 
 blueprint = Blueprint("admin_trading", __name__)
 _TAG: Final = "administration"
@@ -94,17 +99,18 @@ async def halt_all() -> Response:
 async def resume_all() -> Response:
     """Undo halt-all: each symbol that it halted becomes what it was before, open or cancel-only.
 
-    Symbols that were halted by a call of their own, before or after, stay halted.
+    Symbols that were halted by a call of their own, before or after, stay halted. NOT_READY (503): it is not known yet
+    which call halted those in details.symbols, because the publisher is away or behind; nothing was done.
     """
     front = current_front()
     reason, dry_run = await _asked()
-    before = {
-        spec: trading.before_all
+    halted = {
+        spec: trading
         for spec in _listed(front)
-        if (trading := trading_of(front.pages, spec.symbol_id)) is not None
-        and trading.state is TradingState.HALTED
-        and trading.before_all is not None
+        if (trading := trading_of(front.pages, spec.symbol_id)) is not None and trading.state is TradingState.HALTED
     }
+    _refuse_if_unknown(halted)
+    before = {spec: trading.before_all for spec, trading in halted.items() if trading.before_all is not None}
     changes: list[schemas.StateChange] = []
     if dry_run:
         changes = [_would_be(front, spec, state, reason) for spec, state in before.items()]
@@ -198,6 +204,17 @@ async def _asked() -> tuple[str, bool]:
 def _listed(front: Front) -> list[SymbolSpec]:
     specs = front.pages.directory().symbols.values()
     return [spec for spec in specs if trading_of(front.pages, spec.symbol_id) is not None]
+
+
+def _refuse_if_unknown(halted: Mapping[SymbolSpec, Trading]) -> None:
+    """Refuse to undo what was done to all while nobody can say what that was. Raises ApiError NOT_READY."""
+    unknown = sorted(spec.name for spec, trading in halted.items() if trading.sequence < 0)
+    if unknown:
+        message = (
+            "Which call halted these symbols is not known yet, because the publisher is away or behind. Nothing was "
+            "done; try again in a moment, or resume each by a call of its own."
+        )
+        raise ApiError("NOT_READY", message, {"symbols": unknown})
 
 
 def _would_be(
