@@ -62,12 +62,10 @@ class Directory:
 
 def load_directory(connection: Connection) -> Directory:
     """Read all assets and symbols."""
-    with connection.transaction():
-        with connection.cursor(row_factory=args_row(AssetSpec)) as cursor:
-            assets = {
-                asset.asset_id: asset for asset in cursor.execute("SELECT id, name, places FROM assets ORDER BY id")
-            }
-        rows = connection.execute(_SELECT_SYMBOLS).fetchall()
+    # Symbols first: assets only come, so none is missing to a symbol that is added meanwhile.
+    rows = connection.execute(_SELECT_SYMBOLS).fetchall()
+    with connection.cursor(row_factory=args_row(AssetSpec)) as cursor:
+        assets = {asset.asset_id: asset for asset in cursor.execute("SELECT id, name, places FROM assets ORDER BY id")}
     symbols = {}
     for row in rows:
         spec = SymbolSpec(row[0], assets[row[1]], assets[row[2]], *row[3:13])

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from tests.postgres import btc_usdt
 
 from tradeengine.core.records import ACCOUNT_ID_EXCHANGE, ACCOUNT_ID_OUTSIDE, TradingState
 from tradeengine.core.symbols import SymbolSpec
@@ -51,6 +52,21 @@ def test_seeding_again_changes_nothing(connection: psycopg.Connection) -> None:
 def test_symbol_comes_back_as_it_went_in(connection: psycopg.Connection, symbol: SymbolSpec) -> None:
     """Every parameter survives the way through the database."""
     assert load_directory(connection).symbols[symbol.symbol_id].spec == symbol
+
+
+def test_symbol_that_comes_meanwhile_has_its_assets(dsn: str, connection: psycopg.Connection) -> None:
+    """Whoever reads the directory while a symbol of new assets is added finds it with them, or not at all."""
+    with psycopg.connect(dsn) as adding, psycopg.connect(dsn, autocommit=True) as reading:
+        adding.execute("LOCK TABLE symbols IN ACCESS EXCLUSIVE MODE")
+        with ThreadPoolExecutor(1) as pool:
+            read = pool.submit(load_directory, reading)
+            blocked = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
+            while connection.execute(blocked, (reading.info.backend_pid,)).fetchone() != (True,):
+                pass
+            base, quote = (add_asset(adding, name, 8, assets_max=16) for name in ("AAPL", "USD"))
+            added = add_symbol(adding, btc_usdt(base, quote), symbols_max=16)
+            adding.commit()
+            assert [symbol.spec for symbol in read.result().symbols.values()] in ([], [added.spec])
 
 
 def test_id_of_removed_symbol_is_not_given_again(connection: psycopg.Connection, symbol: SymbolSpec) -> None:
