@@ -41,6 +41,7 @@ def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         buyer.place(symbol=SYMBOL, side="buy", quantity="0.5", price="150")
         buyer.place(symbol=SYMBOL, side="buy", quantity="1", price="140", time_in_force="gtd", expires_at=LATER)
         buyer.place(symbol="BTC/USDT", side="buy", quantity="0.1", price="20000")
+        buyer.call("GET", "/orders")  # answered once everything is settled
         yield engine
         for user in (seller, buyer):
             user.http.close()
