@@ -344,6 +344,19 @@ async def pause(seconds: float) -> None:
         await trio.sleep(seconds)
 
 
+class Pauses:
+    """Pauses between looks, each twice as long as the one before, in seconds from ``shortest_s`` to ``longest_s``."""
+
+    def __init__(self, shortest_s: float, longest_s: float) -> None:
+        self._next_s = shortest_s
+        self._longest_s = longest_s
+
+    async def take(self) -> None:
+        """Take the next one; the present request is not in work meanwhile."""
+        await pause(self._next_s)
+        self._next_s = min(self._next_s * 2, self._longest_s)
+
+
 @contextmanager
 def waiting() -> Iterator[None]:
     """Wait for somebody else: the present request, if there is one, is not in work meanwhile."""

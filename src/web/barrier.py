@@ -15,7 +15,7 @@ import trio
 
 from tradeengine.ipc.atomics import load_word
 from tradeengine.ipc.ring import Ring
-from tradeengine.web.admission import pause
+from tradeengine.web.admission import Pauses
 
 _PAUSE_S: Final = 0.0005
 _PAUSE_S_MAX: Final = 0.01
@@ -39,10 +39,9 @@ class Barrier:
         """Return when everything published until now has been passed. Raises BarrierTimeout."""
         heads = [ring.head for ring in self._rings]
         with trio.move_on_after(timeout_s):
-            pause_s = _PAUSE_S
+            pauses = Pauses(_PAUSE_S, _PAUSE_S_MAX)
             while not self._passed(heads):
-                await pause(pause_s)
-                pause_s = min(pause_s * 2, _PAUSE_S_MAX)
+                await pauses.take()
             return
         raise BarrierTimeout
 

@@ -13,7 +13,7 @@ import trio
 
 from tradeengine.core.records import AccountFlag
 from tradeengine.ipc.seqlock import SeqlockBusy, SeqlockTable
-from tradeengine.web.admission import pause
+from tradeengine.web.admission import Pauses
 from tradeengine.web.errors import ApiError, overloaded
 
 _PAUSE_S: Final = 0.001
@@ -43,11 +43,10 @@ class InForce:
 
     async def wait(self, account_id: int, version: int) -> None:
         """Return when a version of the account's settings, or a later one, is in force. Raises ApiError NOT_READY."""
-        pause_s = _PAUSE_S
+        pauses = Pauses(_PAUSE_S, _PAUSE_S_MAX)
         with trio.move_on_after(self._timeout_s):
             while self._read(account_id, "version") < version:
-                await pause(pause_s)
-                pause_s = min(pause_s * 2, _PAUSE_S_MAX)
+                await pauses.take()
             return
         message = "The change is stored, but the engine has not taken it over yet; it will. Look again in a moment."
         raise ApiError("NOT_READY", message, {"version": version})

@@ -17,7 +17,7 @@ import trio
 from tradeengine.core.records import EventKind, LimitKind, Reason
 from tradeengine.core.times import format_ms
 from tradeengine.web import placing, schemas
-from tradeengine.web.admission import pause
+from tradeengine.web.admission import Pauses
 from tradeengine.web.errors import ApiError, reason_error
 from tradeengine.web.gateway import is_cut
 from tradeengine.web.placing import NS_PER_MS
@@ -173,11 +173,10 @@ async def _carried_out(front: Front, account_id: int, order_id: int, details: di
 
 async def _arrived(front: Front, account_id: int, order_id: int) -> OrderRow | None:
     """Look for an order until it is there; None: it did not come in time. Raises ApiError."""
-    pause_s = _PAUSE_S
+    pauses = Pauses(_PAUSE_S, _PAUSE_S_MAX)
     with trio.move_on_after(front.command_timeout_ms / 1000):
         while (content := await front.history.order(account_id, order_id)) is None:
-            await pause(pause_s)
-            pause_s = min(pause_s * 2, _PAUSE_S_MAX)
+            await pauses.take()
         return content
     return None
 

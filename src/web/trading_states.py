@@ -14,7 +14,7 @@ import trio
 from tradeengine.core.records import TradingState
 from tradeengine.core.trading import Trading
 from tradeengine.ipc.seqlock import SeqlockBusy
-from tradeengine.web.admission import pause
+from tradeengine.web.admission import Pauses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,11 +29,10 @@ _PAUSE_S_MAX: Final = 0.02
 
 async def wait_told(pages: Pages, sequences: Mapping[int, int]) -> None:
     """Return when the reasons of changes can be read, or are late. sequences: of their events, by symbol id."""
-    pause_s = _PAUSE_S
+    pauses = Pauses(_PAUSE_S, _PAUSE_S_MAX)
     with trio.move_on_after(PATIENCE_S):
         while not all(_is_told(pages, symbol_id, sequence) for symbol_id, sequence in sequences.items()):
-            await pause(pause_s)
-            pause_s = min(pause_s * 2, _PAUSE_S_MAX)
+            await pauses.take()
 
 
 def _is_told(pages: Pages, symbol_id: int, sequence: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 import trio
@@ -19,6 +20,7 @@ from tradeengine.web.admission import (
     Admission,
     Crowded,
     Kind,
+    Pauses,
     Place,
     Room,
     kind_of,
@@ -307,3 +309,12 @@ async def test_cancelled_request_gives_its_place_back() -> None:
             assert (desk.room.working, desk.room.waiting) == (WORKING_MAX, 3)
             nursery.cancel_scope.cancel()
         assert desk.admission.count == 0
+
+
+async def test_pauses_grow_up_to_the_longest(autojump_clock: trio.testing.MockClock) -> None:
+    """Who looks again and again looks less and less often, and never less than once in the longest pause."""
+    pauses, seen_s = Pauses(0.01, 0.05), [trio.current_time()]
+    for _ in range(5):
+        await pauses.take()
+        seen_s.append(trio.current_time())
+    assert [round(later - earlier, 6) for earlier, later in pairwise(seen_s)] == [0.01, 0.02, 0.04, 0.05, 0.05]

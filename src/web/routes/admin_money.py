@@ -29,7 +29,7 @@ from tradeengine.storage.funding import (
 )
 from tradeengine.web import schemas_admin as schemas
 from tradeengine.web.access import Access, caller
-from tradeengine.web.admission import pause
+from tradeengine.web.admission import Pauses
 from tradeengine.web.audit import audited
 from tradeengine.web.dry_run import is_dry_run
 from tradeengine.web.envelope import success
@@ -224,11 +224,10 @@ async def _refuse_unconfirmed(
 
 async def _wait(front: Front, asked: Funding) -> Funding:
     """Wait until a request is settled or refused; give it as it is when that takes too long. Raises ApiError."""
-    found, pause_s = asked, _PAUSE_S
+    found, pauses = asked, Pauses(_PAUSE_S, _PAUSE_S_MAX)
     with trio.move_on_after(front.settings.http.barrier_timeout_ms / 1000):
         while found.status is FundingStatus.PENDING:
-            await pause(pause_s)
-            pause_s = min(pause_s * 2, _PAUSE_S_MAX)
+            await pauses.take()
             looked = await front.database.run(find_funding, asked.kind, asked.reference)
             assert looked is not None
             found = looked
