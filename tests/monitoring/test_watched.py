@@ -22,7 +22,7 @@ from tests.e2e.users import connect_database
 from tests.engines import database_away, wait_restarted
 from tests.monitoring.prometheus import RULE_FILES, needs_prometheus, read_rules
 from tests.monitoring.test_dashboards import DASHBOARDS, queries
-from tests.monitoring.watched import Watched, watched
+from tests.monitoring.watched import Watched, meanwhile, watched
 
 from tradeengine.storage.journal_format import SEGMENT_HEADER_BYTES, SegmentHeader
 from tradeengine.storage.journal_read import list_segments
@@ -106,35 +106,26 @@ def settlement_stopped(watched: Watched) -> Iterator[None]:
 @contextmanager
 def pool_in_use(watched: Watched) -> Iterator[None]:
     """Lock a table that questions about the past read, and go on asking."""
-    stop = threading.Event()
 
-    def ask() -> None:
+    def ask(stop: threading.Event) -> None:
         with httpx2.Client(base_url=watched.venue.engine.url, trust_env=False) as client:
             while not stop.is_set():
                 with suppress(httpx2.TransportError):
                     client.get("/api/v1/snapshots/BTC-USDT", params={"time": "2026-01-01T00:00:00Z"}, timeout=10)
 
-    threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
-    with connect_database(watched.venue.engine) as connection, connection.transaction():
+    with ExitStack() as asking, connect_database(watched.venue.engine) as connection, connection.transaction():
         connection.execute("LOCK TABLE depth_snapshots IN ACCESS EXCLUSIVE MODE")
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-    for thread in threads:
-        thread.join(30)
+        asking.enter_context(meanwhile(ask, threads=4))
+        yield
 
 
 @contextmanager
 def front_flooded(watched: Watched) -> Iterator[None]:
     """Ask three hundred things at once, again and again, from one address."""
-    stop = threading.Event()
     address = httpx2.URL(watched.venue.engine.url)
     question = b"GET /api/v1/symbols HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
-    def ask() -> None:
+    def ask(stop: threading.Event) -> None:
         with ExitStack() as stack, suppress(OSError):
             sockets = [
                 stack.enter_context(socket.create_connection((address.host, address.port or 80), 10))
@@ -146,13 +137,8 @@ def front_flooded(watched: Watched) -> Iterator[None]:
                 for one in sockets:
                     one.recv(65_536)
 
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    try:
+    with meanwhile(ask):
         yield
-    finally:
-        stop.set()
-    thread.join(30)
 
 
 @contextmanager

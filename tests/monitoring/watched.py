@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +65,26 @@ class Watched:
 
 
 @contextmanager
+def meanwhile(work: Callable[[threading.Event], None], threads: int = 1) -> Iterator[None]:
+    """Have threads work while the block runs; each ends soon when the event is set that it is given."""
+    stop = threading.Event()
+    working = [threading.Thread(target=work, args=(stop,), daemon=True) for _ in range(threads)]
+    for thread in working:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in working:
+            thread.join(30)
+
+
+@contextmanager
 def trading(venue: WalletVenue, buyer: User, seller: User) -> Iterator[None]:
     """Let two users trade with each other while the block runs, whatever they are answered."""
-    stop = threading.Event()
     headers = [dict(user.http.headers) for user in (seller, buyer)]
 
-    def run() -> None:
+    def run(stop: threading.Event) -> None:
         with httpx2.Client(base_url=f"{venue.engine.url}/api/v1", timeout=5, trust_env=False) as client:
             number = 0
             while not stop.wait(PAUSE_S):
@@ -83,13 +97,8 @@ def trading(venue: WalletVenue, buyer: User, seller: User) -> Iterator[None]:
                     with suppress(httpx2.TransportError):
                         client.get("/orders", headers=headers[0])
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
+    with meanwhile(run):
         yield
-    finally:
-        stop.set()
-        thread.join(30)
 
 
 @pytest.fixture(scope="module")
